@@ -1,0 +1,13 @@
+"""Tables and curves of certified accuracy from certificate files; needs no model and no torch.
+
+>>> from deqcert.report import read_results, table
+>>> print(table([read_results("runs/digits")]).text())          # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from deqcert.report.picture import draw_curves
+from deqcert.report.reader import Results, read_results
+from deqcert.report.table import Table, default_radii, table
+
+__all__ = ["Results", "Table", "default_radii", "draw_curves", "read_results", "table"]

@@ -1,0 +1,122 @@
+"""The picture of certified accuracy against radius: one step curve a run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deqcert.errors import ConfigError, RunError
+from deqcert.report.reader import Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours (2008), which people with colour-blindness tell apart; yellow left out.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)))  # after one round of colours, other lines
+
+
+def curve(results: Results) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute the exact step curve of one run.
+
+    Args:
+        results: the certificates.
+
+    Returns:
+        tuple: radii (m,) ascending from 0 and shares (m,) of all images that are correct with a
+        radius at least that large; between radii[i-1] and radii[i] the share is shares[i].
+    """
+    radii = np.unique(np.concatenate([[0.0], results.radius[results.correct]]))
+    held = np.sort(results.radius[results.correct])
+    shares = (len(held) - np.searchsorted(held, radii, side="left")) / max(len(results), 1)
+    # The curve falls to 0 just after the largest radius: end the line there.
+    return np.append(radii, radii[-1]), np.append(shares, 0.0)
+
+
+def draw_curves(
+    runs: Sequence[Results], path: str | Path, *, title: str = "Certified accuracy"
+) -> Path:
+    """Draw the curves of several runs in one picture.
+
+    Args:
+        runs: one or more; an unsound one is drawn dotted and called UNSOUND in the legend.
+        path: file to write; its ending (.png, .pdf, .svg) chooses the format.
+        title: what stands above the picture.
+
+    Returns:
+        Path: the file written.
+
+    Raises:
+        ConfigError: no runs, or an ending that is not a picture's.
+        RunError: the file cannot be written.
+    """
+    if not runs:
+        raise ConfigError("no runs to draw; give at least one")
+    target = Path(path)
+    if target.suffix.lower() not in {".png", ".pdf", ".svg"}:
+        raise ConfigError(f"cannot draw to {target}: the name must end in .png, .pdf or .svg")
+    figure, axes = new_figure()
+    largest = 0.0
+    for i, run in enumerate(runs):
+        radii, shares = curve(run)
+        largest = max(largest, float(radii[-1]))
+        axes.plot(
+            radii,
+            100 * shares,
+            drawstyle="steps-pre",
+            color=COLOURS[i % len(COLOURS)],
+            linestyle=_DASHES[i // len(COLOURS) % len(_DASHES)] if run.sound else ":",
+            linewidth=1.8 if run.sound else 1.5,
+            label=run.title if not run.pending else f"{run.title}, unfinished",
+        )
+    axes.set_xlim(0, 1.03 * largest if largest > 0 else 1.0)
+    axes.set_ylim(0, 100)
+    axes.set_xlabel(r"$\ell_2$ radius (pixels in [0, 1])")
+    axes.set_ylabel("certified accuracy (% of all images)")
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    below = len(runs) > 3 or max(len(run.title) for run in runs) > 60
+    if below:
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), frameon=False, fontsize=8.5)
+    else:
+        axes.legend(loc="upper right", frameon=False, fontsize=9)
+    return save_figure(figure, target)
+
+
+def new_figure() -> tuple[Figure, Axes]:
+    """Make a figure in the house style, without touching pyplot's global state.
+
+    Returns:
+        tuple: matplotlib Figure and Axes.
+    """
+    # A first import builds a font cache and says so on stderr, which is meant for errors.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.8, 4.2), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.grid(True, color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure, or say in one sentence why not.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    try:
+        figure.savefig(path, bbox_inches="tight")
+    except OSError as error:
+        raise RunError(f"cannot write the picture {path}: {error.strerror or error}") from None
+    return path

@@ -1,0 +1,241 @@
+"""Read certificates: our own run folders, or any file in the column layout of the field.
+
+The layout is that of Cohen, Rosenfeld and Kolter's published result files: tab-separated
+``idx label predict radius correct time``, one line an image, ``predict`` -1 for an abstention.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deqcert.errors import RunError
+
+FIELD_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
+"""The first six columns of every certificate file, in order."""
+
+UNSOUND_METHODS = frozenset({"serialized-released"})
+"""Methods whose radii have no theorem behind them, for files that do not say so themselves."""
+
+_TRUE, _FALSE = {"1", "1.0", "true"}, {"0", "0.0", "false"}
+
+
+@dataclass(frozen=True)
+class Results:
+    """The certificates of one run; arrays have one entry an image, in the order of the file.
+
+    Args:
+        name: what to call the run in a table.
+        idx: index of the image in its data set, int64.
+        label: true class, int64.
+        predict: certified class, int64; -1 where the certifier abstained.
+        radius: certified l2 radius in pixel units of [0,1], float64, 0 for an abstention.
+        correct: whether the certified class is the true one, bool.
+        seconds: time spent on the image, float64; NaN where the file does not say.
+        facts: what the file or its manifest says about the whole run (method, sigma, n, alpha...).
+        sound: whether the radii have a theorem behind them; True unless the run says otherwise.
+        pending: images that the manifest asks for and that are not there yet.
+    """
+
+    name: str
+    idx: NDArray[np.int64]
+    label: NDArray[np.int64]
+    predict: NDArray[np.int64]
+    radius: NDArray[np.float64]
+    correct: NDArray[np.bool_]
+    seconds: NDArray[np.float64]
+    facts: dict[str, str] = field(default_factory=dict)
+    sound: bool = True
+    pending: int = 0
+
+    def __len__(self) -> int:
+        return len(self.idx)
+
+    @property
+    def title(self) -> str:
+        """Name, method, sigma and n in one short line; UNSOUND where the method is."""
+        known = [f"{key}={self.facts[key]}" for key in ("sigma", "n") if key in self.facts]
+        words = " ".join([word for word in (self.facts.get("method"),) if word] + known)
+        text = f"{self.name} ({words})" if words else self.name
+        return text if self.sound else f"{text} UNSOUND"
+
+
+def read_results(path: str | Path, name: str | None = None) -> Results:
+    """Read one run.
+
+    Args:
+        path: a run folder, its ``certificates.tsv``, or anybody's tab-separated file with at
+            least the first five of ``idx label predict radius correct time``, header optional.
+        name: what to call the run; default: the name of the folder or file.
+
+    Returns:
+        Results: one entry a finished image. A torn last line (a run that is being written, or
+        was killed) is left out.
+
+    Raises:
+        RunError: the file is missing, empty or damaged; the message names the line.
+    """
+    given = Path(path)
+    file = given / "certificates.tsv" if given.is_dir() else given
+    inside_run = file.name == "certificates.tsv" and (file.parent / "manifest.json").is_file()
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        what = f"no certificates.tsv in {given}" if given.is_dir() else f"no such file: {file}"
+        raise RunError(f"{what}; give a run folder or a tab-separated certificate file") from None
+    except UnicodeDecodeError:
+        raise RunError(f"{file} is not text; a certificate file is tab-separated text") from None
+    except OSError as error:
+        raise RunError(f"cannot read {file}: {error.strerror}") from None
+
+    columns, rows = _split(file, text, ours=inside_run)
+    manifest = _manifest(file.parent) if inside_run else {}
+    facts = _facts(columns, rows, manifest)
+    table: dict[str, list[Any]] = {key: [] for key in FIELD_COLUMNS}
+    seen: dict[int, int] = {}
+    for number, row in rows:
+        entry = dict(zip(columns, row, strict=True))
+        for key, value in _parse(file, number, entry).items():
+            table[key].append(value)
+        image = table["idx"][-1]
+        if image in seen:
+            raise RunError(
+                f"{file}: image {image} stands in line {seen[image]} and again in line {number}; "
+                "every image may count once"
+            )
+        seen[image] = number
+    if name is None:
+        name = (file.parent.resolve().name if inside_run else file.stem) or str(given)
+    return Results(
+        name=name,
+        idx=np.array(table["idx"], dtype=np.int64),
+        label=np.array(table["label"], dtype=np.int64),
+        predict=np.array(table["predict"], dtype=np.int64),
+        radius=np.array(table["radius"], dtype=np.float64),
+        correct=np.array(table["correct"], dtype=np.bool_),
+        seconds=np.array(table["time"], dtype=np.float64),
+        facts=facts,
+        sound=_sound(columns, rows, facts),
+        pending=max(0, len(manifest.get("images", [])) - len(rows)),
+    )
+
+
+def _split(
+    file: Path, text: str, *, ours: bool
+) -> tuple[Sequence[str], list[tuple[int, list[str]]]]:
+    """Cut the text into a header and numbered rows of as many cells."""
+    lines = text.split("\n")
+    tail = lines.pop()  # what follows the last newline: nothing, or a line without its end
+    if tail and not ours:
+        lines.append(tail)
+    cells = [
+        (number, [cell.strip() for cell in line.rstrip("\r").split("\t")])
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+    if not cells:
+        raise RunError(f"{file} holds no certificates yet; certify at least one image first")
+    columns: Sequence[str]
+    first = cells[0][1]
+    if first[0] == "idx":
+        columns = first
+        cells = cells[1:]
+        missing = [key for key in FIELD_COLUMNS[:5] if key not in columns]
+        if missing or len(set(columns)) != len(columns):
+            fault = f"has no column {missing[0]!r}" if missing else "names a column twice"
+            raise RunError(f"{file}: the header {fault}; expected {' '.join(FIELD_COLUMNS)}")
+        if not cells:
+            raise RunError(f"{file} holds no certificates yet; certify at least one image first")
+    else:
+        columns = FIELD_COLUMNS[: max(5, min(len(first), 6))]
+        cells = [(number, row[:6]) for number, row in cells]
+    if tail and not ours and len(cells) > 1 and len(cells[-1][1]) < len(columns):
+        cells.pop()
+    for number, row in cells:
+        if len(row) != len(columns):
+            raise RunError(
+                f"{file}, line {number}: {len(row)} tab-separated values where "
+                f"{len(columns)} are expected ({' '.join(columns[:6])}...)"
+            )
+    return columns, cells
+
+
+def _parse(file: Path, number: int, entry: dict[str, str]) -> dict[str, Any]:
+    """Turn the six columns of one line into values."""
+    try:
+        key = "idx"
+        values: dict[str, Any] = {}
+        for key in ("idx", "label", "predict"):
+            values[key] = int(entry[key])
+        key = "radius"
+        values[key] = float(entry[key])
+        if not (math.isfinite(values[key]) and values[key] >= 0):
+            raise ValueError
+        key = "correct"
+        word = entry[key].lower()
+        if word not in _TRUE | _FALSE:
+            raise ValueError
+        values[key] = word in _TRUE
+    except ValueError:
+        wants = {"radius": "a finite number >= 0", "correct": "0 or 1"}.get(key, "an integer")
+        raise RunError(
+            f"{file}, line {number}: {key} is {entry[key]!r} and must be {wants}"
+        ) from None
+    values["time"] = parse_seconds(entry.get("time", ""))
+    return values
+
+
+def parse_seconds(text: str) -> float:
+    """Read a duration, ``12.5`` or ``[N days, ]h:mm:ss.fff``, as seconds; NaN if it is neither."""
+    try:
+        days, _, clock = text.rpartition(",")
+        seconds = 0.0
+        for part in clock.strip().split(":"):
+            seconds = 60.0 * seconds + float(part)
+        return seconds + (86400.0 * int(days.split()[0]) if days else 0.0)
+    except (ValueError, IndexError):
+        return math.nan
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest beside the certificates; a damaged one only costs the captions."""
+    try:
+        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _facts(
+    columns: Sequence[str], rows: list[tuple[int, list[str]]], manifest: dict[str, Any]
+) -> dict[str, str]:
+    """Collect what is the same for all images: columns first, then the manifest."""
+    facts: dict[str, str] = {}
+    parameters = manifest.get("parameters", {})
+    for key in ("method", "sigma", "n0", "n", "alpha", "seed"):
+        if key in columns:
+            values = {row[list(columns).index(key)] for _, row in rows}
+            facts[key] = values.pop() if len(values) == 1 else "mixed"
+        elif isinstance(parameters, dict) and parameters.get(key) is not None:
+            facts[key] = str(parameters[key])
+    return facts
+
+
+def _sound(
+    columns: Sequence[str], rows: list[tuple[int, list[str]]], facts: dict[str, str]
+) -> bool:
+    """Say whether every line may be trusted: one unsound line spoils the run's curve."""
+    names = list(columns)
+    for _, row in rows:
+        if "sound" in names and row[names.index("sound")].lower() in _FALSE:
+            return False
+        if "method" in names and row[names.index("method")] in UNSOUND_METHODS:
+            return False
+    return facts.get("method") not in UNSOUND_METHODS

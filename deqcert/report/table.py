@@ -1,0 +1,133 @@
+"""The table of certified accuracy by radius, for people and for machines."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deqcert.certify.metrics import average_certified_radius, certified_accuracy
+from deqcert.errors import ConfigError
+from deqcert.report.reader import Results
+
+STEP = 0.25
+"""Distance between the default radii, in pixel units of [0,1]: the field's usual grid."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Certified accuracy of several runs at the same radii.
+
+    Args:
+        radii: the radii asked for, ascending.
+        rows: one dictionary a run, as `entry` makes it.
+    """
+
+    radii: tuple[float, ...]
+    rows: tuple[dict[str, Any], ...]
+
+    def text(self) -> str:
+        """Format for a terminal: percent of all images at each radius, then the ACR."""
+        head = ["run", "images", *(f"r>={radius:g}" for radius in self.radii), "ACR", "abstain"]
+        body = [
+            [
+                row["title"],
+                str(row["images"]),
+                *(f"{100 * value:.1f}" for value in row["certified_accuracy"]),
+                f"{row['acr']:.3f}",
+                f"{100 * row['abstained']:.1f}",
+            ]
+            for row in self.rows
+        ]
+        widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if i == 0 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in [head, *body]
+        ]
+        lines.insert(1, "-" * max(len(line) for line in lines))
+        lines.append(
+            "certified accuracy and abstentions in % of all images; radius: l2, [0,1] pixels"
+        )
+        for row in self.rows:
+            if row["pending"]:
+                total = row["images"] + row["pending"]
+                lines.append(f"{row['name']}: unfinished, {row['images']} of {total} images done")
+            if not row["sound"]:
+                lines.append(
+                    f"{row['name']}: UNSOUND: no theorem supports these radii; "
+                    "they are only for comparison with published numbers"
+                )
+        return "\n".join(lines)
+
+    def json(self) -> str:
+        """Format for machines: the same facts, accuracies as fractions."""
+        return json.dumps({"radii": list(self.radii), "runs": list(self.rows)}, indent=2)
+
+
+def entry(results: Results, radii: Sequence[float]) -> dict[str, Any]:
+    """Sum one run up.
+
+    Args:
+        results: the certificates.
+        radii: where to evaluate certified accuracy.
+
+    Returns:
+        dict: name, title, method facts, images, certified_accuracy (a fraction of *all* images
+        at each radius; an abstention counts as wrong), acr (mean over *all* images of
+        radius * correct), abstained (fraction), sound, pending, seconds (None if unknown).
+    """
+    seconds = float(np.sum(results.seconds))
+    return {
+        "name": results.name,
+        "title": results.title,
+        **{key: _number(value) for key, value in results.facts.items()},
+        "sound": results.sound,
+        "images": len(results),
+        "pending": results.pending,
+        "certified_accuracy": certified_accuracy(results.correct, results.radius, radii).tolist(),
+        "acr": average_certified_radius(results.correct, results.radius),
+        "abstained": float(np.mean(results.predict < 0)),
+        "seconds": None if math.isnan(seconds) else seconds,
+    }
+
+
+def table(runs: Sequence[Results], radii: Sequence[float] | None = None) -> Table:
+    """Tabulate runs.
+
+    Args:
+        runs: one or more.
+        radii: ascending or not, >= 0; default: `default_radii`.
+
+    Returns:
+        Table: one row a run.
+
+    Raises:
+        ConfigError: a radius is negative or not finite.
+    """
+    chosen = tuple(sorted(set(default_radii(runs) if radii is None else map(float, radii))))
+    if not chosen or not all(math.isfinite(radius) and radius >= 0 for radius in chosen):
+        raise ConfigError("radii must be finite numbers >= 0, for instance 0,0.25,0.5")
+    return Table(chosen, tuple(entry(run, chosen) for run in runs))
+
+
+def default_radii(runs: Sequence[Results]) -> tuple[float, ...]:
+    """0, 0.25, 0.5 ... up to the largest radius that any image of any run reaches."""
+    largest = max((float(run.radius[run.correct].max(initial=0.0)) for run in runs), default=0.0)
+    return tuple(STEP * i for i in range(max(1, math.floor(largest / STEP)) + 1))
+
+
+def _number(text: str) -> str | int | float:
+    """Give machines numbers where the file has numbers."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,170 @@
+"""The report: any certificate file in, a table and curves out, and no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deqcert.errors import ConfigError, RunError
+from deqcert.report import default_radii, draw_curves, read_results, table
+from deqcert.report.picture import curve
+from deqcert.report.reader import parse_seconds
+
+HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
+ROWS = "0\t3\t3\t1.53\t1\t0:00:14.25\n20\t8\t-1\t0.0\t0\t0:00:13\n40\t1\t2\t0.7\t0\t12.5\n"
+
+
+def written(folder: Path, text: str, name: str = "theirs.tsv") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("text", [HEADER + ROWS, ROWS, (HEADER + ROWS).replace("\n", "\r\n")])
+def test_reads_the_fields_files_with_and_without_a_header(tmp_path: Path, text: str) -> None:
+    results = read_results(written(tmp_path, text))
+    assert results.name == "theirs"
+    assert results.idx.tolist() == [0, 20, 40]
+    assert results.predict.tolist() == [3, -1, 2]
+    assert results.correct.tolist() == [True, False, False]
+    assert results.seconds.tolist() == [14.25, 13.0, 12.5]
+    assert results.sound and not results.facts
+
+
+def test_a_file_without_the_time_column_will_do(tmp_path: Path) -> None:
+    text = "\n".join(line.rsplit("\t", 1)[0] for line in (HEADER + ROWS).splitlines())
+    assert len(read_results(written(tmp_path, text))) == 3
+
+
+def test_counts_all_images_and_only_right_radii(tmp_path: Path) -> None:
+    made = table([read_results(written(tmp_path, HEADER + ROWS))], [1.54, 0, 1.53])
+    row = made.rows[0]
+    assert made.radii == (0.0, 1.53, 1.54)
+    assert row["certified_accuracy"] == pytest.approx([1 / 3, 1 / 3, 0])
+    assert row["acr"] == pytest.approx(1.53 / 3)  # the wrong image's 0.7 does not count
+    assert row["abstained"] == pytest.approx(1 / 3)
+    assert json.loads(made.json())["runs"][0]["images"] == 3
+
+
+@pytest.mark.parametrize("torn", ["50\t1\t1", "50", "50\t1\t1\t0.2\t"])
+def test_leaves_a_torn_last_line_out(tmp_path: Path, torn: str) -> None:
+    assert len(read_results(written(tmp_path, HEADER + ROWS + torn))) == 3
+
+
+def test_takes_method_sigma_and_soundness_from_further_columns(tmp_path: Path) -> None:
+    head = HEADER.rstrip("\n") + "\tmethod\tsigma\tsound\n"
+    rows = "0\t1\t1\t0.5\t1\t1\todd\t0.5\t1\n1\t1\t1\t0.5\t1\t1\todd\t0.5\t0\n"
+    results = read_results(written(tmp_path, head + rows))
+    assert results.facts == {"method": "odd", "sigma": "0.5"}
+    assert not results.sound
+    assert results.title == "theirs (odd sigma=0.5) UNSOUND"
+    assert "UNSOUND" in table([results]).text()
+
+
+def test_takes_the_captions_from_the_manifest_beside_it(tmp_path: Path) -> None:
+    written(tmp_path, HEADER + ROWS, "certificates.tsv")
+    manifest = {
+        "images": [0, 20, 40, 60],
+        "parameters": {"method": "serialized-released", "sigma": 0.25, "n": 1000},
+    }
+    written(tmp_path, json.dumps(manifest), "manifest.json")
+    results = read_results(tmp_path)
+    assert results.pending == 1 and not results.sound
+    assert results.title == f"{tmp_path.name} (serialized-released sigma=0.25 n=1000) UNSOUND"
+    assert "unfinished, 3 of 4" in table([results]).text()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no certificates yet"),
+        (HEADER, "no certificates yet"),
+        ("idx\tlabel\tradius\n0\t1\t0.5\n", "no column 'predict'"),
+        (HEADER + "0\t1\t1\tlarge\t1\t2\n", "line 2: radius is 'large'"),
+        (HEADER + "0\t1\t1\tnan\t1\t2\n", "line 2: radius is 'nan'"),
+        (HEADER + "0\t1\t1\t-1\t1\t2\n", "line 2: radius is '-1'"),
+        (HEADER + "0\tcat\t1\t1\t1\t2\n", "line 2: label is 'cat'"),
+        (HEADER + "0\t1\t1\t1\tyes\t2\n", "line 2: correct is 'yes'"),
+        (HEADER + "0\t1\t1\n" + ROWS, "line 2: 3 tab-separated values"),
+        (HEADER + ROWS + ROWS, "image 0 stands in line 2 and again in line 5"),
+        ("a picture of a cat\n", "line 1"),
+    ],
+)
+def test_says_what_is_wrong_with_a_file(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(RunError, match=says) as caught:
+        read_results(written(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no such file"):
+        read_results(tmp_path / "nowhere.tsv")
+    with pytest.raises(RunError, match="no certificates.tsv"):
+        read_results(tmp_path)
+    (tmp_path / "binary").write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(RunError, match="not text"):
+        read_results(tmp_path / "binary")
+
+
+def test_refuses_radii_that_are_none(tmp_path: Path) -> None:
+    results = read_results(written(tmp_path, ROWS))
+    for radii in ([-0.5], [math.nan], []):
+        with pytest.raises(ConfigError):
+            table([results], radii)
+
+
+def test_default_radii_reach_the_largest_right_radius(tmp_path: Path) -> None:
+    results = read_results(written(tmp_path, ROWS))
+    assert default_radii([results]) == (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+
+
+@given(
+    rows=st.lists(st.tuples(st.booleans(), st.floats(0, 3)), min_size=1, max_size=30),
+    at=st.floats(0, 4),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_curve_is_the_share_of_images_at_every_radius(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[bool, float]], at: float
+) -> None:
+    lines = [f"{i}\t0\t0\t{radius!r}\t{int(good)}\t1" for i, (good, radius) in enumerate(rows)]
+    folder = tmp_path_factory.mktemp("curve")
+    results = read_results(written(folder, "\n".join(lines) + "\n"))
+    radii, shares = curve(results)
+    assert (np.diff(radii) >= 0).all() and (np.diff(shares) <= 0).all()
+    where = int(np.searchsorted(radii, at, side="left"))
+    drawn = shares[where] if where < len(shares) else 0.0
+    assert drawn == pytest.approx(np.mean([good and radius >= at for good, radius in rows]))
+
+
+def test_draws_several_runs_in_one_picture(tmp_path: Path) -> None:
+    runs = [read_results(written(tmp_path, HEADER + ROWS, f"{i}.tsv")) for i in range(9)]
+    path = draw_curves(runs, tmp_path / "curves.png")
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
+    with pytest.raises(ConfigError, match="must end in"):
+        draw_curves(runs, tmp_path / "curves.doc")
+    with pytest.raises(ConfigError, match="no runs"):
+        draw_curves([], tmp_path / "curves.png")
+    with pytest.raises(RunError, match="cannot write the picture"):
+        draw_curves(runs, tmp_path / "nowhere" / "curves.png")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("12.5", 12.5), ("0:00:14.25", 14.25), ("1:00:00", 3600), ("2 days, 0:00:01", 172801)],
+)
+def test_reads_durations_as_the_field_writes_them(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
+    assert math.isnan(parse_seconds("soon"))
+
+
+def test_needs_no_torch() -> None:
+    code = "import sys, deqcert.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,323 @@
+"""The compiled kernels behind plain torch tensors, and the torch reference where they are missing.
+
+This is the only module that knows :mod:`deqcert._native`. Each function checks its arguments,
+then runs the compiled kernel where the extension is installed and supports the device, else the
+reference in :mod:`deqcert.kernels_reference`; both give the same result (the noise bit for bit,
+the rest to rounding of the sums). ``DEQCERT_KERNELS=torch`` in the environment forces the
+reference, ``DEQCERT_KERNELS=native`` refuses to fall back to it.
+
+Nothing here is differentiable: inputs are used without their history.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+
+import torch  # before the extension, so that both share the OpenMP runtime that torch brings
+from torch import Tensor
+
+from deqcert import kernels_reference as reference
+from deqcert.errors import KernelError
+
+try:
+    from deqcert import _native
+
+    _IMPORT_ERROR = None
+except ImportError as error:
+    _IMPORT_ERROR = str(error)
+
+MAX_WINDOW = 64
+"""The longest Anderson window: the small systems live in registers and on the stack."""
+
+_FLOATS = (torch.float32, torch.float64)
+_UINT32 = 1 << 32
+
+
+@dataclass(frozen=True)
+class KernelStatus:
+    """Which path the kernels take and why; what ``deqcert doctor`` prints."""
+
+    path: str
+    """``"native"`` or ``"torch"``, for tensors on the CPU."""
+    reason: str
+    cuda_built: bool
+    """The extension holds CUDA kernels."""
+    cuda_visible: bool
+    """torch sees a CUDA device."""
+    threads: int
+    simd: str
+    """Instruction set chosen at run time, empty without the extension."""
+    compiler: str
+
+
+def _forced() -> str:
+    value = os.environ.get("DEQCERT_KERNELS", "")
+    if value not in ("", "torch", "native"):
+        raise KernelError(f"DEQCERT_KERNELS={value!r} is not known: use 'torch', 'native' or unset")
+    return value
+
+
+def _use_native(device: torch.device) -> bool:
+    """Whether the extension handles tensors on ``device``."""
+    forced = _forced()
+    if forced == "torch":
+        return False
+    if _IMPORT_ERROR is None and (
+        device.type == "cpu" or (device.type == "cuda" and _native.cuda_built)
+    ):
+        return True
+    if forced == "native":
+        raise KernelError(
+            f"DEQCERT_KERNELS=native, but the extension does not serve {device.type} tensors here: "
+            "rebuild it (see docs/building.md) or unset DEQCERT_KERNELS"
+        )
+    return False
+
+
+def status() -> KernelStatus:
+    """Say which path is live and why.
+
+    Raises:
+        KernelError: ``DEQCERT_KERNELS`` holds an unknown value or one that cannot be met.
+    """
+    native = _use_native(torch.device("cpu"))
+    if native:
+        reason = "the compiled extension is installed"
+    elif _IMPORT_ERROR is None:
+        reason = "DEQCERT_KERNELS=torch"
+    else:
+        reason = f"the compiled extension cannot be imported ({_IMPORT_ERROR})"
+    built = _IMPORT_ERROR is None
+    return KernelStatus(
+        path="native" if native else "torch",
+        reason=reason,
+        cuda_built=built and _native.cuda_built,
+        cuda_visible=torch.cuda.is_available(),
+        threads=torch.get_num_threads(),
+        simd=_native.simd() if built else "",
+        compiler=_native.compiler if built else "",
+    )
+
+
+def _check(
+    name: str,
+    tensor: Tensor,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    written: bool = False,
+) -> None:
+    """Raise a KernelError that names the argument unless ``tensor`` is what the kernel takes."""
+    if not isinstance(tensor, Tensor):
+        raise KernelError(f"{name}: expected a torch tensor, got {type(tensor).__name__}")
+    if tensor.dtype != dtype:
+        raise KernelError(f"{name}: expected dtype {dtype}, got {tensor.dtype}")
+    if tuple(tensor.shape) != shape:
+        raise KernelError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
+    if tensor.device != device:
+        raise KernelError(f"{name}: expected a tensor on {device}, got one on {tensor.device}")
+    if not tensor.is_contiguous():
+        raise KernelError(f"{name}: expected a contiguous tensor, call .contiguous() first")
+    if written and tensor.requires_grad:
+        raise KernelError(f"{name}: is written in place and must not require a gradient")
+
+
+def _check_state(name: str, tensor: Tensor) -> tuple[int, int]:
+    """Check a (B, D) float32 or float64 state and return its shape."""
+    if not isinstance(tensor, Tensor):
+        raise KernelError(f"{name}: expected a torch tensor, got {type(tensor).__name__}")
+    if tensor.dim() != 2 or tensor.shape[1] < 1:
+        raise KernelError(f"{name}: expected shape (B, D) with D >= 1, got {tuple(tensor.shape)}")
+    if tensor.dtype not in _FLOATS:
+        raise KernelError(f"{name}: expected dtype float32 or float64, got {tensor.dtype}")
+    rows, size = tensor.shape
+    _check(name, tensor, (rows, size), tensor.dtype, tensor.device)
+    return rows, size
+
+
+def _stream(tensor: Tensor) -> int:
+    """The handle of torch's current stream for ``tensor``; 0 on the CPU."""
+    if tensor.device.type != "cuda":
+        return 0
+    return int(torch.cuda.current_stream(tensor.device).cuda_stream)
+
+
+def _array(tensor: Tensor) -> object:
+    """A DLPack capsule of ``tensor``, exported without any synchronisation between streams.
+
+    Producer and consumer share torch's current stream, so none is needed, and one would break the
+    capture of a CUDA graph.
+    """
+    return torch.utils.dlpack.to_dlpack(tensor.detach())  # type: ignore[attr-defined]
+
+
+@torch.no_grad()
+def residual_norms(z: Tensor, fz: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared norms of the residual and of the new state, row by row.
+
+    Args:
+        z: (B, D) float32 or float64 states, contiguous.
+        fz: (B, D) the cell at ``z``, same dtype and device.
+
+    Returns:
+        ``||fz - z||^2`` and ``||fz||^2``, each (B,) float64 accumulated in float64. A NaN or an
+        infinity shows in its own row only.
+
+    Raises:
+        KernelError: An argument has the wrong dtype, shape, device or layout.
+    """
+    rows, size = _check_state("z", z)
+    _check("fz", fz, (rows, size), z.dtype, z.device)
+    if not _use_native(z.device):
+        return reference.residual_norms(z, fz)
+    residual = torch.empty(rows, dtype=torch.float64, device=z.device)
+    norm = torch.empty(rows, dtype=torch.float64, device=z.device)
+    if rows:
+        arrays = [_array(t) for t in (z, fz, residual, norm)]
+        _native.residual_norms(*arrays, threads=torch.get_num_threads(), stream=_stream(z))
+    return residual, norm
+
+
+@torch.no_grad()
+def anderson_step(
+    z: Tensor,
+    fz: Tensor,
+    window_f: Tensor,
+    window_g: Tensor,
+    gram: Tensor,
+    count: Tensor,
+    out: Tensor,
+    *,
+    damping: float,
+    ridge: float,
+    growth: float,
+    max_weight: float,
+) -> None:
+    """One safeguarded type II Anderson step for every row (Anderson 1965; Walker, Ni 2011).
+
+    Slot ``s = count % m`` of the windows takes ``fz`` and ``g = fz - z``, and row and column ``s``
+    of ``gram`` the inner products of ``g`` with the residuals held. If ``||g||`` exceeds ``growth``
+    times the smallest residual held, the row restarts from that one (it moves to slot 0 and
+    ``count`` becomes 1). Otherwise the next state is ``sum_j a_j (F_j - (1 - damping) G_j)`` with
+    the weights that minimise ``||sum_j a_j G_j||`` under ``sum_j a_j = 1``, found in float64 from
+    the correlation matrix of the differences plus ``ridge``; dependent columns get weight zero.
+    Weights that are not finite or whose absolute sum exceeds ``max_weight`` give way to the plain
+    damped step. All that a row reads and writes is its own.
+
+    Args:
+        z: (B, D) float32 or float64 current states.
+        fz: (B, D) the cell at ``z``.
+        window_f: (B, m, D) past ``fz``, 1 <= m <= 64; updated. Slots not yet filled may hold
+            anything.
+        window_g: (B, m, D) past residuals; updated.
+        gram: (B, m, m) float64 inner products of the residuals; updated.
+        count: (B,) int32 evaluations of the row since its last restart, >= 0; updated.
+        out: (B, D) receives the next state; may be ``z`` or ``fz`` itself, but must not overlap
+            the windows.
+        damping: Mixing parameter, > 0; 1 is the undamped step.
+        ridge: Regularisation relative to the unit diagonal of the correlation matrix, >= 0.
+        growth: Factor of allowed growth of the residual's norm, >= 1; infinity never restarts.
+        max_weight: Largest absolute sum of the weights, >= 1; infinity allows any finite weights.
+
+    Raises:
+        KernelError: An argument has the wrong dtype, shape, device, layout or range.
+    """
+    rows, size = _check_state("z", z)
+    _check("fz", fz, (rows, size), z.dtype, z.device)
+    if not isinstance(window_f, Tensor) or window_f.dim() != 3:
+        raise KernelError(f"window_f: expected a tensor of shape ({rows}, m, {size})")
+    m = window_f.shape[1]
+    if not 1 <= m <= MAX_WINDOW:
+        raise KernelError(f"window_f: expected a window of 1 to {MAX_WINDOW} states, got {m}")
+    _check("window_f", window_f, (rows, m, size), z.dtype, z.device, written=True)
+    _check("window_g", window_g, (rows, m, size), z.dtype, z.device, written=True)
+    _check("gram", gram, (rows, m, m), torch.float64, z.device, written=True)
+    _check("count", count, (rows,), torch.int32, z.device, written=True)
+    _check("out", out, (rows, size), z.dtype, z.device, written=True)
+    if not (math.isfinite(damping) and damping > 0):
+        raise KernelError(f"damping: expected a finite number > 0, got {damping}")
+    if not (math.isfinite(ridge) and ridge >= 0):
+        raise KernelError(f"ridge: expected a finite number >= 0, got {ridge}")
+    if not growth >= 1:
+        raise KernelError(f"growth: expected a number >= 1 (infinity to never restart): {growth}")
+    if not max_weight >= 1:
+        raise KernelError(f"max_weight: expected a number >= 1 (or infinity), got {max_weight}")
+    if not rows:
+        return
+    if not _use_native(z.device):
+        reference.anderson_step(
+            z,
+            fz,
+            window_f,
+            window_g,
+            gram,
+            count,
+            out,
+            damping=damping,
+            ridge=ridge,
+            growth=growth,
+            max_weight=max_weight,
+        )
+        return
+    doubles = _native.anderson_workspace(rows, m, size, z.device.type == "cuda")
+    workspace = torch.empty(doubles, dtype=torch.float64, device=z.device)
+    arrays = [_array(t) for t in (z, fz, window_f, window_g, gram, count, out, workspace)]
+    _native.anderson_step(
+        *arrays,
+        damping=damping,
+        ridge=ridge,
+        growth=growth,
+        max_weight=max_weight,
+        threads=torch.get_num_threads(),
+        stream=_stream(z),
+    )
+
+
+@torch.no_grad()
+def philox_normal(out: Tensor, *, seed: int, image: int, stage: int, first: int) -> None:
+    """Fill ``out`` with standard normals that are a function of their place alone.
+
+    Element ``d`` of row ``i`` comes from Philox-4x32-10 (Salmon, Moraes, Dror, Shaw 2011) with key
+    ``seed`` and counter ``(d // 4, first + i, image, stage)`` through the transform of Box and
+    Muller (1958). Logarithm, sine and cosine are fixed float64 polynomials of correctly rounded
+    operations without contraction, so every path and device gives the same float32 bits.
+    Magnitudes end at 6.66, which cuts 2.7e-11 of the mass.
+
+    Args:
+        out: (n, d) float32, contiguous; overwritten.
+        seed: 0 <= seed < 2^64.
+        image: Index of the image, 0 <= image < 2^32.
+        stage: Which use of the noise (selection, estimation, audit), 0 <= stage < 2^32.
+        first: Index of the first row's sample, 0 <= first, first + n <= 2^32.
+
+    Raises:
+        KernelError: An argument has the wrong dtype, shape, layout or range.
+    """
+    if not isinstance(out, Tensor) or out.dim() != 2 or out.shape[1] < 1:
+        raise KernelError("out: expected a float32 tensor of shape (n, d) with d >= 1")
+    n, d = out.shape
+    _check("out", out, (n, d), torch.float32, out.device, written=True)
+    if not 0 <= seed < 1 << 64:
+        raise KernelError(f"seed: expected an integer of 64 bits, got {seed}")
+    for name, value in (("image", image), ("stage", stage)):
+        if not 0 <= value < _UINT32:
+            raise KernelError(f"{name}: expected an integer of 32 bits, got {value}")
+    if not (first >= 0 and first + n <= _UINT32):
+        raise KernelError(f"first: expected 0 <= first and first + n <= 2^32, got {first}, n {n}")
+    if not n:
+        return
+    if not _use_native(out.device):
+        reference.philox_normal(out, seed=seed, image=image, stage=stage, first=first)
+        return
+    _native.philox_normal(
+        _array(out),
+        seed=seed,
+        image=image,
+        stage=stage,
+        first=first,
+        threads=torch.get_num_threads(),
+        stream=_stream(out),
+    )

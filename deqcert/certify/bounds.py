@@ -1,0 +1,144 @@
+"""Counts in, probabilities and radii out; SciPy only, no torch.
+
+Derivations are in docs/bounds.md. Every bound takes integers, because the theorems are about
+counts.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+
+from scipy import stats
+
+from deqcert.errors import ConfigError
+
+RADIUS_DECIMALS = 6
+"""Decimals of a printed or stored radius; further ones are cut off, never rounded up."""
+
+
+def lower_confidence_bound(successes: int, n: int, alpha: float) -> float:
+    """Bound a success probability from below, given successes among n independent trials.
+
+    Args:
+        successes: Number of successes, 0 to n.
+        n: Number of trials, at least 1.
+        alpha: Failure probability, in (0, 1).
+
+    Returns:
+        The alpha-quantile of Beta(successes, n - successes + 1); 0 without successes.
+
+    Raises:
+        ConfigError: If a number is out of range or a count is not an integer.
+
+    **Guarantee:** if the count is Binomial(n, p), the bound exceeds p with probability at most
+    alpha, for every p.
+
+    **Source:** C. J. Clopper and E. S. Pearson (1934).
+    """
+    successes, n = _count("successes", successes), _count("n", n)
+    _probability("alpha", alpha)
+    if not 0 <= successes <= n or n < 1:
+        raise ConfigError(f"{successes} successes of {n} trials are impossible.")
+    if successes == 0:
+        return 0.0
+    return float(stats.beta.ppf(alpha, successes, n - successes + 1))
+
+
+def disagreements_upper_bound(found: int, audited: int, population: int, alpha: float) -> int:
+    """Bound how many members of a finite population are marked, from a random sample of it.
+
+    Args:
+        found: Marked members in the sample, 0 to audited.
+        audited: Size of the sample, drawn uniformly without replacement, 0 to population.
+        population: Size of the population.
+        alpha: Failure probability, in (0, 1).
+
+    Returns:
+        The largest D with P[Hypergeometric(population, D, audited) <= found] > alpha.
+
+    Raises:
+        ConfigError: If a number is out of range or a count is not an integer.
+
+    **Guarantee:** whatever fixed number D of members is marked, the bound is below D with
+    probability at most alpha over the draw of the sample.
+
+    **Source:** inversion of the hypergeometric test; T. Wright, "Exact Confidence Bounds when
+    Sampling from Small Finite Universes" (1991).
+    """
+    found, audited = _count("found", found), _count("audited", audited)
+    population = _count("population", population)
+    _probability("alpha", alpha)
+    if not 0 <= found <= audited <= population:
+        raise ConfigError(f"{found} found among {audited} audited of {population} is impossible.")
+    least, most = found, population - (audited - found)
+    # The probability falls as D grows; the relative slack keeps SciPy's rounding on the safe side.
+    while least < most:
+        middle = (least + most + 1) // 2
+        if stats.hypergeom.cdf(found, population, middle, audited) > alpha * (1.0 - 1e-9):
+            least = middle
+        else:
+            most = middle - 1
+    return least
+
+
+def certified_radius(p_lower: float, sigma: float) -> float:
+    """Return the l2 radius around an input in which the smoothed class cannot change.
+
+    Args:
+        p_lower: Lower bound of the probability of the class under the noise, in [0, 1].
+        sigma: Standard deviation of the noise, in input units ([0, 1] pixels), above 0.
+
+    Returns:
+        sigma * Phi^-1(p_lower), rounded down to 6 decimals; 0 where p_lower is at most 1/2.
+
+    **Source:** J. Cohen, E. Rosenfeld, J. Z. Kolter (2019), theorem 1.
+    """
+    if not p_lower > 0.5:
+        return 0.0
+    return round_down(sigma * float(stats.norm.ppf(p_lower)))
+
+
+def round_down(value: float) -> float:
+    """Cut a non-negative value to 6 decimals; the result never exceeds the value.
+
+    An infinite value is returned as it is.
+    """
+    if math.isinf(value):
+        return value
+    scale = 10**RADIUS_DECIMALS
+    cut = math.floor(value * scale) / scale
+    return cut if cut <= value else (math.floor(value * scale) - 1) / scale
+
+
+def two_sided_p_value(first: int, second: int) -> float:
+    """Test whether the more frequent of two classes is more probable at all.
+
+    Args:
+        first: Votes of the leading class.
+        second: Votes of the runner-up.
+
+    Returns:
+        The p-value of the two-sided binomial test of probability 1/2 on first of first + second.
+
+    **Source:** K. Hung and W. Fithian, "Rank verification for exponential families" (2019), as used
+    in PREDICT of Cohen et al. (2019).
+    """
+    first, second = _count("first", first), _count("second", second)
+    if first + second == 0:
+        return 1.0
+    return float(stats.binomtest(first, first + second, 0.5).pvalue)
+
+
+def _count(name: str, value: int) -> int:
+    if isinstance(value, bool):
+        raise ConfigError(f"{name} is {value}, but it must be a whole number.")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{name} is {value!r}, but it must be a whole number.") from None
+
+
+def _probability(name: str, value: float) -> None:
+    if not 0.0 < value < 1.0:
+        raise ConfigError(f"{name} is {value}, but it must lie strictly between 0 and 1.")

@@ -1,0 +1,66 @@
+"""The certifiers by name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from deqcert.certify.base import Certifier
+from deqcert.certify.serialized import Serialized
+from deqcert.certify.serialized_paper import SerializedPaper
+from deqcert.certify.serialized_released import SerializedReleased
+from deqcert.certify.standard import Standard
+from deqcert.errors import ConfigError
+
+if TYPE_CHECKING:
+    from deqcert.smoothing import Predictor
+
+_CERTIFIERS: dict[str, type[Certifier]] = {
+    certifier.name: certifier
+    for certifier in (Standard, Serialized, SerializedPaper, SerializedReleased)
+}
+
+
+def certifier_names() -> tuple[str, ...]:
+    """Return the names that :func:`get_certifier` knows."""
+    return tuple(_CERTIFIERS)
+
+
+def is_sound(name: str) -> bool:
+    """Return whether the method of that name has a proven guarantee.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    return _find(name).sound
+
+
+def get_certifier(name: str, predictor: Predictor, **options: Any) -> Certifier:
+    """Make the certifier of that name.
+
+    Args:
+        name: One of :func:`certifier_names`.
+        predictor: How a noisy copy is classified.
+        **options: ``n0``, ``n`` and ``alpha``; with an audit, also ``reference`` and ``audit``.
+
+    Raises:
+        ConfigError: If there is no such method, an option is unknown or missing, or a value is
+            impossible.
+    """
+    certifier = _find(name)
+    known = [p for p in inspect.signature(certifier).parameters if p != "predictor"]
+    for option in options:
+        if option not in known:
+            raise ConfigError(
+                f"method '{name}' has no option '{option}'; it has {', '.join(known)}."
+            )
+    missing = [option for option in known if option not in options]
+    if missing:
+        raise ConfigError(f"method '{name}' also needs {', '.join(missing)}.")
+    return certifier(predictor, **options)
+
+
+def _find(name: str) -> type[Certifier]:
+    if name not in _CERTIFIERS:
+        raise ConfigError(f"there is no method '{name}'; there are {', '.join(_CERTIFIERS)}.")
+    return _CERTIFIERS[name]

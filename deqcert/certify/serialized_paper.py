@@ -1,0 +1,74 @@
+"""The estimate of the serialized smoothing paper, kept for comparison with the literature."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from scipy import stats
+
+from deqcert.certify.base import Stage, audit_subset
+from deqcert.certify.bounds import lower_confidence_bound
+from deqcert.certify.certificate import Certificate
+from deqcert.certify.serialized import Audited
+
+if TYPE_CHECKING:
+    from deqcert.smoothing import SmoothingEngine
+
+
+class SerializedPaper(Audited):
+    """Certify as the paper states it: shrink the votes by the audited rate of wrong ones.
+
+    With N2 audited samples that the predictor gives the class A and N1 of those that the reference
+    gives A too, p_m = 1 - LCB(N1, N2, alpha/2), and p_lower is the alpha/2-quantile of the Beta
+    distribution of (1 - p_m) N_A successes, not rounded, among n.
+
+    **Guarantee:** the paper's, in the paper's words an estimate: the bound on the rate of wrong
+    votes is applied to the realised votes as if it were exact. Prefer ``serialized``, which is
+    proven for counts.
+
+    **Source:** Gao, Hou, Xu, Liu (NeurIPS 2024), equations 9 to 14 as restated in their public
+    review.
+    """
+
+    name: ClassVar[str] = "serialized-paper"
+
+    def best_p_lower(self) -> float:
+        """Return the bound of a unanimous vote without disagreements."""
+        return self.bound(self.n, self.audit, self.audit)
+
+    def bound(self, votes: int, voting: int, agreeing: int) -> float:
+        """Return p_lower from the counts.
+
+        Args:
+            votes: Samples among n that voted for the class, N_A.
+            voting: Audited samples that voted for it, N2.
+            agreeing: Those of them that the reference gives it too, N1.
+        """
+        if voting == 0:
+            return 0.0
+        kept = lower_confidence_bound(agreeing, voting, self.alpha / 2) * votes
+        if kept <= 0:
+            return 0.0
+        return float(stats.beta.ppf(self.alpha / 2, kept, self.n - kept + 1))
+
+    def certify(self, engine: SmoothingEngine, x: Any, image: int) -> Certificate:
+        """Certify one input; see :meth:`Certifier.certify`."""
+        guess, selection = self.select(engine, x, image)
+        if guess is None:
+            return self.certificate(engine, None, 0.0, (selection,))
+        estimate = engine.votes(self.predictor, x, image, Stage.ESTIMATE, self.n)
+        chosen = audit_subset(np.arange(self.n), self.audit, seed=engine.seed, image=image)
+        audit = engine.classify(self.reference, x, image, Stage.ESTIMATE, chosen)
+        voting = estimate.predictions[chosen] == guess
+        agreeing = int(np.sum(voting & (audit.predictions == guess)))
+        votes = int(estimate.counts[guess])
+        return self.certificate(
+            engine,
+            guess,
+            self.bound(votes, int(voting.sum()), agreeing),
+            (selection, estimate, audit),
+            votes=votes,
+            audited=len(chosen),
+            disagreements=int(voting.sum()) - agreeing,
+        )

@@ -1,0 +1,245 @@
+"""Noisy copies in, votes out: batches, chains and exact counts, in memory that does not grow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from deqcert.errors import ConfigError, DataError
+from deqcert.models.base import ImplicitModel
+from deqcert.smoothing.noise import LIMIT, check_counters, noisy_copies
+from deqcert.smoothing.predictor import Predictor
+from deqcert.smoothing.shaped import ShapedModel
+from deqcert.solvers import SolveResult, Status, StopRule, bind
+
+NOBODY = -1
+"""The prediction of a sample that votes for no class."""
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """How the noisy copies of one input were classified.
+
+    Attributes:
+        predictions: Class of each sample, shape (n,), int16; -1 where it votes for nobody, because
+            its solve did not converge or was not finite. Such samples stay in n.
+        classes: Number of classes.
+        nfe: Cell evaluations spent, start-up included.
+        seconds: Wall time, in seconds.
+    """
+
+    predictions: NDArray[np.int16]
+    classes: int
+    nfe: int
+    seconds: float
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Votes for each class, shape (K,)."""
+        voted = self.predictions[self.predictions != NOBODY]
+        return np.bincount(voted, minlength=self.classes).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One solved batch of noisy copies, as :meth:`SmoothingEngine.batches` yields it.
+
+    Attributes:
+        logits: Shape (b, K).
+        predictions: Class of each sample or -1, shape (b,), int16.
+        residual: Residual of the state read out, shape (b,); NaN at a fixed depth.
+        nfe: Cell evaluations of each sample, shape (b,), int64.
+        overhead: Further evaluations spent for this batch, such as the noiseless solve.
+        z: States read out, shape (b, D).
+        injection: What entered the cell, shape (b, ...).
+    """
+
+    logits: Tensor
+    predictions: NDArray[np.int16]
+    residual: NDArray[np.float64]
+    nfe: NDArray[np.int64]
+    overhead: int
+    z: Tensor
+    injection: Tensor
+
+
+class SmoothingEngine:
+    """Classify noisy copies of inputs with an implicit model.
+
+    Args:
+        model: Any model of the four-method protocol; put into evaluation mode and moved to the
+            device where it is a torch module.
+        sigma: Standard deviation of the noise, in input units ([0, 1] pixels), above 0.
+        seed: Seed of the noise, 0 to 2^64 - 1.
+        batch: Samples solved together, and slots of a chained start, at least 1.
+        shape: Rows of every evaluation of the model; smaller batches are padded to it and larger
+            ones are split. The default is the batch. Votes of independent starts do not depend on
+            ``batch``; they may depend on ``shape`` in the last bit.
+        device: Where the model runs, as torch names it.
+
+    Raises:
+        ConfigError: If a value is out of range or the device is not there.
+    """
+
+    def __init__(
+        self,
+        model: ImplicitModel,
+        *,
+        sigma: float,
+        seed: int = 0,
+        batch: int = 100,
+        shape: int | None = None,
+        device: str = "cpu",
+    ) -> None:
+        shape = batch if shape is None else shape
+        if not 0.0 < sigma < float("inf"):
+            raise ConfigError(f"sigma is {sigma}, but it must be above 0 (in [0, 1] pixel units).")
+        for name, value in (("batch", batch), ("shape", shape)):
+            if isinstance(value, bool) or value < 1:
+                raise ConfigError(f"{name} is {value}, but it must be a whole number from 1.")
+        check_counters(seed=seed, image=0, stage=0)
+        self.device = _device(device)
+        self.dtype = torch.float32
+        if isinstance(model, torch.nn.Module):
+            model.eval().to(self.device)
+            self.dtype = next((p.dtype for p in model.parameters()), torch.float32)
+        self.sigma, self.seed, self.batch = float(sigma), int(seed), int(batch)
+        self.raw = model
+        self.model = ShapedModel(model, int(shape))
+
+    def votes(
+        self, predictor: Predictor, x: ArrayLike | Tensor, image: int, stage: int, n: int
+    ) -> Votes:
+        """Classify n noisy copies of an input.
+
+        Args:
+            predictor: How a copy is classified.
+            x: The input, shape (C, H, W), in [0, 1].
+            image: Index of the input in its data set; selects its noise.
+            stage: What the samples are for; different stages never share noise.
+            n: Number of copies, from 1.
+
+        Raises:
+            ConfigError: If a number is out of range.
+            DataError: If the input does not fit the model.
+        """
+        return self.classify(predictor, x, image, stage, np.arange(n, dtype=np.int64))
+
+    def classify(
+        self,
+        predictor: Predictor,
+        x: ArrayLike | Tensor,
+        image: int,
+        stage: int,
+        samples: NDArray[np.int64],
+    ) -> Votes:
+        """Classify the noisy copies with the given indices; see :meth:`votes`."""
+        began = time.perf_counter()
+        predictions = np.empty(len(samples), dtype=np.int16)
+        done = nfe = classes = 0
+        for batch in self.batches(predictor, x, image, stage, samples):
+            count = len(batch.predictions)
+            predictions[done : done + count] = batch.predictions
+            done += count
+            nfe += int(batch.nfe.sum()) + batch.overhead
+            classes = batch.logits.shape[1]
+        return Votes(predictions, classes, nfe, time.perf_counter() - began)
+
+    def batches(
+        self,
+        predictor: Predictor,
+        x: ArrayLike | Tensor,
+        image: int,
+        stage: int,
+        samples: NDArray[np.int64],
+    ) -> Iterator[Batch]:
+        """Solve the noisy copies with the given indices, batch by batch; see :meth:`votes`."""
+        samples = np.asarray(samples, dtype=np.int64)
+        if samples.size == 0 or samples.min() < 0 or samples.max() >= LIMIT:
+            raise ConfigError(f"sample indices must be one or more numbers from 0 to {LIMIT - 1}.")
+        check_counters(seed=self.seed, image=image, stage=stage)
+        clean = self._input(x)
+        with torch.no_grad():
+            overhead = 0
+
+            def equilibrium() -> Tensor:
+                nonlocal overhead
+                assert predictor.warmup is not None
+                injection = self._inject(clean[None])
+                result = self._solve(predictor, injection, None, predictor.warmup)
+                overhead = int(result.nfe.sum())
+                return result.z[0]
+
+            chain = predictor.start.begin(self.batch, equilibrium)
+            for number, first in enumerate(range(0, len(samples), self.batch)):
+                noisy = noisy_copies(
+                    clean,
+                    samples[first : first + self.batch],
+                    sigma=self.sigma,
+                    seed=self.seed,
+                    image=image,
+                    stage=stage,
+                )
+                injection = self._inject(noisy)
+                stop, start = predictor.stop, None
+                refresh = predictor.refresh > 0 and number % predictor.refresh == 0
+                if chain.ready and not refresh:
+                    start = chain.start(self.model.initial_state(injection))
+                elif predictor.warmup is not None:
+                    stop = predictor.warmup
+                result = self._solve(predictor, injection, start, stop)
+                if stop.fixed_depth:
+                    usable = result.status != Status.NONFINITE
+                else:
+                    usable = result.converged
+                logits = self.model.readout(result.z)
+                usable &= torch.isfinite(logits).all(dim=1)
+                chain.learn(result.z, usable)
+                winners = torch.where(usable, logits.argmax(dim=1), NOBODY)
+                yield Batch(
+                    logits=logits,
+                    predictions=winners.cpu().numpy().astype(np.int16),
+                    residual=result.residual.cpu().numpy(),
+                    nfe=result.nfe.cpu().numpy(),
+                    overhead=overhead,
+                    z=result.z,
+                    injection=injection,
+                )
+                overhead = 0
+
+    def _input(self, x: ArrayLike | Tensor) -> Tensor:
+        clean = torch.as_tensor(x, dtype=torch.float32, device=self.device)
+        expected = getattr(self.raw, "input_shape", None)
+        if expected is not None and tuple(clean.shape) != tuple(expected):
+            raise DataError(
+                f"the image has shape {tuple(clean.shape)}, but the model takes "
+                f"{tuple(expected)} (channels, height, width)."
+            )
+        if not bool(torch.isfinite(clean).all()):
+            raise DataError("the image has values that are not finite; pixels must be in [0, 1].")
+        return clean
+
+    def _inject(self, x: Tensor) -> Tensor:
+        return self.model.inject(x.to(self.dtype))
+
+    def _solve(
+        self, predictor: Predictor, injection: Tensor, start: Tensor | None, stop: StopRule
+    ) -> SolveResult:
+        if start is None:
+            start = self.model.initial_state(injection)
+        return predictor.solver.solve(bind(self.model.cell, injection), start, stop)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise ConfigError(f"device '{name}' cannot be used here; 'cpu' works everywhere.") from None
+    return device

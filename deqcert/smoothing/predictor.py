@@ -1,0 +1,61 @@
+"""What turns one noisy input into a class: a solver, a stop rule and a start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from deqcert.errors import ConfigError
+from deqcert.solvers import Solver, StopRule
+from deqcert.smoothing.starts import Cold, StartPolicy
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A way to classify noisy inputs with an implicit model.
+
+    With an independent start this is a base classifier in the sense of randomized smoothing. With
+    a chained start it is a cheap guess that only an audit makes sound.
+
+    Args:
+        solver: The fixed-point solver.
+        stop: When a solve ends. With a fixed depth every finite state votes; with a tolerance only
+            rows that met it vote.
+        start: Where solves start; cold by default.
+        warmup: For a chained start, when the cold solves end that fill the chain: those of the
+            first batch and of every ``refresh``-th. Must be None for an independent start.
+        refresh: Batches between two cold ones, at least 1; 0 warms up only once.
+
+    Raises:
+        ConfigError: If warmup is missing for a chained start or given for an independent one.
+    """
+
+    solver: Solver[Any]
+    stop: StopRule
+    start: StartPolicy = field(default_factory=Cold)
+    warmup: StopRule | None = None
+    refresh: int = 0
+
+    def __post_init__(self) -> None:
+        if self.start.independent and (self.warmup is not None or self.refresh):
+            raise ConfigError(f"start '{self.start.name}' has no chain, so it takes no warm-up.")
+        if not self.start.independent and self.warmup is None:
+            raise ConfigError(f"start '{self.start.name}' needs a warm-up stop rule.")
+        if isinstance(self.refresh, bool) or self.refresh < 0:
+            raise ConfigError(f"refresh is {self.refresh}, but it must be a whole number from 0.")
+
+    @property
+    def independent(self) -> bool:
+        """Whether samples are independent draws of one base classifier."""
+        return self.start.independent
+
+    def describe(self) -> str:
+        """Say in words what the predictor does."""
+        if self.stop.fixed_depth:
+            depth = f"{self.stop.max_nfe} evaluations"
+        else:
+            depth = (
+                f"residual ({self.stop.mode}) at most {self.stop.tol:g} "
+                f"within {self.stop.max_nfe} evaluations"
+            )
+        return f"{self.solver.name} from a {self.start.name} start, {depth}"

@@ -1,0 +1,97 @@
+"""Anderson acceleration, type II."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from deqcert import kernels
+from deqcert.solvers.base import Solver, State
+from deqcert.solvers.checks import in_range, whole_number
+
+
+@dataclass(slots=True)
+class AndersonState(State):
+    """The last evaluations of each row.
+
+    Attributes:
+        window_f: Values f(z), shape (B, window, D).
+        window_g: Residual vectors f(z) - z, shape (B, window, D).
+        gram: Inner products of the residual vectors, shape (B, window, window), float64.
+        count: Evaluations since the row's window was last rolled back, shape (B,), int32.
+    """
+
+    window_f: Tensor
+    window_g: Tensor
+    gram: Tensor
+    count: Tensor
+
+
+@dataclass(frozen=True)
+class Anderson(Solver[AndersonState]):
+    """Combine the last evaluations so that the combined residual is smallest.
+
+    The next state is sum_j a_j (z_j + damping * g_j), where g_j = f(z_j) - z_j and the weights a
+    minimise ||sum_j a_j g_j|| subject to sum_j a_j = 1.
+
+    Args:
+        window: Evaluations remembered, at least 1 (1 is Picard iteration). 5 is a good default;
+            memory is 2 * window + 4 states.
+        damping: Share of the combined residual that is added, in (0, 1].
+        ridge: Regularisation of the least-squares system, in (0, 1], relative to each column's own
+            length, so that behaviour does not change with the scale of z.
+        growth: Safeguard. When a residual exceeds ``growth`` times the smallest in the window, the
+            window is rolled back to that smallest one. Above 1.
+        max_weight: Safeguard. When the weights' absolute sum exceeds this, the step is a plain
+            damped one. Above 1.
+
+    Raises:
+        ConfigError: If a knob is outside its range.
+
+    Source: D. G. Anderson (1965); H. F. Walker and P. Ni, "Anderson acceleration for fixed-point
+    iterations" (2011), type II; safeguards in the spirit of J. Zhang, B. O'Donoghue, S. Boyd
+    (2020).
+    """
+
+    window: int = 5
+    damping: float = 1.0
+    ridge: float = 1e-8
+    growth: float = 100.0
+    max_weight: float = 1e4
+    name: ClassVar[str] = "anderson"
+
+    def __post_init__(self) -> None:
+        whole_number("window", self.window, 1)
+        in_range("damping", self.damping, 0.0, 1.0)
+        in_range("ridge", self.ridge, 0.0, 1.0)
+        in_range("growth", self.growth, 1.0, float("inf"))
+        in_range("max_weight", self.max_weight, 1.0, float("inf"))
+
+    def init(self, z: Tensor) -> AndersonState:
+        """Make an empty window."""
+        rows, elements = z.shape
+        return AndersonState(
+            window_f=z.new_empty((rows, self.window, elements)),
+            window_g=z.new_empty((rows, self.window, elements)),
+            gram=z.new_zeros((rows, self.window, self.window), dtype=torch.float64),
+            count=z.new_zeros((rows,), dtype=torch.int32),
+        )
+
+    def step(self, z: Tensor, fz: Tensor, state: AndersonState, out: Tensor) -> None:
+        """Take the newest evaluation into the window and mix."""
+        kernels.anderson_step(
+            z,
+            fz,
+            state.window_f,
+            state.window_g,
+            state.gram,
+            state.count,
+            out,
+            damping=self.damping,
+            ridge=self.ridge,
+            growth=self.growth,
+            max_weight=self.max_weight,
+        )

@@ -1,0 +1,175 @@
+"""Checkpoints in: weights only, in the formats of the public MDEQ repositories.
+
+A file is read with torch's restricted unpickler, so nothing in it is ever executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deqcert.errors import CheckpointError, ConfigError
+from deqcert.models.config import MDEQConfig
+from deqcert.models.mdeq import MDEQ
+
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")
+"""Keys under which training scripts store the weights among other things."""
+
+PREFIXES = ("module.", "1.")
+"""What wrappers put before every name: data parallelism, a normalisation layer in front."""
+
+ZOO = Path(__file__).resolve().parent.parent / "zoo"
+BUILTIN = ("digits",)
+
+
+def checkpoint_path(checkpoint: str | Path) -> Path:
+    """Return the file of a checkpoint: the path itself, or the shipped one for a builtin name."""
+    return ZOO / f"{checkpoint}.pth" if str(checkpoint) in BUILTIN else Path(checkpoint)
+
+
+def file_hash(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal.
+
+    Args:
+        path: A file, or the name of a builtin checkpoint.
+
+    Raises:
+        CheckpointError: If the file cannot be read.
+    """
+    path = checkpoint_path(path)
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(_unreadable(path, error)) from None
+
+
+def load_model(checkpoint: str | Path, config: str | Path | MDEQConfig | None = None) -> MDEQ:
+    """Build the MDEQ of a checkpoint, in evaluation mode.
+
+    Args:
+        checkpoint: A file with a state_dict of the MDEQ-Vision family, or "digits" for the one
+            that comes with the package. Every name may begin with ``module.``, and the state_dict
+            may be inside a dictionary (:data:`WRAPPERS`).
+        config: YAML file in the public layout, or a configuration. If not given, the ``.yaml``
+            beside the checkpoint that has its name.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, not weights, made for another
+            architecture, or holds values that are not finite.
+        ConfigError: If the configuration cannot be used.
+    """
+    path = checkpoint_path(checkpoint)
+    weights = read_weights(path)
+    if not isinstance(config, MDEQConfig):
+        config = MDEQConfig.from_yaml(config if config is not None else _beside(path))
+    model = MDEQ(config)
+    _check_names(path, weights, model.state_dict())
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise CheckpointError(
+                f"checkpoint {path} holds values that are not finite in '{name}'; the training "
+                "that wrote it diverged, so use an earlier checkpoint."
+            )
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read the state_dict in a checkpoint file, without wrapper and without prefix.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged or holds anything but weights.
+    """
+    path = Path(path)
+    try:
+        # The file's own check comes first: a folder or a missing file is not a damaged one.
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise CheckpointError(f"checkpoint {path} is empty; download or save it again.")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(_unreadable(path, error)) from None
+    except CheckpointError:
+        raise
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error) or "Weights only" in str(error):
+            raise CheckpointError(
+                f"checkpoint {path} holds Python objects besides weights, which are never "
+                "executed here; save model.state_dict() alone with torch.save."
+            ) from None
+        raise CheckpointError(_damaged(path)) from None
+    except Exception:  # noqa: BLE001 - a damaged archive makes torch raise nearly anything
+        raise CheckpointError(_damaged(path)) from None
+    return _strip(_unwrap(path, content))
+
+
+def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:
+    candidates = [content]
+    if isinstance(content, Mapping):
+        candidates += [content[key] for key in WRAPPERS if key in content]
+    for candidate in candidates:
+        if isinstance(candidate, Mapping) and candidate and _is_weights(candidate):
+            return dict(candidate)
+    raise CheckpointError(
+        f"checkpoint {path} holds no weights; it must be a state_dict or a dictionary with one "
+        f"under {', '.join(WRAPPERS)}."
+    )
+
+
+def _is_weights(candidate: Mapping[Any, Any]) -> bool:
+    return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in candidate.items())
+
+
+def _strip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in PREFIXES * 2:
+        if all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights
+
+
+def _check_names(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    advice = "give the YAML configuration that this checkpoint was trained with."
+    for name, value in wanted.items():
+        if name not in found:
+            raise CheckpointError(
+                f"checkpoint {path} lacks '{name}' that its configuration asks for; {advice}"
+            )
+        if found[name].shape != value.shape:
+            raise CheckpointError(
+                f"checkpoint {path} has '{name}' of shape {tuple(found[name].shape)} but its "
+                f"configuration asks for {tuple(value.shape)}; {advice}"
+            )
+    for name in found:
+        if name not in wanted:
+            raise CheckpointError(
+                f"checkpoint {path} has '{name}' that its configuration has no place for; {advice}"
+            )
+
+
+def _beside(path: Path) -> Path:
+    name = path.name.removesuffix(".tar")
+    beside = path.with_name(name).with_suffix(".yaml")
+    if not beside.is_file():
+        raise ConfigError(
+            f"there is no {beside} beside the checkpoint; give its YAML configuration by name."
+        )
+    return beside
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    reason = error.strerror or "it cannot be read"
+    return f"cannot read checkpoint {path} ({reason}); give the path of a state_dict file."
+
+
+def _damaged(path: Path) -> str:
+    return (
+        f"checkpoint {path} is damaged or is not a torch file; download it again or save it "
+        "anew with torch.save(model.state_dict(), path)."
+    )

@@ -72,7 +72,7 @@ def test_takes_method_sigma_and_soundness_from_further_columns(tmp_path: Path) -
 def test_takes_the_captions_from_the_manifest_beside_it(tmp_path: Path) -> None:
     written(tmp_path, HEADER + ROWS, "certificates.tsv")
     manifest = {
-        "images": [0, 20, 40, 60],
+        "count": 4,
         "parameters": {"method": "serialized-released", "sigma": 0.25, "n": 1000},
     }
     written(tmp_path, json.dumps(manifest), "manifest.json")

@@ -84,7 +84,7 @@ def draw_curves(
     if below:
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), frameon=False, fontsize=8.5)
     else:
-        axes.legend(loc="upper right", frameon=False, fontsize=9)
+        axes.legend(loc="best", frameon=False, fontsize=9)
     return save_figure(figure, target)
 
 

@@ -123,7 +123,7 @@ def read_results(path: str | Path, name: str | None = None) -> Results:
         seconds=np.array(table["time"], dtype=np.float64),
         facts=facts,
         sound=_sound(columns, rows, facts),
-        pending=max(0, len(manifest.get("images", [])) - len(rows)),
+        pending=_pending(manifest, len(rows)),
     )
 
 
@@ -211,6 +211,12 @@ def _manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _pending(manifest: dict[str, Any], done: int) -> int:
+    """Count the images that the manifest asks for and the file does not have."""
+    count = manifest.get("count")
+    return max(0, count - done) if isinstance(count, int) else 0
 
 
 def _facts(

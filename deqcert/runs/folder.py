@@ -1,0 +1,216 @@
+"""The run folder: begin a run, or go on with one, but never write into somebody else's."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from deqcert.errors import RunError
+from deqcert.runs import manifest as manifests
+from deqcert.runs.files import explain, write_atomically
+from deqcert.runs.journal import Journal, Row
+from deqcert.runs.manifest import Manifest
+
+if TYPE_CHECKING:
+    from deqcert.certify import Certifier
+    from deqcert.data import Dataset
+    from deqcert.smoothing import SmoothingEngine
+
+SUMMARY = "summary.json"
+
+
+class Run:
+    """A run folder, held open by this process alone.
+
+    Opening a folder that is new or empty begins a run; opening one that holds a run continues
+    it if every parameter is the same. Use it as a context manager.
+
+    Args:
+        folder: where the run lives; made, with its parents, if it is not there.
+        parameters: what decides the numbers; see `Manifest`.
+        images: indices of the images in their data set, in the order to certify them.
+        environment: versions and machine; a change on continuing is recorded, not refused.
+        notes: anything else worth keeping.
+
+    Raises:
+        RunError: the folder holds something else, another run, or a run that another process is
+            writing; or it cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        parameters: Mapping[str, Any],
+        images: Sequence[int],
+        *,
+        environment: Mapping[str, Any] | None = None,
+        notes: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.changes: list[str] = []
+        """What differs in the environment since the run was last written, in words."""
+        asked = Manifest(
+            dict(parameters), tuple(images), dict(environment or {}), dict(notes or {})
+        )
+        self._make()
+        self._lock = self._locked()
+        try:
+            self.manifest, self._journal = self._open(asked)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    @property
+    def images(self) -> tuple[int, ...]:
+        """All images of the run, in order."""
+        return self.manifest.images
+
+    @property
+    def done(self) -> int:
+        """How many of them have their line."""
+        return self._journal.done
+
+    @property
+    def remaining(self) -> tuple[int, ...]:
+        """The images that are still to be certified."""
+        return self.images[self.done :]
+
+    @property
+    def certificates(self) -> Path:
+        """The journal's file."""
+        return self._journal.path
+
+    def append(self, row: Row) -> None:
+        """Put the next image's line on the disk.
+
+        Raises:
+            RunError: it could not be written; everything before it is safe.
+        """
+        self._journal.append(row)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json, whole or not at all.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        write_atomically(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+
+    def close(self) -> None:
+        """Let the folder go."""
+        self._journal.close()
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _make(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise RunError(f"{self.folder} is a file; give a folder with --out") from None
+        except OSError as error:
+            raise explain(error, f"make the folder {self.folder}") from None
+
+    def _locked(self) -> int:
+        """Lock the folder itself: no lock file is left behind, and the lock dies with us."""
+        try:
+            descriptor = os.open(self.folder, os.O_RDONLY)
+        except OSError as error:
+            raise explain(error, f"open the folder {self.folder}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # Some network file systems cannot lock; then nobody can, and the run may go on.
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                os.close(descriptor)
+                raise RunError(
+                    f"another process is writing {self.folder}; "
+                    "wait for it or give another folder with --out"
+                ) from None
+        return descriptor
+
+    def _open(self, asked: Manifest) -> tuple[Manifest, Journal]:
+        found = Manifest.read(self.folder)
+        if found is None:
+            self._refuse_foreign()
+            asked.write(self.folder)
+            return asked, Journal(self.folder, asked.images)
+        differing = found.differences(asked)
+        if differing:
+            raise RunError(
+                f"{self.folder} holds a run with other parameters ({'; '.join(differing)}); "
+                "give those again to continue it, or another folder with --out"
+            )
+        journal = Journal(self.folder, found.images)
+        try:
+            return self._moved(found, asked, journal.done), journal
+        except BaseException:
+            journal.close()
+            raise
+
+    def _refuse_foreign(self) -> None:
+        ours = f".{manifests.NAME}.tmp"  # left by a process that was killed at its very beginning
+        others = sorted(entry.name for entry in self.folder.iterdir() if entry.name != ours)
+        if others:
+            raise RunError(
+                f"{self.folder} is not a run folder (it holds {others[0]} and no "
+                f"{manifests.NAME}); give an empty or new folder with --out"
+            )
+
+    def _moved(self, found: Manifest, asked: Manifest, done: int) -> Manifest:
+        """Record a continuation in another environment."""
+        before, now = found.last_environment, asked.environment
+        self.changes = [
+            f"{key} was {before.get(key)} and is now {now.get(key)}"
+            for key in dict.fromkeys([*before, *now])
+            if before.get(key) != now.get(key)
+        ]
+        if not self.changes or done == len(found.images):
+            return found
+        entry = {"after_images": done, "environment": dict(now)}
+        moved = replace(found, continued=(*found.continued, entry))
+        moved.write(self.folder)
+        return moved
+
+
+def certify_images(
+    run: Run,
+    certifier: Certifier,
+    engine: SmoothingEngine,
+    dataset: Dataset,
+    tell: Callable[[Row], None] | None = None,
+) -> None:
+    """Certify what remains of a run, one line on the disk after each image.
+
+    Args:
+        run: an open run.
+        certifier: how to certify.
+        engine: where the votes come from.
+        dataset: the images; labels are only compared with the answers.
+        tell: called after each line is safe.
+
+    Raises:
+        RunError: a line could not be written; everything before it is safe.
+    """
+    for image in run.remaining:
+        certificate = certifier.certify(engine, dataset.image(image), image)
+        row = Row(image, dataset.label(image), certificate)
+        run.append(row)
+        if tell is not None:
+            tell(row)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deqcert.errors import ConfigError
-from deqcert.solvers import Solver, StopRule
 from deqcert.smoothing.starts import Cold, StartPolicy
+from deqcert.solvers import Solver, StopRule
 
 
 @dataclass(frozen=True)

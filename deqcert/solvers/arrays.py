@@ -78,23 +78,23 @@ def solve(
     )
 
 
-def rowwise(function: Callable[..., Array]) -> Callable[..., Array]:
+def rowwise(function: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
     """Compile a function of one row to machine code that loops over rows on all cores.
 
     Args:
-        function: Maps one row of the state, shape (D,), and one row of each context array to the
-            next row, shape (D,); written in the part of Python and NumPy that numba compiles.
+        function: Maps one row of the state, shape (D,), and one row of the context to the next
+            row, shape (D,); written in the part of Python and NumPy that numba compiles.
 
     Returns:
-        A cell over (b, D) and (b, ...) context arrays, for :func:`solve`.
+        A cell over (b, D) states and a context of b rows, for :func:`solve`.
     """
     row = numba.njit(function)
 
     @numba.njit(parallel=True)  # type: ignore[untyped-decorator]
-    def over_rows(z, *context):  # type: ignore[no-untyped-def]
+    def over_rows(z, context):  # type: ignore[no-untyped-def]
         out = np.empty_like(z)
         for i in numba.prange(z.shape[0]):
-            out[i] = row(z[i], *[entry[i] for entry in context])
+            out[i] = row(z[i], context[i])
         return out
 
     return over_rows  # type: ignore[no-any-return]

@@ -16,7 +16,7 @@ SUFFICIENT_DECREASE = 1e-4
 """Armijo's constant: the share of the predicted decrease that a step must bring."""
 
 SHORTEST_STEP = 2.0**-4
-"""The line search halves no further than this share of the full step."""
+"""The line search halves no further than this share of the full step; then it forgets H."""
 
 SMALLEST_PIVOT = 1e-10
 """A rank-one update is skipped when its denominator is below this share of its factors' lengths."""
@@ -58,7 +58,8 @@ class Broyden(Solver[BroydenState]):
     Args:
         window: Rank-one factors remembered, at least 1. Memory is 2 * window + 8 states.
         line_search: Halve a step that does not lower the residual enough (Armijo), down to one
-            sixteenth. Every trial is one evaluation and is counted as one.
+            sixteenth; where that does not help either, start again from H = -I. Every trial is one
+            evaluation and is counted as one.
 
     Raises:
         ConfigError: If a knob is outside its range.
@@ -96,10 +97,13 @@ class Broyden(Solver[BroydenState]):
         accepted = self._accepted(g, state)
         update = accepted & (state.length > 0)
         self._take_in(z - state.base, g - state.base_g, state, update)
-        state.direction = torch.where(accepted[:, None], self._newton(g, state), state.direction)
+        direction = self._newton(g, state)
         state.base = torch.where(accepted[:, None], z, state.base)
         state.base_g = torch.where(accepted[:, None], g, state.base_g)
+        state.direction = torch.where(accepted[:, None], direction, state.direction)
         state.length = torch.where(accepted, torch.ones_like(state.length), 0.5 * state.length)
+        if self.line_search:
+            self._forget(state, state.length < SHORTEST_STEP)
         torch.addcmul(state.base, state.direction, state.length[:, None], out=out)
 
     def _accepted(self, g: Tensor, state: BroydenState) -> Tensor:
@@ -108,7 +112,17 @@ class Broyden(Solver[BroydenState]):
         merit = g.double().square().sum(1)
         before = state.base_g.double().square().sum(1)
         enough = merit <= (1.0 - 2.0 * SUFFICIENT_DECREASE * state.length) * before
-        return enough | (state.length == 0) | (state.length <= SHORTEST_STEP)
+        # With H = -I there is nothing left to forget: the shortest step is taken as it is.
+        last = (state.length <= SHORTEST_STEP) & (state.count == 0)
+        return enough | (state.length == 0) | last
+
+    def _forget(self, state: BroydenState, rows: Tensor) -> None:
+        """Start again from H = -I and the last accepted state."""
+        state.u[rows] = 0
+        state.v[rows] = 0
+        state.count[rows] = 0
+        state.direction[rows] = state.base_g[rows]
+        state.length[rows] = 1
 
     def _newton(self, g: Tensor, state: BroydenState) -> Tensor:
         """Return -H g, shape (b, D)."""

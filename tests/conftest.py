@@ -1,0 +1,36 @@
+"""What every test file may ask for: the optional data folders, skipped with a reason if absent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+
+hypothesis.settings.register_profile(
+    "offline", deadline=None, derandomize=True, max_examples=40, database=None
+)
+hypothesis.settings.load_profile("offline")
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+def _folder(variable: str, default: str) -> Path:
+    root = Path(__file__).resolve().parent.parent
+    folder = Path(os.environ.get(variable, root / default))
+    if not folder.is_dir():
+        pytest.skip(f"needs the folder that {variable} names; {folder} is not there")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_folder() -> Path:
+    """The real checkpoint with reference outputs."""
+    return _folder("DEQCERT_GOLDEN", "../shared/golden")
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Real image files in the formats that users bring."""
+    return _folder("DEQCERT_DATA", "../shared/data")

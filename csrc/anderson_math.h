@@ -1,0 +1,124 @@
+// The part of an Anderson step that is the same on every device: from the new inner products of one
+// row to its mixing weights. All of it is float64 on window-sized arrays.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "portable.h"
+
+namespace deqcert {
+
+constexpr double DROP_COLUMN = 1e-14;  // both mirrored in deqcert/kernels_reference.py
+constexpr double DROP_PIVOT = 1e-12;
+
+struct AndersonRule {
+  double ridge, growth, max_weight;
+};
+
+// Doubles of scratch that anderson_weights needs for a window of m.
+DEQCERT_SHARED int64_t anderson_scratch(int m) { return static_cast<int64_t>(m) * m + 2 * m; }
+
+DEQCERT_SHARED int anderson_filled(int32_t count, int m) { return count < m ? count + 1 : m; }
+
+DEQCERT_SHARED bool is_finite(double x) { return x - x == 0.0; }
+
+// Weights (m) that minimise || sum_j a_j G_j || with sum_j a_j = 1 over n filled slots, newest s.
+//
+// The unknowns are the weights gamma of the differences G_j - G_s, from the most recent to the
+// oldest. Their normal equations are scaled to unit diagonal, so that the ridge is relative, and
+// solved by LDL^T without pivoting, where a small pivot switches its column off: of columns that
+// depend on each other the oldest goes.
+DEQCERT_SHARED void anderson_weights(const double* gram, int m, int s, int n, double ridge,
+                                     double* scratch, double* weights) {
+  const int k_end = n - 1;
+  double* a = scratch;                  // (k_end, k_end), upper triangle used
+  double* x = scratch + m * m;          // right-hand side, then gamma
+  double* scale = scratch + m * m + m;  // of each column; 0 says that it is switched off
+  const double g_ss = gram[s * m + s];
+  for (int j = 0; j < m; ++j) weights[j] = 0.0;
+  for (int i = 0; i < k_end; ++i) {
+    const int u = (s - 1 - i + m) % m;
+    const double g_us = gram[u * m + s];
+    const double g_uu = gram[u * m + u];
+    const double c = g_uu - g_us - g_us + g_ss;
+    const bool dropped = c <= DROP_COLUMN * (g_uu + g_ss);
+    scale[i] = dropped ? 0.0 : sqrt(c);
+    x[i] = dropped ? 0.0 : (g_ss - g_us) / scale[i];
+    a[i * m + i] = 1.0 + ridge;
+  }
+  for (int i = 0; i < k_end; ++i) {
+    const int u = (s - 1 - i + m) % m;
+    for (int j = i + 1; j < k_end; ++j) {
+      const int v = (s - 1 - j + m) % m;
+      const double c = gram[u * m + v] - gram[u * m + s] - gram[v * m + s] + g_ss;
+      const bool both = scale[i] != 0.0 && scale[j] != 0.0;
+      a[i * m + j] = both ? c / (scale[i] * scale[j]) : 0.0;
+    }
+  }
+  for (int k = 0; k < k_end; ++k) {
+    const double pivot = a[k * m + k];
+    if (pivot < DROP_PIVOT) scale[k] = 0.0;
+    if (scale[k] == 0.0) continue;
+    for (int i = k + 1; i < k_end; ++i) {
+      const double factor = a[k * m + i] / pivot;
+      x[i] -= factor * x[k];
+      for (int j = i; j < k_end; ++j) a[i * m + j] -= factor * a[k * m + j];
+    }
+  }
+  for (int k = k_end - 1; k >= 0; --k) {
+    if (scale[k] == 0.0) {
+      x[k] = 0.0;
+      continue;
+    }
+    double value = x[k];
+    for (int j = k + 1; j < k_end; ++j) {
+      if (scale[j] != 0.0) value -= a[k * m + j] * x[j];
+    }
+    x[k] = value / a[k * m + k];
+  }
+  double total = 0.0;
+  for (int k = 0; k < k_end; ++k) {
+    const double gamma = scale[k] == 0.0 ? 0.0 : x[k] / scale[k];
+    weights[(s - 1 - k + m) % m] = gamma;
+    total += gamma;
+  }
+  weights[s] = 1.0 - total;
+}
+
+// Takes the new inner products <g, G_j> of a row into its Gram matrix and decides the step.
+//
+// Returns the slot that the row restarts from (weights are 1 there; the caller moves it to slot 0
+// after mixing), or -1 for an ordinary step with the weights given.
+DEQCERT_SHARED int anderson_decide(double* gram, int m, int32_t* count, const double* dots,
+                                   const AndersonRule& rule, double* scratch, double* weights) {
+  const int s = *count % m;
+  const int n = anderson_filled(*count, m);
+  for (int j = 0; j < n; ++j) gram[s * m + j] = gram[j * m + s] = dots[j];
+
+  int best = 0;
+  double smallest = HUGE_VAL;  // a NaN counts as infinite
+  for (int j = 0; j < n; ++j) {
+    if (gram[j * m + j] < smallest) {
+      smallest = gram[j * m + j];
+      best = j;
+    }
+  }
+  if (gram[s * m + s] > rule.growth * rule.growth * smallest) {
+    for (int j = 0; j < m; ++j) weights[j] = j == best ? 1.0 : 0.0;
+    gram[0] = gram[best * m + best];
+    *count = 1;
+    return best;
+  }
+
+  anderson_weights(gram, m, s, n, rule.ridge, scratch, weights);
+  double size = 0.0;
+  for (int j = 0; j < m; ++j) size += weights[j] < 0.0 ? -weights[j] : weights[j];
+  if (!(is_finite(size) && size <= rule.max_weight)) {
+    for (int j = 0; j < m; ++j) weights[j] = j == s ? 1.0 : 0.0;
+  }
+  *count += 1;
+  return -1;
+}
+
+}  // namespace deqcert

@@ -40,19 +40,22 @@ class WeightNormConv2d(nn.Module):
         needs_gradient = torch.is_grad_enabled() and (
             self.weight_g.requires_grad or self.weight_v.requires_grad
         )
-        if self.training or needs_gradient:
+        # A change of a parameter made in inference mode cannot be noticed later.
+        if self.training or needs_gradient or self.weight_v.is_inference():
             return self.weight_v * (self.weight_g / _norm(self.weight_v))
         versions = (self.weight_g._version, self.weight_v._version)
-        if self._folded is None or self._folded_at != versions:
+        folded = self._folded
+        if folded is None or self._folded_at != versions:
             # Outside inference mode, so that a later differentiable pass can use what was kept.
             with torch.inference_mode(False), torch.no_grad():
-                self._folded = self.weight_v * (self.weight_g / _norm(self.weight_v))
-                self._folded_at = versions
-        return self._folded
+                folded = self.weight_v * (self.weight_g / _norm(self.weight_v))
+            self._folded, self._folded_at = folded, versions
+        return folded
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve maps, shape (B, C, H, W), at the same resolution."""
-        return F.conv2d(x, self.weight(), padding=self.padding)
+        out: Tensor = F.conv2d(x, self.weight(), padding=self.padding)
+        return out
 
     def train(self, mode: bool = True) -> WeightNormConv2d:
         """Set the mode; the kept kernel is dropped."""
@@ -67,7 +70,8 @@ class WeightNormConv2d(nn.Module):
 
 
 def _norm(v: Tensor) -> Tensor:
-    return torch.flatten(v, 1).flatten(1).norm(dim=1).view(-1, *(1,) * (v.ndim - 1))
+    size: Tensor = torch.linalg.vector_norm(v.flatten(1), dim=1)
+    return size.view(-1, *(1,) * (v.ndim - 1))
 
 
 def _conv(channels_in: int, channels_out: int, kernel: int, weight_norm: bool) -> nn.Module:
@@ -91,7 +95,7 @@ class ResidualBlock(nn.Module):
         self.gn3 = nn.GroupNorm(groups, channels, affine=affine)
 
     def forward(self, x: Tensor, injection: Tensor | None, mask: Tensor | None) -> Tensor:
-        """Evaluate the block; a mask, shape (B, C), scales the channels of the second convolution."""
+        """Evaluate the block; a mask, shape (B, C), scales channels of the second convolution."""
         out = self.conv2(F.relu(self.gn1(self.conv1(x))))
         if mask is not None:
             out = out * mask[:, :, None, None]

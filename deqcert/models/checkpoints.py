@@ -89,15 +89,14 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     try:
-        # The file's own check comes first: a folder or a missing file is not a damaged one.
         with path.open("rb") as file:
-            if not file.read(1):
-                raise CheckpointError(f"checkpoint {path} is empty; download or save it again.")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            empty = not file.read(1)
     except OSError as error:
         raise CheckpointError(_unreadable(path, error)) from None
-    except CheckpointError:
-        raise
+    if empty:
+        raise CheckpointError(f"checkpoint {path} is empty; download or save it again.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error) or "Weights only" in str(error):
             raise CheckpointError(
@@ -105,7 +104,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
                 "executed here; save model.state_dict() alone with torch.save."
             ) from None
         raise CheckpointError(_damaged(path)) from None
-    except Exception:  # noqa: BLE001 - a damaged archive makes torch raise nearly anything
+    except Exception:  # a damaged archive makes torch raise nearly anything
         raise CheckpointError(_damaged(path)) from None
     return _strip(_unwrap(path, content))
 

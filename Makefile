@@ -2,7 +2,9 @@
 # make test      installs into .venv with the test tools and runs the test suite
 # Neither needs the other; what is already installed is not installed again.
 
-PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+# The first of these that runs and is recent enough.
+PYTHON ?= $(firstword $(foreach p,python3 python3.11 python3.12 python3.13 python3.14,\
+  $(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
 VENV := .venv
 BIN := $(VENV)/bin
 CERTIFY := certify --model digits --data digits --images 0:50 --sigma 0.25 --out runs/digits
@@ -11,6 +13,9 @@ NATIVE := csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp csrc/cuda/*.h csrc/cud
 # Without a GPU a bare "torch" may bring gigabytes of CUDA libraries; this release is the one that
 # the project is tested with.
 TORCH_WITHOUT_GPU := torch==2.13.0
+
+SAY_KERNELS = $(BIN)/python -c 'from deqcert.kernels import status; s = status(); \
+  print("Kernels:", s.path, s.simd, "with CUDA:" if s.cuda_built else "without CUDA:", s.reason)'
 
 .PHONY: certify test lint types format clean
 
@@ -38,9 +43,8 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info deqcert/_native*.so
 
 $(VENV)/.created:
-	@test -n "$(PYTHON)" || { echo "No python3 found: install Python 3.11 or later." >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "$(PYTHON) is too old: install Python 3.11 or later, or name one as make PYTHON=..." >&2; exit 1; }
+	@test -n "$(PYTHON)" || { \
+	  echo "No Python 3.11 or later found: install one, or name it as make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "$(PYTHON) cannot make virtual environments: apt-get install python3-venv." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -57,8 +61,10 @@ $(VENV)/.torch: $(VENV)/.created
 
 $(VENV)/.installed: $(VENV)/.torch $(BUILD)
 	$(BIN)/python -m pip install --quiet --editable .
+	@$(SAY_KERNELS)
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.torch $(BUILD)
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@$(SAY_KERNELS)
 	@touch $@ $(VENV)/.installed

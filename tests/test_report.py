@@ -36,7 +36,8 @@ def test_reads_the_fields_files_with_and_without_a_header(tmp_path: Path, text: 
     assert results.predict.tolist() == [3, -1, 2]
     assert results.correct.tolist() == [True, False, False]
     assert results.seconds.tolist() == [14.25, 13.0, 12.5]
-    assert results.sound and not results.facts
+    assert results.sound
+    assert not results.facts
 
 
 def test_a_file_without_the_time_column_will_do(tmp_path: Path) -> None:
@@ -77,7 +78,8 @@ def test_takes_the_captions_from_the_manifest_beside_it(tmp_path: Path) -> None:
     }
     written(tmp_path, json.dumps(manifest), "manifest.json")
     results = read_results(tmp_path)
-    assert results.pending == 1 and not results.sound
+    assert results.pending == 1
+    assert not results.sound
     assert results.title == f"{tmp_path.name} (serialized-released sigma=0.25 n=1000) UNSOUND"
     assert "unfinished, 3 of 4" in table([results]).text()
 
@@ -107,7 +109,7 @@ def test_says_what_is_wrong_with_a_file(tmp_path: Path, text: str, says: str) ->
 def test_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no such file"):
         read_results(tmp_path / "nowhere.tsv")
-    with pytest.raises(RunError, match="no certificates.tsv"):
+    with pytest.raises(RunError, match=r"no certificates\.tsv"):
         read_results(tmp_path)
     (tmp_path / "binary").write_bytes(b"\x89PNG\xff\xfe")
     with pytest.raises(RunError, match="not text"):
@@ -138,7 +140,8 @@ def test_the_curve_is_the_share_of_images_at_every_radius(
     folder = tmp_path_factory.mktemp("curve")
     results = read_results(written(folder, "\n".join(lines) + "\n"))
     radii, shares = curve(results)
-    assert (np.diff(radii) >= 0).all() and (np.diff(shares) <= 0).all()
+    assert (np.diff(radii) >= 0).all()
+    assert (np.diff(shares) <= 0).all()
     where = int(np.searchsorted(radii, at, side="left"))
     drawn = shares[where] if where < len(shares) else 0.0
     assert drawn == pytest.approx(np.mean([good and radius >= at for good, radius in rows]))
@@ -147,13 +150,17 @@ def test_the_curve_is_the_share_of_images_at_every_radius(
 def test_draws_several_runs_in_one_picture(tmp_path: Path) -> None:
     runs = [read_results(written(tmp_path, HEADER + ROWS, f"{i}.tsv")) for i in range(9)]
     path = draw_curves(runs, tmp_path / "curves.png")
-    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.stat().st_size > 10_000
     with pytest.raises(ConfigError, match="must end in"):
         draw_curves(runs, tmp_path / "curves.doc")
     with pytest.raises(ConfigError, match="no runs"):
         draw_curves([], tmp_path / "curves.png")
-    with pytest.raises(RunError, match="cannot write the picture"):
+    with pytest.raises(ConfigError, match="there is no folder"):
         draw_curves(runs, tmp_path / "nowhere" / "curves.png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(RunError, match="cannot write the picture"):
+        draw_curves(runs, tmp_path / "folder.png")
 
 
 @pytest.mark.parametrize(

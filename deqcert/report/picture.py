@@ -58,9 +58,7 @@ def draw_curves(
     """
     if not runs:
         raise ConfigError("no runs to draw; give at least one")
-    target = Path(path)
-    if target.suffix.lower() not in {".png", ".pdf", ".svg"}:
-        raise ConfigError(f"cannot draw to {target}: the name must end in .png, .pdf or .svg")
+    target = check_picture(path)
     figure, axes = new_figure()
     largest = 0.0
     for i, run in enumerate(runs):
@@ -86,6 +84,20 @@ def draw_curves(
     else:
         axes.legend(loc="best", frameon=False, fontsize=9)
     return save_figure(figure, target)
+
+
+def check_picture(path: str | Path) -> Path:
+    """Refuse a name that no picture can be written to, before anything is computed for it.
+
+    Raises:
+        ConfigError: the ending is not a picture's, or the folder is not there.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in {".png", ".pdf", ".svg"}:
+        raise ConfigError(f"cannot draw to {target}: the name must end in .png, .pdf or .svg")
+    if not target.parent.is_dir():
+        raise ConfigError(f"cannot draw to {target}: there is no folder {target.parent}")
+    return target
 
 
 def new_figure() -> tuple[Figure, Axes]:

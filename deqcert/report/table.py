@@ -94,7 +94,7 @@ def entry(results: Results, radii: Sequence[float]) -> dict[str, Any]:
         "certified_accuracy": certified_accuracy(results.correct, results.radius, radii).tolist(),
         "acr": average_certified_radius(results.correct, results.radius),
         "abstained": float(np.mean(results.predict < 0)),
-        "seconds": None if math.isnan(seconds) else seconds,
+        "seconds": None if math.isnan(seconds) else round(seconds, 3),
     }
 
 

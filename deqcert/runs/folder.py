@@ -155,7 +155,7 @@ class Run:
         if differing:
             raise RunError(
                 f"{self.folder} holds a run with other parameters ({'; '.join(differing)}); "
-                "give those again to continue it, or another folder with --out"
+                "give the earlier values to continue it, or another folder with --out"
             )
         journal = Journal(self.folder, found.images)
         try:

@@ -47,7 +47,7 @@ class Manifest:
 
     def differences(self, other: Manifest) -> list[str]:
         """List the parameters in which another request differs from this run, in words."""
-        mine, theirs = _plain(self.parameters), _plain(other.parameters)
+        mine, theirs = _flat(self.parameters), _flat(other.parameters)
         keys = [*mine, *(key for key in theirs if key not in mine)]
         found = [
             f"{key} was {_say(mine, key)} and is now {_say(theirs, key)}"
@@ -139,10 +139,15 @@ def parse_images(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(",")) if text else ()
 
 
-def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring values to what JSON gives back, so that (1, 2) equals [1, 2]."""
-    plain = json.loads(json.dumps(dict(parameters)))
-    return plain if isinstance(plain, dict) else {}
+def _flat(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name nested values by their path, as JSON gives them back: (1, 2) equals [1, 2]."""
+    flat: dict[str, Any] = {}
+    for key, value in json.loads(json.dumps(dict(parameters))).items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def _say(parameters: Mapping[str, Any], key: str) -> str:

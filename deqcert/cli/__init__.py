@@ -1,0 +1,130 @@
+"""The command line: one module a command, loaded only when it is asked for.
+
+Every user error ends as one sentence on standard error and exit code 2; Ctrl-C exits with 130.
+Nothing here imports torch before a command needs it, so that ``deqcert --help`` and
+``deqcert report`` answer at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from deqcert import __version__
+from deqcert.errors import ConfigError, DeqcertError
+
+COMMANDS = ("certify", "predict", "report", "bench", "doctor")
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with a sentence about what is safe and how to go on."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is looked up."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which help shows them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import ``deqcert.cli.<name>`` and return its ``command``."""
+        if cmd_name not in COMMANDS:
+            return None
+        found = importlib.import_module(f"deqcert.cli.{cmd_name}").command
+        assert isinstance(found, click.Command)
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or say which one is nearest."""
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            nearest = difflib.get_close_matches(args[0], COMMANDS, n=1, cutoff=0.6)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(COMMANDS)}"
+            raise ConfigError(f"there is no command {args[0]}; {hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
+    epilog="deqcert COMMAND --help says more about a command.",
+)
+@click.version_option(__version__, "--version", message="deqcert %(version)s")
+def group() -> None:
+    """Certify deep equilibrium models against l2 perturbations by randomized smoothing."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: what follows the program's name; default: this process's.
+
+    Returns:
+        int: 0 for success, 2 for a user error (said in one sentence on standard error), 130
+        after Ctrl-C.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        # Not group.main(): it would turn Ctrl-C into a silent Abort and print usage lines.
+        with group.make_context("deqcert", given or ["--help"]) as context:
+            group.invoke(context)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        return refuse(usage_sentence(error))
+    except DeqcertError as error:
+        return refuse(str(error))
+    except (KeyboardInterrupt, click.Abort) as error:
+        refuse(str(error) or "interrupted")
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has left; do not fail again while Python closes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        return refuse(f"cannot use{where or ' a file'}: {error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        if not _no_memory(error):
+            raise
+        return refuse("there is not enough memory; give a smaller --batch")
+    return 0
+
+
+def refuse(message: str) -> int:
+    """Print one sentence on standard error and return exit code 2."""
+    sentence = " ".join(message.split())
+    if not sentence.endswith((".", "?", "!")):
+        sentence += "."
+    print(f"deqcert: {sentence}", file=sys.stderr)
+    return 2
+
+
+def usage_sentence(error: click.ClickException) -> str:
+    """Say in one sentence what is wrong with a command line, with the nearest name there is."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "deqcert"
+    if isinstance(error, click.NoSuchOption):
+        names = [
+            name
+            for parameter in (context.command.params if context is not None else [])
+            for name in parameter.opts
+        ]
+        nearest = difflib.get_close_matches(error.option_name, [*names, "--help"], n=1, cutoff=0.6)
+        hint = f"did you mean {nearest[0]}" if nearest else "there is none like it"
+        return f"there is no option {error.option_name}; {hint} ({command} --help lists all)"
+    text = error.format_message()
+    return f"{text[0].lower()}{text[1:].rstrip('.')} ({command} --help says more)"
+
+
+def _no_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text

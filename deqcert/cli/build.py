@@ -1,0 +1,180 @@
+"""From options to a model, images, an engine and the ways to solve; refusals come before solves."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from deqcert import __version__, kernels
+from deqcert.cli.options import Solving, Source, Starting, parse_images, parse_knobs
+from deqcert.data import Dataset, load_dataset
+from deqcert.errors import ConfigError, DataError
+from deqcert.models import MDEQ, file_hash, load_model
+from deqcert.smoothing import Predictor, SmoothingEngine, get_start
+from deqcert.solvers import Solver, StopRule, get_solver, solver_options
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is certified, predicted or measured.
+
+    Args:
+        model: the loaded checkpoint.
+        dataset: the images.
+        images: the chosen indices.
+        parameters: what identifies all of it, as JSON values.
+        notes: the paths as they were given.
+    """
+
+    model: MDEQ
+    dataset: Dataset
+    images: range
+    parameters: dict[str, Any]
+    notes: dict[str, Any]
+
+
+def use_threads(threads: int | None) -> int:
+    """Set the number of CPU threads, and return the number in use.
+
+    Raises:
+        ConfigError: it is below 1.
+    """
+    if threads is not None:
+        if threads < 1:
+            raise ConfigError(f"threads is {threads}, but it must be a whole number from 1")
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
+
+
+def load(source: Source) -> Subject:
+    """Load model and images and check that they fit each other.
+
+    Raises:
+        DeqcertError: something is missing, damaged, or does not fit.
+    """
+    threads = use_threads(source.threads)
+    sigma = source.noise
+    model = load_model(source.model, source.config)
+    dataset = load_dataset(source.data, source.split)
+    images = parse_images(source.images, len(dataset))
+    check_fit(model, dataset, images)
+    shape = source.batch if source.shape is None else source.shape
+    parameters = {
+        "checkpoint_sha256": file_hash(source.model),
+        "model_config": dataclasses.asdict(model.config),
+        "data": dataset.name,
+        "data_hash": dataset.hash(),
+        "split": source.split,
+        "sigma": sigma,
+        "seed": source.seed,
+        "batch": source.batch,
+        "shape": shape,
+        "device": source.device,
+        "threads": threads,
+        "kernels": kernels.status().path,
+        "deqcert": __version__,
+    }
+    notes = {"model": source.model, "config": source.config, "data": source.data}
+    return Subject(model, dataset, images, parameters, notes)
+
+
+def check_fit(model: MDEQ, dataset: Dataset, images: range) -> None:
+    """Refuse images of another size than the model's, and labels outside its classes.
+
+    Raises:
+        DataError: they do not fit.
+    """
+    if tuple(dataset.shape) != tuple(model.input_shape):
+        there, wanted = ("x".join(map(str, s)) for s in (dataset.shape, model.input_shape))
+        raise DataError(
+            f"the images of {dataset.name} are {there}, but the model takes {wanted} "
+            "(channels, height, width); give other images with --data or another --model"
+        )
+    for image in images:
+        label = dataset.label(image)
+        if not 0 <= label < model.num_classes:
+            raise DataError(
+                f"image {image} of {dataset.name} has label {label}, but the model has "
+                f"{model.num_classes} classes (0 to {model.num_classes - 1}); "
+                "give the data that it was trained for"
+            )
+
+
+def make_engine(source: Source, model: MDEQ, kind: type[SmoothingEngine]) -> SmoothingEngine:
+    """Make an engine of the given kind as the options say.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+    return kind(
+        model,
+        sigma=source.noise,
+        seed=source.seed,
+        batch=source.batch,
+        shape=source.shape,
+        device=source.device,
+    )
+
+
+def make_solver(solving: Solving) -> Solver[Any]:
+    """Make the solver with its knobs.
+
+    Raises:
+        ConfigError: no such solver or knob, or a value out of range.
+    """
+    return get_solver(solving.solver, **parse_knobs(solving, solver_options(solving.solver)))
+
+
+def make_cold(solving: Solving) -> Predictor:
+    """Make the cold predictor, the base classifier that certificates are about.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+    stop = StopRule(tol=solving.tol, max_nfe=solving.depth)
+    return Predictor(make_solver(solving), stop, get_start("cold"))
+
+
+def make_predictor(solving: Solving, starting: Starting) -> Predictor:
+    """Make the predictor that casts the votes: cold, or warm with a fixed depth.
+
+    Raises:
+        ConfigError: an option is out of range, or says nothing about a cold start.
+    """
+    start, cold = get_start(starting.start), make_cold(solving)
+    if start.independent:
+        if starting.warmup is not None or starting.refresh:
+            raise ConfigError(
+                f"start {starting.start!r} has no chain; leave --warmup and --refresh out"
+            )
+        return dataclasses.replace(cold, start=start)
+    warmup = cold.stop
+    if starting.warmup is not None:
+        warmup = StopRule(tol=0.0, max_nfe=starting.warmup)
+    return Predictor(
+        solver=cold.solver,
+        stop=StopRule(tol=0.0, max_nfe=starting.steps),
+        start=start,
+        warmup=warmup,
+        refresh=starting.refresh,
+    )
+
+
+def describe_predictor(predictor: Predictor) -> dict[str, Any]:
+    """Return what identifies a predictor, as JSON values."""
+    parameters: dict[str, Any] = {
+        "start": predictor.start.name,
+        "solver": predictor.solver.name,
+        "solver_options": {
+            field.name: getattr(predictor.solver, field.name)
+            for field in dataclasses.fields(predictor.solver)  # type: ignore[arg-type]
+        },
+        "stop": dataclasses.asdict(predictor.stop),
+    }
+    if predictor.warmup is not None:
+        parameters["warmup"] = dataclasses.asdict(predictor.warmup)
+        parameters["refresh"] = predictor.refresh
+    return parameters

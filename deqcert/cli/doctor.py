@@ -1,0 +1,17 @@
+"""``deqcert doctor``: what is installed, and which kernels are live."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(short_help="Which kernels are live and why, versions, cores, GPU, loaders.")
+@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+def command(as_json: bool) -> None:
+    """Say what deqcert runs on here."""
+    import json
+
+    from deqcert.doctor import examine, say
+
+    found = examine()
+    print(json.dumps(found, indent=2) if as_json else say(found))

@@ -1,0 +1,178 @@
+"""What a user sees while a run certifies: a bar on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from deqcert.runs import Row
+
+
+class Progress(ABC):
+    """Counts what is done, and shows it.
+
+    Args:
+        images: images of the whole run.
+        each: votes that an image costs at most; what the bar and the time left count in.
+        sigma: certified accuracy is shown at radius 0 and at this radius.
+        before: correctness and radius of the images that an earlier session certified.
+    """
+
+    def __init__(
+        self, images: int, each: int, sigma: float, before: Sequence[tuple[bool, float]] = ()
+    ) -> None:
+        self.images, self.each, self.sigma = images, each, sigma
+        self.done = self.began_with = len(before)
+        self.votes = self.cast = 0
+        self.silent = 0
+        self.held = [radius for correct, radius in before if correct]
+        self.began = time.monotonic()
+
+    def batch(self, votes: int, silent: int) -> None:
+        """Take note of a batch of votes, some of which are for nobody."""
+        self.votes += votes
+        self.cast += votes
+        self.silent += silent
+        self.show()
+
+    def image(self, row: Row) -> None:
+        """Take note of an image whose line is safe."""
+        self.done += 1
+        self.votes = 0
+        if row.correct:
+            self.held.append(row.certificate.radius)
+        self.show_image(row)
+
+    @property
+    def speed(self) -> float:
+        """Votes per second in this session."""
+        return self.cast / max(time.monotonic() - self.began, 1e-9)
+
+    @property
+    def position(self) -> float:
+        """Images done, the fraction of the one in work included."""
+        return self.done + min(self.votes / self.each, 1.0)
+
+    @property
+    def left(self) -> str:
+        """Time left, h:mm:ss, judged by this session's images."""
+        gone = self.position - self.began_with
+        if gone <= 0:
+            return "-:--:--"
+        seconds = (time.monotonic() - self.began) / gone * (self.images - self.position)
+        return str(timedelta(seconds=round(seconds)))
+
+    @property
+    def certified(self) -> str:
+        """Running certified accuracy over the images done."""
+        if self.done == 0:
+            return "certified -"
+        at = 100 * sum(radius >= self.sigma for radius in self.held) / self.done
+        return f"certified {100 * len(self.held) / self.done:.1f}%, {at:.1f}% at r>={self.sigma:g}"
+
+    @abstractmethod
+    def show(self) -> None:
+        """Show that votes came in."""
+
+    @abstractmethod
+    def show_image(self, row: Row) -> None:
+        """Show that an image is done."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+
+class Quiet(Progress):
+    """Shows nothing."""
+
+    def show(self) -> None:
+        """Show nothing."""
+
+    def show_image(self, row: Row) -> None:
+        """Show nothing."""
+
+
+class Lines(Progress):
+    """One plain line an image, for log files and pipes."""
+
+    def show(self) -> None:
+        """Wait for the image."""
+
+    def show_image(self, row: Row) -> None:
+        """Print the image's line."""
+        answer = row.certificate
+        found = (
+            "abstained"
+            if answer.prediction is None
+            else f"class {answer.prediction}, radius {answer.radius:.3f}"
+        )
+        print(
+            f"image {row.idx} ({self.done} of {self.images}): {found}, label {row.label}; "
+            f"{self.certified}; {self.speed:.0f} votes/s; {self.left} left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+class Bar(Progress):
+    """A bar on a terminal, drawn by rich."""
+
+    def __enter__(self) -> Self:
+        from rich import progress
+        from rich.console import Console
+
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.fields[count]}"),
+            progress.BarColumn(bar_width=None),
+            progress.TextColumn("{task.fields[speed]}  {task.fields[certified]}"),
+            progress.TextColumn("{task.fields[left]} left"),
+            console=Console(stderr=True),
+            expand=True,
+        )
+        self._task = self._bar.add_task("", total=self.images, **self._fields())
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def show(self) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=self.position, **self._fields())
+
+    def show_image(self, row: Row) -> None:
+        """Move the bar."""
+        self.show()
+
+    def _fields(self) -> dict[str, Any]:
+        return {
+            "count": f"{self.done}/{self.images} images",
+            "speed": f"{self.speed:,.0f} votes/s",
+            "certified": self.certified,
+            "left": self.left,
+        }
+
+
+def progress_kind(quiet: bool) -> type[Progress]:
+    """Choose how to show progress: nothing, a bar on a terminal, lines elsewhere."""
+    if quiet:
+        return Quiet
+    return Bar if sys.stderr.isatty() else Lines

@@ -1,0 +1,38 @@
+"""``deqcert report``: tables and curves from certificate files, without torch."""
+
+from __future__ import annotations
+
+import click
+
+from deqcert.cli.options import parse_radii
+
+
+@click.command(short_help="Table, ACR and curves of one or more runs.")
+@click.argument("runs", nargs=-1, metavar="[NAME=]RUN...")
+@click.option("--radii", metavar="R,R,...", help="Radii of the table; default: 0,0.25,...")
+@click.option(
+    "--picture", metavar="FILE", help="Draw the curves of all runs into a .png, .pdf or .svg."
+)
+@click.option("--title", default="Certified accuracy", show_default=True, help="Of the picture.")
+@click.option("--json", "as_json", is_flag=True, help="Print the table for machines.")
+def command(
+    runs: tuple[str, ...], radii: str | None, picture: str | None, title: str, as_json: bool
+) -> None:
+    """Tabulate certified accuracy by radius and the average certified radius (ACR).
+
+    RUN is a run folder, or anybody's tab-separated file with the columns idx label predict radius
+    correct time. NAME= in front of it is what the run is called.
+    """
+    from deqcert.errors import ConfigError
+    from deqcert.report import draw_curves, read_results, table
+
+    if not runs:
+        raise ConfigError("no run is given; name at least one run folder or certificate file")
+    results = []
+    for run in runs:
+        name, equals, path = run.partition("=")
+        results.append(read_results(path, name) if equals else read_results(run))
+    made = table(results, parse_radii(radii))
+    if picture is not None:
+        draw_curves(results, picture, title=title)
+    print(made.json() if as_json else made.text())

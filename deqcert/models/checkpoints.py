@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if empty:
         raise CheckpointError(f"checkpoint {path} is empty; download or save it again.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Remarks on old pickle protocols would stand between the user and the one sentence.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error) or "Weights only" in str(error):
             raise CheckpointError(

@@ -1,0 +1,56 @@
+"""MNIST and its relatives in IDX files, plain or compressed with gzip."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deqcert.data.base import ArrayDataset, Dataset, read_bytes
+from deqcert.errors import DataError
+
+ADVICE = "download it again from where MNIST's IDX files are offered."
+
+
+def load(name: str, place: str, split: str) -> Dataset:
+    """Load MNIST from the folder that holds its four IDX files.
+
+    Raises:
+        DataError: If a file is missing or damaged.
+    """
+    stem = "train" if split == "train" else "t10k"
+    images = _find(Path(place), f"{stem}-images", "idx3-ubyte")
+    labels = _find(Path(place), f"{stem}-labels", "idx1-ubyte")
+    x, y = _read(images, 3), _read(labels, 1)
+    classes = [str(digit) for digit in range(10)]
+    return ArrayDataset(name, classes, x[:, None], y.astype(np.int64), labels)
+
+
+def _find(folder: Path, stem: str, kind: str) -> Path:
+    for name in (f"{stem}-{kind}", f"{stem}.{kind}"):
+        for ending in ("", ".gz"):
+            if (folder / (name + ending)).is_file():
+                return folder / (name + ending)
+    raise DataError(f"{folder} has no {stem}-{kind} or {stem}-{kind}.gz; give the folder with it.")
+
+
+def _read(path: Path, dimensions: int) -> NDArray[np.uint8]:
+    content = read_bytes(path, ADVICE)
+    if path.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error):
+            raise DataError(f"{path} is not a whole gzip file; {ADVICE}") from None
+    header = 4 + 4 * dimensions
+    # The magic number: two zeros, the type (8: unsigned bytes), the number of dimensions.
+    if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) < header:
+        raise DataError(f"{path} is not an IDX file of {dimensions} dimensions; {ADVICE}")
+    shape = struct.unpack_from(f">{dimensions}I", content, 4)
+    if len(content) != header + math.prod(shape):
+        raise DataError(f"{path} has not as many bytes as its header promises; {ADVICE}")
+    return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)

@@ -1,0 +1,62 @@
+"""Images and labels in one NumPy archive, for everything that has no loader of its own."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deqcert.data.base import ArrayDataset, Dataset
+from deqcert.errors import DataError
+
+
+def load(name: str, place: str, split: str) -> Dataset:
+    """Load ``x`` and ``y`` of an .npz file; the file is one split, whichever is asked for.
+
+    ``x`` has shape (N, C, H, W) or (N, H, W), uint8 or float in [0, 1]; ``y`` has shape (N,),
+    integers; optional ``classes`` has the name of each class. Other arrays are not read.
+
+    Raises:
+        DataError: If the file is missing or its arrays are not of that form.
+    """
+    path = Path(place)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            x, y = np.asarray(arrays["x"]), np.asarray(arrays["y"])
+            classes = [str(c) for c in arrays["classes"]] if "classes" in arrays else None
+    except KeyError:
+        raise DataError(
+            f"{path} lacks x or y; save it with numpy.savez(FILE, x=..., y=...)."
+        ) from None
+    except FileNotFoundError:
+        raise DataError(f"there is no file {path}; give the path of an .npz file.") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError):
+        raise DataError(f"{path} is not an .npz file of plain arrays; use numpy.savez.") from None
+    x = _images(x, path)
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        raise DataError(
+            f"{path} has y of shape {y.shape} {y.dtype}; it needs integers, shape (N,)."
+        )
+    if classes is None:
+        classes = [str(label) for label in range(int(y.max(initial=0)) + 1)]
+    return ArrayDataset(name, classes, x, y, path)
+
+
+def _images(x: NDArray[Any], path: Path) -> NDArray[Any]:
+    if x.ndim == 3:
+        x = x[:, None]
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise DataError(
+            f"{path} has x of shape {x.shape}; it needs (N, channels, height, width) with 1 or 3 "
+            "channels, or (N, height, width)."
+        )
+    if x.dtype == np.uint8:
+        return x
+    if not np.issubdtype(x.dtype, np.floating):
+        raise DataError(f"{path} has x of type {x.dtype}; it needs uint8, or floats in [0, 1].")
+    if not ((x >= 0) & (x <= 1)).all():
+        raise DataError(f"{path} has pixels outside [0, 1]; divide x by its maximum value first.")
+    return x.astype(np.float32)

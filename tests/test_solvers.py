@@ -82,7 +82,7 @@ def test_finds_the_known_answer_and_describes_what_it_returns(name, dtype, probl
 
 @pytest.mark.parametrize(("name", "dtype"), EVERY)
 def test_picard_reports_divergence_and_keeps_the_best_state(name, dtype):
-    cell, z0, context, answer = PROBLEMS[3].make(5, dtype)
+    cell, z0, context, _answer = PROBLEMS[3].make(5, dtype)
     result = get_solver(name).solve(bind(cell, context), z0, StopRule(tol=1e-5, max_nfe=300))
     if name != "picard":
         assert result.converged.all()
@@ -318,7 +318,8 @@ def test_unknown_names_options_and_values_are_refused_in_one_sentence():
     ):
         with pytest.raises(ConfigError) as error:
             call()
-        assert str(error.value).endswith(".") and "\n" not in str(error.value)
+        assert str(error.value).endswith(".")
+        assert "\n" not in str(error.value)
     assert solver_options("picard") == {"damping": 1.0}
 
 
@@ -361,7 +362,8 @@ def test_arrays_in_arrays_out_with_a_compiled_row_function(name):
     cell = arrays.rowwise(lambda z, c: 0.5 * np.cos(z) + c)
     result = arrays.solve(cell, np.zeros((4, 3)), b, method=name, stop=StopRule(1e-10, max_nfe=50))
     np.testing.assert_allclose(result.z, 0.5 * np.cos(result.z) + b, atol=1e-8)
-    assert isinstance(result.z, np.ndarray) and result.status.tolist() == [0] * 4
+    assert isinstance(result.z, np.ndarray)
+    assert result.status.tolist() == [0] * 4
     with pytest.raises(SolverError, match="float32 or float64"):
         arrays.solve(cell, np.zeros((4, 3), dtype=int), b)
 

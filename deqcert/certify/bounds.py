@@ -106,7 +106,7 @@ def round_down(value: float) -> float:
     """
     if math.isinf(value):
         return value
-    scale = 10**RADIUS_DECIMALS
+    scale: float = 10.0**RADIUS_DECIMALS
     cut = math.floor(value * scale) / scale
     return cut if cut <= value else (math.floor(value * scale) - 1) / scale
 

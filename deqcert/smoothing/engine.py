@@ -194,10 +194,7 @@ class SmoothingEngine:
                 elif predictor.warmup is not None:
                     stop = predictor.warmup
                 result = self._solve(predictor, injection, start, stop)
-                if stop.fixed_depth:
-                    usable = result.status != Status.NONFINITE
-                else:
-                    usable = result.converged
+                usable = result.status != Status.NONFINITE if stop.fixed_depth else result.converged
                 logits = self.model.readout(result.z)
                 usable &= torch.isfinite(logits).all(dim=1)
                 chain.learn(result.z, usable)

@@ -27,7 +27,7 @@ class Chain(ABC):
     def start(self, cold: Tensor) -> Tensor:
         """Return start states for a batch, given its cold ones; shape (b, D)."""
 
-    def learn(self, z: Tensor, usable: Tensor) -> None:
+    def learn(self, z: Tensor, usable: Tensor) -> None:  # noqa: B027 - most chains learn nothing
         """Take in the states a batch ended in, shape (b, D), and which may be used, shape (b,)."""
 
 
@@ -75,7 +75,8 @@ class _PreviousChain(Chain):
         return self.held is not None
 
     def start(self, cold: Tensor) -> Tensor:
-        assert self.held is not None and self.filled is not None
+        assert self.held is not None
+        assert self.filled is not None
         b = len(cold)
         return torch.where(self.filled[:b, None], self.held[:b], cold)
 

@@ -88,13 +88,14 @@ def rowwise(function: Callable[[Array, Array], Array]) -> Callable[[Array, Array
     Returns:
         A cell over (b, D) states and a context of b rows, for :func:`solve`.
     """
-    row = numba.njit(function)
+    row: Any = numba.njit(function)
 
-    @numba.njit(parallel=True)  # type: ignore[untyped-decorator]
+    @numba.njit(parallel=True)
     def over_rows(z, context):  # type: ignore[no-untyped-def]
         out = np.empty_like(z)
         for i in numba.prange(z.shape[0]):
             out[i] = row(z[i], context[i])
         return out
 
-    return over_rows  # type: ignore[no-any-return]
+    cell: Callable[[Array, Array], Array] = over_rows
+    return cell

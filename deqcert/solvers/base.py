@@ -119,7 +119,7 @@ class Solver(ABC, Generic[S]):
 
     @abstractmethod
     def step(self, z: Tensor, fz: Tensor, state: S, out: Tensor) -> None:
-        """Write the next states into ``out``, all of shape (b, D), and bring ``state`` up to date."""
+        """Write the next states, shape (b, D), into ``out`` and bring ``state`` up to date."""
 
     def solve(
         self, f: Callable[[Tensor], Tensor], z0: Tensor, stop: StopRule | None = None

@@ -90,6 +90,6 @@ class _Layout:
         sizes = [shape.numel() for shape in self.shapes]
         parts = tuple(
             part.reshape(z.shape[0], *shape)
-            for part, shape in zip(z.split(sizes, dim=1), self.shapes, strict=True)
+            for part, shape in zip(torch.split(z, sizes, dim=1), self.shapes, strict=True)
         )
         return parts[0] if self.single else parts

@@ -1,0 +1,220 @@
+"""The engine: noise, starts, votes; row independence above all."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from toys import ORIGIN, SIGMA, HalfLine, reference
+
+from deqcert.errors import ConfigError, DataError
+from deqcert.models import load_model
+from deqcert.smoothing import (
+    NOBODY,
+    Predictor,
+    SmoothingEngine,
+    get_start,
+    noisy_copies,
+    start_names,
+)
+from deqcert.solvers import Picard, StopRule, get_solver, solver_names
+
+X = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 8, 8)
+
+
+class SmallDeq(torch.nn.Module):
+    """A three-class DEQ over 8 x 8 images with every row's arithmetic in library calls."""
+
+    input_shape = (1, 8, 8)
+    num_classes = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(4)
+        self.w = torch.nn.Parameter(0.12 * torch.randn(24, 24, generator=generator))
+        self.u = torch.nn.Parameter(0.4 * torch.randn(24, 64, generator=generator))
+        self.v = torch.nn.Parameter(torch.randn(3, 24, generator=generator))
+
+    def inject(self, x):
+        return x.flatten(1) @ self.u.T
+
+    def initial_state(self, injection):
+        return torch.zeros_like(injection)
+
+    def cell(self, z, injection):
+        return torch.tanh(z @ self.w.T + injection)
+
+    def readout(self, z):
+        return z @ self.v.T
+
+
+def engine(**options):
+    given = {"sigma": 0.7, "seed": 3, "batch": 64, "shape": 64} | options
+    return SmoothingEngine(SmallDeq(), **given)
+
+
+def predictor(solver="anderson", start="cold", stop=None, **options):
+    stop = stop or StopRule(tol=1e-4, max_nfe=40)
+    if start != "cold":
+        options = {"warmup": StopRule(tol=0, max_nfe=30)} | options
+    return Predictor(get_solver(solver), stop, get_start(start), **options)
+
+
+FIXED = StopRule(tol=0, max_nfe=4)
+
+
+@pytest.mark.parametrize("solver", solver_names())
+@pytest.mark.parametrize("stop", [StopRule(tol=1e-4, max_nfe=40), FIXED])
+def test_votes_of_independent_starts_do_not_depend_on_the_batch(solver, stop):
+    for batch, n in ((1, 40), (7, 150), (64, 150)):
+        whole = engine().votes(predictor(solver, stop=stop), X, 5, 1, n)
+        other = engine(batch=batch).votes(predictor(solver, stop=stop), X, 5, 1, n)
+        assert whole.predictions.shape == (n,)
+        np.testing.assert_array_equal(whole.predictions, other.predictions)
+        assert other.nfe == whole.nfe
+
+
+@settings(max_examples=10)
+@given(parts=st.lists(st.integers(1, 90), min_size=1, max_size=5), shuffle=st.integers(0, 99))
+def test_votes_do_not_depend_on_how_the_samples_are_split_or_ordered(parts, shuffle):
+    n = sum(parts)
+    whole = engine().votes(predictor(), X, 0, 2, n)
+    order = np.random.default_rng(shuffle).permutation(n)
+    seen = np.empty(n, dtype=np.int16)
+    for piece in np.split(order, np.cumsum(parts)[:-1]):
+        seen[piece] = engine(batch=16).classify(predictor(), X, 0, 2, piece).predictions
+    np.testing.assert_array_equal(seen, whole.predictions)
+
+
+@pytest.mark.parametrize("start", start_names())
+def test_every_start_finds_the_same_classes_when_it_solves_deeply(start):
+    cold = engine().votes(predictor(), X, 1, 1, 200)
+    deep = engine().votes(predictor(start=start, stop=StopRule(tol=1e-5)), X, 1, 1, 200)
+    assert np.mean(cold.predictions == deep.predictions) > 0.99
+
+
+@pytest.mark.parametrize("start", [name for name in start_names() if name != "cold"])
+def test_chained_starts_repeat_exactly_and_count_their_warm_up(start):
+    warm = predictor(start=start, stop=StopRule(tol=0, max_nfe=2))
+    first = engine(batch=50).votes(warm, X, 2, 1, 175)
+    again = engine(batch=50).votes(warm, X, 2, 1, 175)
+    np.testing.assert_array_equal(first.predictions, again.predictions)
+    # previous and mean solve the first batch of 50 with 30 evaluations; clean solves one input.
+    assert first.nfe == (30 + 175 * 2 if start == "clean" else 50 * 30 + 125 * 2)
+    # An image's chain knows nothing of the image before it.
+    shared = engine(batch=50)
+    shared.votes(warm, X[:, ::-1].copy(), 9, 1, 100)
+    np.testing.assert_array_equal(shared.votes(warm, X, 2, 1, 175).predictions, first.predictions)
+
+
+@pytest.mark.parametrize("start", ["previous", "mean"])
+def test_refresh_solves_every_so_many_batches_cold(start):
+    warm = predictor(start=start, stop=StopRule(tol=0, max_nfe=2), refresh=2)
+    votes = engine(batch=50).votes(warm, X, 2, 1, 200)
+    assert votes.nfe == 2 * 50 * 30 + 2 * 50 * 2
+
+
+def test_rows_that_do_not_converge_vote_for_nobody_but_stay_in_n():
+    model = HalfLine(0.9)
+    never = Predictor(Picard(), StopRule(tol=1e-12, max_nfe=2))
+    model.initial_state = lambda injection: torch.zeros_like(injection)
+    votes = SmoothingEngine(model, sigma=SIGMA).votes(never, ORIGIN, 0, 1, 50)
+    assert (votes.predictions == NOBODY).all()
+    assert votes.counts.sum() == 0
+    assert len(votes.predictions) == 50
+
+
+def test_rows_that_are_not_finite_vote_for_nobody_and_touch_no_other():
+    model = HalfLine(0.5)
+    usual = SmoothingEngine(model, sigma=SIGMA).votes(reference(), ORIGIN, 0, 1, 200)
+
+    class Poisoned(HalfLine):
+        def cell(self, z, injection):
+            value = super().cell(z, injection)
+            return torch.where(injection > 0.4, torch.full_like(value, torch.nan), value)
+
+    votes = SmoothingEngine(Poisoned(0.5), sigma=SIGMA).votes(reference(), ORIGIN, 0, 1, 200)
+    lost = votes.predictions == NOBODY
+    assert 0 < lost.sum() < 100
+    np.testing.assert_array_equal(votes.predictions[~lost], usual.predictions[~lost])
+
+
+def test_votes_have_the_probability_they_should():
+    votes = SmoothingEngine(HalfLine(0.7), sigma=SIGMA).votes(reference(), ORIGIN, 0, 1, 20000)
+    assert stats.binomtest(int(votes.counts[0]), 20000, 0.7).pvalue > 1e-3
+
+
+def test_noise_is_a_function_of_its_counters_alone():
+    x = torch.zeros(3, 5, 5)
+
+    def draw(samples, seed=1, image=2, stage=3):
+        return noisy_copies(x, np.asarray(samples), sigma=1.0, seed=seed, image=image, stage=stage)
+
+    block = draw(range(10))
+    for order in ([3], [9, 0, 4], [4, 5, 6, 1]):
+        assert torch.equal(draw(order), block[order])
+    for other in (draw(range(10), seed=2), draw(range(10), image=3), draw(range(10), stage=1)):
+        assert not torch.isclose(other, block).any(dim=1).all()
+    shifted = noisy_copies(x + 0.5, np.arange(10), sigma=0.25, seed=1, image=2, stage=3)
+    torch.testing.assert_close(shifted, 0.5 + 0.25 * block)
+
+
+def test_memory_does_not_grow_with_n():
+    import tracemalloc
+
+    peaks = []
+    for n in (256, 2048):
+        solve = engine(batch=32)
+        tracemalloc.start()
+        count = 0
+        for batch in solve.batches(predictor(stop=FIXED), X, 0, 1, np.arange(n)):
+            count += len(batch.predictions)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert count == n
+    # Eight bytes a sample for the indices asked for, nothing more.
+    assert peaks[1] - peaks[0] < 30 * (2048 - 256)
+
+
+def test_impossible_engines_predictors_and_inputs_are_refused_in_one_sentence():
+    for call in (
+        lambda: engine(sigma=0.0),
+        lambda: engine(sigma=float("nan")),
+        lambda: engine(sigma=-1.0),
+        lambda: engine(batch=0),
+        lambda: engine(shape=0),
+        lambda: engine(seed=-1),
+        lambda: engine(device="warp"),
+        lambda: engine(device="cuda:99"),
+        lambda: get_start("hot"),
+        lambda: Predictor(Picard(), FIXED, get_start("previous")),
+        lambda: Predictor(Picard(), FIXED, warmup=FIXED),
+        lambda: Predictor(Picard(), FIXED, refresh=3),
+        lambda: engine().votes(predictor(), X, 0, 1, 0),
+        lambda: engine().votes(predictor(), X, -1, 1, 5),
+    ):
+        with pytest.raises(ConfigError) as error:
+            call()
+        assert str(error.value).endswith(".")
+        assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match="the model takes"):
+        engine().votes(predictor(), X[:, :7], 0, 1, 5)
+    with pytest.raises(DataError, match="not finite"):
+        engine().votes(predictor(), X * np.nan, 0, 1, 5)
+
+
+def test_a_convolutional_model_in_one_declared_shape(golden_folder):
+    """MDEQ-SMALL: identical votes for batches of 1, 7 and 64 evaluated as 64 rows."""
+    model = load_model(golden_folder / "mdeq_small_noise25.pth.tar")
+    with np.load(golden_folder / "mdeq_small_noise25.npz") as archive:
+        x = archive["x"][2].astype(np.float32) / 255
+    cold = Predictor(get_solver("anderson"), StopRule(tol=0, max_nfe=3))
+    votes = [
+        SmoothingEngine(model, sigma=0.25, batch=batch, shape=64).votes(cold, x, 2, 1, n)
+        for batch, n in ((64, 130), (7, 130), (1, 20))
+    ]
+    np.testing.assert_array_equal(votes[0].predictions, votes[1].predictions)
+    np.testing.assert_array_equal(votes[0].predictions[:20], votes[2].predictions)

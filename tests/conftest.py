@@ -7,13 +7,11 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-import torch
 
 hypothesis.settings.register_profile(
     "offline", deadline=None, derandomize=True, max_examples=40, database=None
 )
 hypothesis.settings.load_profile("offline")
-torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
 def _folder(variable: str, default: str) -> Path:

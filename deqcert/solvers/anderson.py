@@ -29,6 +29,10 @@ class AndersonState(State):
     gram: Tensor
     count: Tensor
 
+    def restart(self, rows: Tensor) -> None:
+        """Forget the rows: an empty window is one that counts nothing."""
+        self.count[rows] = 0
+
 
 @dataclass(frozen=True)
 class Anderson(Solver[AndersonState]):

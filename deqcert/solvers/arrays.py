@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from deqcert.errors import SolverError
-from deqcert.solvers.base import Solver, StopRule
+from deqcert.solvers.base import Solver
+from deqcert.solvers.result import StopRule
 from deqcert.solvers.structured import solve as solve_tensors
 
 Array = NDArray[np.floating[Any]]

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from deqcert.errors import SolverError
-from deqcert.solvers.base import Solver, SolveResult, StopRule
+from deqcert.solvers.base import Solver
 from deqcert.solvers.cells import BoundCell, bind
 from deqcert.solvers.registry import get_solver
+from deqcert.solvers.result import SolveResult, StopRule
 
 Structure = Tensor | tuple[Tensor, ...]
 

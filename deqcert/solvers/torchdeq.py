@@ -14,8 +14,8 @@ from torch import Tensor
 from torchdeq.solver import register_solver
 from torchdeq.solver.stat import SolverStat
 
-from deqcert.solvers.base import StopRule
 from deqcert.solvers.registry import get_solver, solver_names
+from deqcert.solvers.result import StopRule
 
 PREFIX = "deqcert_"
 

@@ -19,7 +19,15 @@ struct AndersonRule {
 // Doubles of scratch that anderson_weights needs for a window of m.
 DEQCERT_SHARED int64_t anderson_scratch(int m) { return static_cast<int64_t>(m) * m + 2 * m; }
 
-DEQCERT_SHARED int anderson_filled(int32_t count, int m) { return count < m ? count + 1 : m; }
+// The slot that the evaluation goes to, and how many slots are filled with it. Unsigned, so that
+// even a count that makes no sense stays inside the window.
+DEQCERT_SHARED int anderson_slot(int32_t count, int m) {
+  return static_cast<int>(static_cast<uint32_t>(count) % static_cast<uint32_t>(m));
+}
+
+DEQCERT_SHARED int anderson_filled(int32_t count, int m) {
+  return static_cast<uint32_t>(count) < static_cast<uint32_t>(m) ? count + 1 : m;
+}
 
 DEQCERT_SHARED bool is_finite(double x) { return x - x == 0.0; }
 
@@ -92,7 +100,7 @@ DEQCERT_SHARED void anderson_weights(const double* gram, int m, int s, int n, do
 // after mixing), or -1 for an ordinary step with the weights given.
 DEQCERT_SHARED int anderson_decide(double* gram, int m, int32_t* count, const double* dots,
                                    const AndersonRule& rule, double* scratch, double* weights) {
-  const int s = *count % m;
+  const int s = anderson_slot(*count, m);
   const int n = anderson_filled(*count, m);
   for (int j = 0; j < n; ++j) gram[s * m + j] = gram[j * m + s] = dots[j];
 
@@ -117,7 +125,7 @@ DEQCERT_SHARED int anderson_decide(double* gram, int m, int32_t* count, const do
   if (!(is_finite(size) && size <= rule.max_weight)) {
     for (int j = 0; j < m; ++j) weights[j] = j == s ? 1.0 : 0.0;
   }
-  *count += 1;
+  *count = static_cast<int32_t>(static_cast<uint32_t>(*count) + 1);
   return -1;
 }
 

@@ -43,9 +43,9 @@ class KernelStatus:
     """``"native"`` or ``"torch"``, for tensors on the CPU."""
     reason: str
     cuda_built: bool
-    """The extension holds CUDA kernels."""
+    """Whether the extension holds CUDA kernels."""
     cuda_visible: bool
-    """torch sees a CUDA device."""
+    """Whether torch sees a CUDA device."""
     threads: int
     simd: str
     """Instruction set chosen at run time, empty without the extension."""
@@ -88,7 +88,10 @@ def status() -> KernelStatus:
     elif _IMPORT_ERROR is None:
         reason = "DEQCERT_KERNELS=torch"
     else:
-        reason = f"the compiled extension cannot be imported ({_IMPORT_ERROR})"
+        reason = (
+            f"the compiled extension cannot be imported ({_IMPORT_ERROR}); "
+            "docs/building.md says what its build needs"
+        )
     built = _IMPORT_ERROR is None
     return KernelStatus(
         path="native" if native else "torch",

@@ -33,7 +33,7 @@ struct Row {
   void take(int64_t chunk) const {
     const int64_t low = chunk * CHUNK;
     const int64_t n = a.size - low < CHUNK ? a.size - low : CHUNK;
-    const int s = a.count[b] % a.window;
+    const int s = anderson_slot(a.count[b], a.window);
     const int filled = anderson_filled(a.count[b], a.window);
     const T* z = a.z + b * a.z_stride + low;
     const T* fz = a.fz + b * a.fz_stride + low;

@@ -22,7 +22,7 @@ __global__ void take(AndersonStep<T> a) {
   const int64_t chunks = chunks_of(a.size);
   const int64_t b = blockIdx.x / chunks, chunk = blockIdx.x % chunks;
   const int64_t low = chunk * CHUNK + threadIdx.x;
-  const int s = a.count[b] % a.window;
+  const int s = anderson_slot(a.count[b], a.window);
   const int filled = anderson_filled(a.count[b], a.window);
   T* f = a.window_f + b * a.window_stride;
   T* g = a.window_g + b * a.window_stride;

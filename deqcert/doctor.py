@@ -10,20 +10,15 @@ import torch
 
 from deqcert import kernels
 from deqcert.certify import certifier_names
+from deqcert.data import dataset_names
 from deqcert.models import checkpoint_path
 from deqcert.models.checkpoints import BUILTIN
 from deqcert.runs import machine, versions
 from deqcert.smoothing import start_names
 from deqcert.solvers import solver_names
 
-LOADERS = {
-    "digits": "sklearn",
-    "mnist": "numpy",
-    "cifar10": "numpy",
-    "folder": "PIL",
-    "npz": "numpy",
-}
-"""Each kind of data, and the package that it needs."""
+NEEDS = {"digits": "sklearn", "folder": "PIL", "imagenet": "PIL"}
+"""Packages beyond NumPy that a kind of data needs."""
 
 
 def examine() -> dict[str, Any]:
@@ -31,8 +26,8 @@ def examine() -> dict[str, Any]:
 
     Returns:
         dict: kernels (`deqcert.kernels.KernelStatus`), versions, machine, threads, gpus (names),
-        models (shipped ones that are there), loaders (kind to whether it works), and the names of
-        solvers, starts and methods.
+        models (shipped ones that are there), loaders (whether each kind of data can be read), and
+        the names of solvers, starts and methods.
 
     Raises:
         KernelError: DEQCERT_KERNELS holds an unknown value.
@@ -44,13 +39,16 @@ def examine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "models": [name for name in BUILTIN if checkpoint_path(name).is_file()],
-        "loaders": {
-            kind: importlib.util.find_spec(package) is not None for kind, package in LOADERS.items()
-        },
+        "loaders": {name: _works(name) for name in dataset_names()},
         "solvers": list(solver_names()),
         "starts": list(start_names()),
         "methods": list(certifier_names()),
     }
+
+
+def _works(name: str) -> bool:
+    package = NEEDS.get(name.partition(":")[0], "numpy")
+    return importlib.util.find_spec(package) is not None
 
 
 def say(found: dict[str, Any]) -> str:
@@ -68,8 +66,8 @@ def say(found: dict[str, Any]) -> str:
         f"{found['threads']} threads in use",
         "models": ", ".join(found["models"]) or "none shipped in this installation",
         "data": ", ".join(
-            kind if works else f"{kind} (needs {LOADERS[kind]})"
-            for kind, works in found["loaders"].items()
+            name if works else f"{name} (needs {NEEDS[name.partition(':')[0]]})"
+            for name, works in found["loaders"].items()
         ),
         "solvers": ", ".join(found["solvers"]),
         "starts": ", ".join(found["starts"]),

@@ -18,7 +18,7 @@ import click
 from deqcert import __version__
 from deqcert.errors import ConfigError, DeqcertError
 
-COMMANDS = ("certify", "predict", "report", "bench", "doctor")
+COMMANDS = ("train", "certify", "predict", "report", "bench", "doctor")
 
 
 class Interrupted(KeyboardInterrupt):

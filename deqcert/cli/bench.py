@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -154,7 +155,7 @@ def command(
     )
     print(result.json() if as_json else result.text())
     if picture is not None:
-        draw_bench(result, picture, title=f"{source.model}, sigma {source.noise:g}")
+        draw_bench(result, picture, title=f"{Path(source.model).name}, sigma {source.noise:g}")
 
 
 def _tell(row: Measurement) -> None:

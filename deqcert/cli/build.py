@@ -65,7 +65,7 @@ def load(source: Source) -> Subject:
     parameters = {
         "checkpoint_sha256": file_hash(source.model),
         "model_config": dataclasses.asdict(model.config),
-        "data": dataset.name,
+        "data": source.data.partition(":")[0],
         "data_hash": dataset.hash(),
         "split": source.split,
         "sigma": sigma,

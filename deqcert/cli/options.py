@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -37,7 +37,7 @@ class Source:
     model: str
     config: str | None
     data: str
-    split: str
+    split: Literal["train", "test"]
     images: str
     sigma: float | None
     batch: int
@@ -120,7 +120,7 @@ def source_options(images: str, batch: int = 100) -> Decorator:
             default="digits",
             show_default=True,
             metavar="SPEC",
-            help="digits, mnist:DIR, cifar10:DIR, folder:DIR or npz:FILE.",
+            help="digits, mnist:DIR, cifar10:DIR, folder:DIR, imagenet:DIR or npz:FILE.",
         ),
         click.option(
             "--split",
@@ -349,13 +349,16 @@ def parse_radii(text: str | None) -> list[float] | None:
     """Read radii, separated by commas.
 
     Raises:
-        ConfigError: one is not a number.
+        ConfigError: one is not a number >= 0.
     """
     if text is None:
         return None
     try:
-        return [float(part) for part in text.split(",")]
+        radii = [float(part) for part in text.split(",")]
     except ValueError:
+        radii = [-1.0]
+    if not all(0 <= radius < float("inf") for radius in radii):
         raise ConfigError(
-            f"radii is {text!r}, but it must be numbers separated by commas, as in 0,0.25,0.5"
-        ) from None
+            f"radii is {text!r}, but it must be numbers >= 0 with commas between, as in 0,0.25,0.5"
+        )
+    return radii

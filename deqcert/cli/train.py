@@ -1,0 +1,72 @@
+"""``deqcert train``: an MDEQ for certification, trained with noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+# Repeated from deqcert.training.TrainConfig, which cannot be looked at without importing torch;
+# a test holds both to the same names and defaults.
+KNOBS: tuple[tuple[str, type, Any, str], ...] = (
+    ("data", str, "digits", "Training images: digits, mnist:DIR, cifar10:DIR, folder:DIR..."),
+    ("test_data", str, None, "Where the test split is taken from; default: --data."),
+    ("name", str, "model", "The files are called NAME.pth, NAME.yaml and NAME.json."),
+    ("preset", str, "tiny", "Width and depth: tiny, small, large or imagenet-small."),
+    ("model", Path, None, "YAML configuration in the public layout, instead of a preset."),
+    ("objective", str, "gaussian", "What is minimised: gaussian."),
+    ("sigma", float, 0.25, "Noise, in pixel units of [0,1]; what you will certify with."),
+    ("epochs", int, 100, "Passes over the training images."),
+    ("minutes", float, 0.0, "If above 0: train for this long instead."),
+    ("batch", int, 128, "Images a step."),
+    ("lr", float, 3e-3, "First learning rate; it falls to 0 along a cosine."),
+    ("weight_decay", float, 0.0, "Decoupled weight decay."),
+    ("clip", float, 1.0, "Norm to which gradients are clipped."),
+    ("pretrain", float, 0.3, "Share of the training that unrolls the cell instead of solving."),
+    ("gradient", str, "implicit", "Backward through the equilibrium: implicit, phantom or unroll."),
+    ("solver", str, "anderson", "Forward and adjoint solver: picard, anderson or broyden."),
+    ("tol", float, 1e-3, "Relative residual at which a training solve ends; 0: fixed depth."),
+    ("max_nfe", int, 16, "Most cell evaluations of a training solve."),
+    ("backward_nfe", int, 12, "Most evaluations of the adjoint."),
+    ("jacobian_weight", float, 0.5, "Weight of the Jacobian penalty."),
+    ("jacobian_share", float, 0.25, "Share of the steps that pay it."),
+    ("augment", str, "auto", "Before the noise: auto, none, shift or crop-flip."),
+    ("test_draws", int, 10, "Noisy copies of each test image for the measured accuracy."),
+    ("seed", int, 0, "Of the initial weights, the order and all noise."),
+    ("device", str, "cpu", "Where to train: cpu or cuda."),
+)
+
+
+def _knobs(command: Callable[..., Any]) -> Callable[..., Any]:
+    for name, kind, default, text in reversed(KNOBS):
+        command = click.option(
+            f"--{name.replace('_', '-')}",
+            name,
+            type=click.Path(path_type=Path) if kind is Path else kind,
+            default=default,
+            show_default=default is not None,
+            metavar="FILE" if kind is Path else None,
+            help=text,
+        )(command)
+    return command
+
+
+@click.command(short_help="Train a model with noise, ready to be certified.")
+@click.option("--out", required=True, metavar="DIR", help="Folder for the checkpoint.")
+@_knobs
+@click.option("--threads", type=int, metavar="T", help="CPU threads; default: torch's own.")
+@click.option("--quiet", is_flag=True, help="Print the checkpoint's path only.")
+def command(out: str, threads: int | None, quiet: bool, **given: Any) -> None:
+    """Train a multiscale DEQ with Gaussian noise and save it in the public format.
+
+    The folder gets the weights, the YAML configuration and a record of the training with the
+    measured accuracy.
+    """
+    from deqcert.cli.build import use_threads
+    from deqcert.training import TrainConfig, train
+
+    use_threads(threads)
+    path = train(TrainConfig(out=Path(out), progress=not quiet, **given))
+    print(f"checkpoint: {path}")

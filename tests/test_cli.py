@@ -1,0 +1,496 @@
+"""The command line: what it prints, and one sentence for everything a user can get wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deqcert.certify import certifier_names
+from deqcert.cli import COMMANDS, main
+from deqcert.cli.certify import METHODS_WITH_AUDIT
+from deqcert.cli.options import Solving, parse_images, parse_knobs
+from deqcert.cli.train import KNOBS
+from deqcert.data import dataset_names
+from deqcert.errors import ConfigError
+from deqcert.models import MDEQ, MDEQConfig, preset, preset_names
+from deqcert.models.implicit_grad import gradient_names
+from deqcert.runs import COLUMNS
+from deqcert.smoothing import start_names
+from deqcert.solvers import solver_names, solver_options
+from deqcert.training import TrainConfig, augmentation_names, objective_names
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A tiny model with random weights and images that it was never trained for."""
+    folder = tmp_path_factory.mktemp("files")
+    torch.manual_seed(0)
+    model = MDEQ(preset("tiny"))
+    torch.save(model.state_dict(), folder / "ok.pth")
+    (folder / "ok.yaml").write_text(model.config.to_yaml())
+    draw = np.random.default_rng(0)
+
+    def images(name: str, shape: tuple[int, ...], classes: int = 10) -> str:
+        x = draw.integers(0, 256, (12, *shape), dtype=np.uint8)
+        np.savez(folder / name, x=x, y=np.arange(12) % classes)
+        return f"npz:{folder / name}"
+
+    return SimpleNamespace(
+        folder=folder,
+        model=folder / "ok.pth",
+        images=images("ok.npz", (1, 8, 8)),
+        others=images("others.npz", (1, 8, 8)),
+        large=images("large.npz", (1, 16, 16)),
+        classes=images("classes.npz", (1, 8, 8), 12),
+    )
+
+
+def certify(files: SimpleNamespace, out: Path, *more: str) -> list[str]:
+    """A short certification; later options win."""
+    fixed = f"certify --model {files.model} --data {files.images} --sigma 0.25 --images 0:3"
+    fixed += f" --n0 10 --n 60 --batch 20 --tol 0 --depth 3 --threads 1 --out {out}"
+    return [*fixed.split(), *more]
+
+
+def without_time(journal: Path) -> list[list[str]]:
+    lines = [line.split("\t") for line in journal.read_text().splitlines()]
+    at = COLUMNS.index("time")
+    return [line[:at] + line[at + 1 :] for line in lines]
+
+
+def test_certify_leaves_a_table_a_curve_and_a_run_folder(
+    files: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(certify(files, out)) == 0
+    said = capsys.readouterr()
+    assert "r>=0" in said.out
+    assert "ACR" in said.out
+    assert said.err.count("\n") == 3  # one plain line an image
+    assert "\x1b" not in said.err + said.out
+    assert {path.name for path in out.iterdir()} == {
+        "manifest.json",
+        "certificates.tsv",
+        "summary.json",
+        "curve.png",
+    }
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["images"] == 3
+    assert "anderson" in summary["assumptions"]
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["parameters"]["predictor"]["stop"]["max_nfe"] == 3
+    assert {"torch", "numpy", "scipy", "deqcert", "python", "cpu", "cores"} <= set(
+        manifest["environment"]
+    )
+
+    before = (out / "certificates.tsv").read_bytes()
+    assert main(certify(files, out, "--quiet")) == 0  # finished: the table again
+    assert capsys.readouterr().err == ""
+    assert (out / "certificates.tsv").read_bytes() == before
+
+    assert main(["report", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"][0]["method"] == "standard"
+    picture = tmp_path / "both.png"
+    assert main(["report", f"first={out}", f"second={out}", "--picture", str(picture)]) == 0
+    assert "second (standard sigma=0.25 n=60)" in capsys.readouterr().out
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("start", start_names())
+def test_every_start_can_be_certified_by_default(
+    files: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str], start: str
+) -> None:
+    assert main(certify(files, tmp_path / "run", "--start", start)) == 0
+    method = "standard" if start == "cold" else "serialized"
+    assert f"({method} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", METHODS_WITH_AUDIT)
+def test_unsound_methods_say_so(
+    files: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    more = ["--start", "previous", "--method", method, "--images", "0:1", "--warmup", "4"]
+    assert main(certify(files, tmp_path / "run", *more)) == 0
+    assert ("UNSOUND" in capsys.readouterr().out) == (method == "serialized-released")
+
+
+def test_the_methods_with_an_audit_are_known() -> None:
+    assert {*METHODS_WITH_AUDIT, "standard"} == set(certifier_names())
+
+
+def test_help_names_everything_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in COMMANDS:
+        assert main([command, "--help"]) == 0
+    text = re.sub(r"-\s+", "-", capsys.readouterr().out)  # help wraps at hyphens, too
+    training = (*gradient_names(), *objective_names(), *augmentation_names(), *preset_names())
+    certifying = (*start_names(), *solver_names(), *dataset_names(), *certifier_names())
+    for name in (*training, *certifying):
+        assert name in text
+    assert main([]) == 0
+    assert main(["--version"]) == 0
+    assert "deqcert 0." in capsys.readouterr().out
+
+
+def bad_inputs() -> list[tuple[str, str]]:
+    """Options that change a good command into a bad one, and what must be said."""
+    return [
+        ("--model {folder}/missing.pth", "cannot read checkpoint"),
+        ("--model {folder}/truncated.pth --config {folder}/ok.yaml", "damaged"),
+        ("--model {folder}/empty.pth --config {folder}/ok.yaml", "empty"),
+        ("--model {folder}/code.pth --config {folder}/ok.yaml", "never executed"),
+        ("--model {folder}/nan.pth --config {folder}/ok.yaml", "not finite"),
+        ("--model {folder}/ok.npz --config {folder}/ok.yaml", "checkpoint"),
+        ("--config {folder}/other.yaml", "YAML configuration that this checkpoint was"),
+        ("--config {folder}/missing.yaml", "cannot read the configuration"),
+        ("--data {large}", "images of npz:{folder}/large.npz are 1x16x16, but the model takes"),
+        ("--data {classes} --images :", "has label 10, but the model has 10 classes (0 to 9)"),
+        ("--data npz:{folder}/missing.npz", "missing.npz"),
+        ("--data cifar100", "no data set 'cifar100'"),
+        ("--split validation", "'validation' is not one of"),
+        ("--images 5:5", "selects no image"),
+        ("--images 0:13", "reaches outside the 12 images"),
+        ("--images -3", "reaches outside"),
+        ("--images 0:9:0", "step must be at least 1"),
+        ("--images some", "must read START:STOP[:STEP]"),
+        ("--sigma 0", "sigma is 0.0, but it must be above 0"),
+        ("--sigma -1", "sigma is -1.0"),
+        ("--sigma nan", "sigma is nan"),
+        ("--alpha 0", "alpha is 0.0"),
+        ("--alpha 1", "alpha is 1.0"),
+        ("--n 9", "n must be at least 10"),
+        ("--n 0", "n is 0"),
+        ("--n0 0", "n0 is 0"),
+        ("--n many", "'many' is not a valid integer"),
+        ("--n", "requires an argument"),
+        ("--start warm", "no start policy 'warm'"),
+        ("--start mean --audit 61", "audit is 61"),
+        ("--start mean --audit 5", "can certify nothing"),
+        ("--start mean --method standard", "needs independent samples"),
+        ("--start mean --steps 0", "max_nfe is 0"),
+        ("--start mean --refresh -1", "refresh is -1"),
+        ("--refresh 2", "has no chain"),
+        ("--audit 10", "has no audit"),
+        ("--method best", "no method 'best'"),
+        ("--solver newton", "no solver 'newton'"),
+        ("--solver-option windw=3", "has no option 'windw'"),
+        ("--solver-option window", "must read KEY=VALUE"),
+        ("--solver-option window=many", "must be a whole number"),
+        ("--solver-option window=2 --window 3", "given twice"),
+        ("--window 0", "window is 0"),
+        ("--depth 0", "max_nfe is 0"),
+        ("--tol -1", "tol is -1.0"),
+        ("--batch 0", "batch is 0"),
+        ("--shape 0", "shape is 0"),
+        ("--seed -1", "seed"),
+        ("--threads 0", "threads is 0"),
+        ("--device tpu", "device 'tpu' cannot be used"),
+        ("--radii a,b", "radii is 'a,b'"),
+        ("--radii -1", "must be numbers >= 0"),
+        ("--out {folder}/ok.yaml", "is a file"),
+        ("--out {folder}", "is not a run folder"),
+        ("--sigm 0.5", "did you mean --sigma"),
+        ("surplus", "unexpected extra argument"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def bad_files(files: SimpleNamespace) -> SimpleNamespace:
+    folder, whole = files.folder, files.model.read_bytes()
+    (folder / "truncated.pth").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.pth").write_bytes(b"")
+    torch.save({"function": print, "weights": torch.zeros(1)}, folder / "code.pth")
+    weights = torch.load(files.model, weights_only=True)
+    next(iter(weights.values())).view(-1)[0] = torch.nan
+    torch.save(weights, folder / "nan.pth")
+    (folder / "other.yaml").write_text(preset("small").to_yaml())
+    return files
+
+
+@pytest.mark.parametrize(("options", "says"), bad_inputs(), ids=[o for o, _ in bad_inputs()])
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    bad_files: SimpleNamespace,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: str,
+    says: str,
+) -> None:
+    names = vars(bad_files)
+    assert main(certify(bad_files, tmp_path / "run", *options.format(**names).split())) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("deqcert: ")
+    assert said.err.count("\n") == 1
+    assert said.err.endswith((".\n", "?\n"))
+    assert says.format(**names) in said.err
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("certifi", "did you mean certify?"),
+        ("dance", "there are train, certify"),
+        ("--models", "there is no option --models"),
+        ("report", "no run is given"),
+        ("report /nowhere/run", "no such file"),
+        ("report {images} --json", "no such file"),
+        ("report {folder}/ok.npz", "is not text"),
+        ("report {folder} --radii 1", "no certificates.tsv"),
+        ("certify --model {model} --data {images}", "sigma is not given; add --sigma"),
+        ("predict --model {model} --data {images} --sigma 0.25 --n 5", "n is 5"),
+        ("predict --model {model} --data {images} --sigma 0.25 --alpha 2", "alpha is 2"),
+        ("bench --model {model} --data {images} --sigma 0.25 --depths two", "depths is 'two'"),
+        ("bench --model {model} --data {images} --sigma 0.25 --tol 0", "tolerances above 0"),
+        ("bench --model {model} --data {images} --sigma 0.25 --solver a:b", "no solver 'a'"),
+        ("bench --model {model} --data {images} --sigma 0.25 --n 50", "larger n"),
+        ("bench --model {model} --data {images} --picture a.doc", "must end in .png"),
+        ("doctor --jsn", "did you mean --json"),
+        ("train", "missing option '--out'"),
+        ("train --out {folder} --name ok", "ok.pth exists already"),
+        ("train --out {folder} --epochs 0", "epochs is 0"),
+        ("train --out {folder}/ok.yaml", "ok.yaml"),
+    ],
+)
+def test_other_commands_refuse_in_one_sentence(
+    files: SimpleNamespace, capsys: pytest.CaptureFixture[str], command: str, says: str
+) -> None:
+    assert main(command.format(**vars(files)).split()) == 2
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert says in said.err
+
+
+def test_other_parameters_are_refused_by_name(
+    files: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(certify(files, tmp_path / "run", "--quiet")) == 0
+    more = ["--sigma", "0.5", "--window", "3", "--depth", "4", "--seed", "1"]
+    assert main(certify(files, tmp_path / "run", *more)) == 2
+    said = capsys.readouterr().err
+    for difference in (
+        "sigma was 0.25 and is now 0.5",
+        "solver_options.window was 5 and is now 3",
+        "stop.max_nfe was 3 and is now 4",
+        "seed was 0 and is now 1",
+    ):
+        assert difference in said
+    assert "n was" not in said
+
+
+def test_a_moved_model_and_moved_data_are_the_same_run(
+    files: SimpleNamespace, tmp_path: Path
+) -> None:
+    assert main(certify(files, tmp_path / "run", "--quiet")) == 0
+    for name in ("ok.pth", "ok.yaml", "ok.npz"):
+        (tmp_path / name).write_bytes((files.folder / name).read_bytes())
+    more = ["--model", str(tmp_path / "ok.pth"), "--data", f"npz:{tmp_path / 'ok.npz'}"]
+    assert main(certify(files, tmp_path / "run", "--quiet", *more)) == 0
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(
+    files: SimpleNamespace,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert main(certify(files, tmp_path / "whole", "--quiet")) == 0
+    out, real = tmp_path / "run", os.write
+
+    def full(descriptor: int, data: Any) -> int:
+        if bytes(data).startswith(b"2\t"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data)
+
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        assert main(certify(files, out, "--quiet")) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "the disk is full; 2 of 3 images are safe" in said
+    assert main(certify(files, out, "--quiet")) == 0
+    assert without_time(out / "certificates.tsv") == without_time(
+        tmp_path / "whole" / "certificates.tsv"
+    )
+
+
+def started(arguments: list[str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "deqcert", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for_lines(process: subprocess.Popen[bytes], journal: Path, lines: int) -> None:
+    while process.poll() is None:
+        if journal.exists() and journal.read_bytes().count(b"\n") > lines:
+            return
+        time.sleep(0.002)
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(
+    files: SimpleNamespace, tmp_path: Path
+) -> None:
+    more = ["--start", "previous", "--images", ":", "--n", "200", "--quiet"]
+    assert main(certify(files, tmp_path / "whole", *more)) == 0
+    out, draw, kills = tmp_path / "run", random.Random(0), 0
+    for lines in (1, 4):
+        process = started(certify(files, out, *more))
+        wait_for_lines(process, out / "certificates.tsv", lines)
+        time.sleep(0.1 * draw.random())
+        process.kill()
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+    assert kills >= 1
+    with (out / "certificates.tsv").open("ab") as journal:
+        journal.write(b"7\t7\t1\t0.3")  # and a torn line on top
+    assert main(certify(files, out, *more)) == 0
+    assert without_time(out / "certificates.tsv") == without_time(
+        tmp_path / "whole" / "certificates.tsv"
+    )
+
+
+def test_ctrl_c_says_what_is_safe_and_exits_130(files: SimpleNamespace, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = started(certify(files, out, "--images", ":", "--n", "2000", "--quiet"))
+    wait_for_lines(process, out / "certificates.tsv", 1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    text = said.decode()
+    assert text.count("\n") == 1
+    assert "of 12 images are safe" in text
+    assert "the same command goes on" in text
+
+
+def test_predict_answers_or_abstains(
+    files: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = f"predict --model {files.model} --data {files.images} --sigma 0.25 --images 2:4"
+    given += " --n 40 --tol 0 --depth 2"
+    assert main(given.split()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "idx\tlabel\tpredict\tname"
+    assert [line.split("\t")[0] for line in lines[1:]] == ["2", "3"]
+    assert main([*given.split(), "--json"]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for line, answer in zip(lines[1:], answers, strict=True):
+        predicted = int(line.split("\t")[2])
+        assert answer["predict"] == (None if predicted == -1 else predicted)
+
+
+def test_bench_measures_warm_starts_against_honest_baselines(
+    files: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = f"bench --model {files.model} --data {files.images} --sigma 0.25 --images 0:2"
+    given += " --n 50 --n0 10 --batch 10 --depths 1,2 --depth 12 --tol 0.9 --reference-tol 0.3"
+    given += f" --reference-depth 12 --solver anderson:window=3 --picture {tmp_path / 'bench.png'}"
+    assert main([*given.split(), "--json"]) == 0
+    said = capsys.readouterr()
+    assert "evaluations a vote" in said.err
+    found = json.loads(said.out)
+    names = {(row["solver"], row["start"], row["depth"]) for row in found["rows"]}
+    assert names == {
+        ("anderson:window=3", start, depth)
+        for start in start_names()
+        for depth in ("1", "2", *(("12", "tol 0.9") if start == "cold" else ()))
+    }
+    for row in found["rows"]:
+        assert row["method"] == ("standard" if row["start"] == "cold" else "serialized")
+        assert row["baseline"] == (row["start"] == "cold")
+        if not row["depth"].startswith("tol"):
+            assert row["nfe"] == int(row["depth"])
+        assert row["nfe_total"] > row["nfe"]
+        assert 0 <= row["accuracy"] <= 1
+        assert 0 <= row["agreement"] <= 1
+    assert (tmp_path / "bench.png").stat().st_size > 10_000
+    assert main([*given.split(), "--quiet", "--starts", "cold", "--depths", "1"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "agree %" in said.out
+
+
+def test_train_leaves_a_model_that_can_be_certified(
+    files: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = f"train --out {tmp_path} --name mine --epochs 1 --batch 6 --quiet"
+    given += f" --data {files.images} --test-data {files.others} --threads 1"
+    assert main(given.split()) == 0
+    assert capsys.readouterr().out == f"checkpoint: {tmp_path / 'mine.pth'}\n"
+    assert main(given.split()) == 2
+    assert "exists already" in capsys.readouterr().err
+    more = ["--model", str(tmp_path / "mine.pth"), "--images", "0:1", "--quiet"]
+    assert main(certify(files, tmp_path / "run", *more)) == 0
+
+
+def test_train_offers_exactly_what_training_takes() -> None:
+    fields = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    assert {name: default for name, _, default, _ in KNOBS} == {
+        name: default for name, default in fields.items() if name not in ("out", "progress")
+    }
+
+
+def test_doctor_says_what_is_live(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kernels"]["path"] in ("native", "torch")
+    assert found["kernels"]["reason"]
+    assert found["versions"]["torch"] == torch.__version__
+    assert set(found["solvers"]) == set(solver_names())
+    assert main(["doctor"]) == 0
+    assert found["kernels"]["reason"] in capsys.readouterr().out
+
+
+def test_a_reader_that_leaves_is_no_error(files: SimpleNamespace, tmp_path: Path) -> None:
+    file = tmp_path / "many.tsv"
+    file.write_text("".join(f"{i}\t1\t1\t0.5\t1\t1\n" for i in range(9)))
+    command = f"{sys.executable} -m deqcert report {' '.join([str(file)] * 400)} --json | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, check=False)
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen"),
+    [
+        (":", range(10)),
+        ("3", range(3, 4)),
+        ("2:5", range(2, 5)),
+        ("::4", range(0, 10, 4)),
+        ("5:", range(5, 10)),
+        (":2:1", range(2)),
+    ],
+)
+def test_images_are_chosen_as_python_slices(text: str, chosen: range) -> None:
+    assert list(parse_images(text, 10)) == list(chosen)
+
+
+def test_every_knob_of_every_solver_can_be_given_as_text() -> None:
+    for name in solver_names():
+        known = solver_options(name)
+        texts = [f"{key}={value}" for key, value in known.items()]
+        assert parse_knobs(Solving(name, texts, None, 1, 0.0), known) == known
+    with pytest.raises(ConfigError, match="twice"):
+        parse_knobs(Solving("picard", ["a=1", "a=2"], None, 1, 0.0), {})
+
+
+def test_the_yaml_config_is_part_of_what_a_run_is(
+    files: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(certify(files, tmp_path / "run", "--quiet")) == 0
+    text = MDEQConfig.from_yaml(files.folder / "ok.yaml").to_yaml().replace("0.305", "0.31")
+    (tmp_path / "shifted.yaml").write_text(text)
+    more = ["--config", str(tmp_path / "shifted.yaml")]
+    assert main(certify(files, tmp_path / "run", *more)) == 2
+    assert "model_config.mean was [0.305] and is now [0.31]" in capsys.readouterr().err

@@ -1,0 +1,69 @@
+"""One pass of a model in training: inject, find the state, read out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deqcert.models import MDEQ
+from deqcert.models.implicit_grad import (
+    Gradient,
+    Unroll,
+    equilibrium,
+    get_gradient,
+    jacobian_penalty,
+)
+from deqcert.solvers import StopRule, get_solver
+from deqcert.training.config import TrainConfig
+
+
+class Passes:
+    """The model as a function from images to logits, in its two phases.
+
+    Attributes:
+        unrolled: Whether the passes unroll from zero (pre-training) or solve.
+        nfe: Mean evaluations a row of the last pass.
+    """
+
+    def __init__(self, model: MDEQ, config: TrainConfig, generator: torch.Generator) -> None:
+        self.model, self._generator = model, generator
+        self._solver = get_solver(config.solver)
+        self._stop = StopRule(tol=config.tol, max_nfe=config.max_nfe)
+        self._pretraining = Unroll(steps=model.config.num_layers)
+        self._gradient: Gradient = get_gradient(config.gradient, **self._options(config))
+        self.unrolled, self.nfe = True, 0.0
+        self._last: tuple[Tensor, tuple[Tensor, ...]] | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map images, shape (B, C, H, W), to logits, shape (B, K)."""
+        injection = self.model.inject(x)
+        masks = self.model.draw_masks(len(x), self._generator)
+        context = (injection,) if masks is None else (injection, masks)
+        z, result = equilibrium(
+            self.model.cell,
+            self.model.initial_state(injection),
+            *context,
+            solver=self._solver,
+            stop=self._stop,
+            gradient=self._pretraining if self.unrolled else self._gradient,
+        )
+        self.nfe = float(self._pretraining.steps)
+        if result is not None:
+            self.nfe = result.nfe.double().mean().item()
+        self._last = (z, context)
+        return self.model.readout(z)
+
+    def jacobian_penalty(self) -> Tensor:
+        """Return the Jacobian penalty at the states of the last pass."""
+        assert self._last is not None
+        z, context = self._last
+        return jacobian_penalty(self.model.cell, z, *context, generator=self._generator)
+
+    @staticmethod
+    def _options(config: TrainConfig) -> dict[str, Any]:
+        if config.gradient == "implicit":
+            stop = StopRule(tol=config.tol, max_nfe=config.backward_nfe)
+            return {"solver": get_solver(config.solver), "stop": stop}
+        return {"steps": config.backward_nfe if config.gradient == "phantom" else config.max_nfe}

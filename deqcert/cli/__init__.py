@@ -7,6 +7,7 @@ Nothing here imports torch before a command needs it, so that ``deqcert --help``
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import os
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Not group.main(): it would turn Ctrl-C into a silent Abort and print usage lines.
         with group.make_context("deqcert", given or ["--help"]) as context:
             group.invoke(context)
+        sys.stdout.flush()  # here, where a full disk is still a sentence
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
@@ -86,12 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refuse(str(error) or "interrupted")
         return 130
     except BrokenPipeError:
-        # Whoever read our output has left; do not fail again while Python closes it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_output()  # whoever read it has left
         return 141
     except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        return refuse(f"cannot use{where or ' a file'}: {error.strerror or error}")
+        if error.filename is None:
+            _abandon_output()
+        return refuse(f"cannot use {error.filename or 'the output'}: {error.strerror or error}")
     except (MemoryError, RuntimeError) as error:
         if not _no_memory(error):
             raise
@@ -125,6 +127,13 @@ def usage_sentence(error: click.ClickException) -> str:
     return f"{text[0].lower()}{text[1:].rstrip('.')} ({command} --help says more)"
 
 
+def _abandon_output() -> None:
+    """Send what is left of the output nowhere, so that Python does not fail again at its exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _no_memory(error: BaseException) -> bool:
     text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text
+    signs = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)

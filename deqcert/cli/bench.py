@@ -139,7 +139,7 @@ def command(
         subject.dataset,
         subject.images,
         settings,
-        sigma=source.noise,
+        sigma=subject.parameters["sigma"],
         reference=Predictor(exact, StopRule(tol=reference_tol, max_nfe=reference_depth)),
         auditor=Predictor(exact, cold),
         n0=n0,
@@ -155,7 +155,11 @@ def command(
     )
     print(result.json() if as_json else result.text())
     if picture is not None:
-        draw_bench(result, picture, title=f"{Path(source.model).name}, sigma {source.noise:g}")
+        draw_bench(
+            result,
+            picture,
+            title=f"{Path(source.model).name}, sigma {subject.parameters['sigma']:g}",
+        )
 
 
 def _tell(row: Measurement) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from deqcert import __version__, kernels
 from deqcert.cli.options import Solving, Source, Starting, parse_images, parse_knobs
 from deqcert.data import Dataset, load_dataset
 from deqcert.errors import ConfigError, DataError
-from deqcert.models import MDEQ, file_hash, load_model
+from deqcert.models import MDEQ, checkpoint_path, file_hash, load_model
 from deqcert.smoothing import Predictor, SmoothingEngine, get_start
 from deqcert.solvers import Solver, StopRule, get_solver, solver_options
 
@@ -56,7 +57,7 @@ def load(source: Source) -> Subject:
         DeqcertError: something is missing, damaged, or does not fit.
     """
     threads = use_threads(source.threads)
-    sigma = source.noise
+    sigma = noise(source)
     model = load_model(source.model, source.config)
     dataset = load_dataset(source.data, source.split)
     images = parse_images(source.images, len(dataset))
@@ -79,6 +80,23 @@ def load(source: Source) -> Subject:
     }
     notes = {"model": source.model, "config": source.config, "data": source.data}
     return Subject(model, dataset, images, parameters, notes)
+
+
+def noise(source: Source) -> float:
+    """Return sigma: as given, or as `deqcert train` recorded it beside the checkpoint.
+
+    Raises:
+        ConfigError: it is not given and there is no record.
+    """
+    if source.sigma is not None:
+        return source.sigma
+    record = checkpoint_path(source.model).with_suffix(".json")
+    try:
+        return float(json.loads(record.read_text(encoding="utf-8"))["parameters"]["sigma"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"sigma is not given; add --sigma with the noise that {source.model} was trained with"
+        ) from None
 
 
 def check_fit(model: MDEQ, dataset: Dataset, images: range) -> None:
@@ -111,7 +129,7 @@ def make_engine(source: Source, model: MDEQ, kind: type[SmoothingEngine]) -> Smo
     """
     return kind(
         model,
-        sigma=source.noise,
+        sigma=noise(source),
         seed=source.seed,
         batch=source.batch,
         shape=source.shape,

@@ -12,9 +12,6 @@ from deqcert.errors import ConfigError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-BUILTIN_SIGMA = {"digits": 0.25}
-"""The noise that each shipped model was trained with."""
-
 
 @dataclass(frozen=True)
 class Source:
@@ -26,7 +23,7 @@ class Source:
         data: what `deqcert.data.load_dataset` reads.
         split: train or test.
         images: START:STOP[:STEP] or one index.
-        sigma: noise in pixel units of [0,1]; None takes the builtin model's own.
+        sigma: noise in pixel units of [0,1]; None: as in the model's training record.
         batch: noisy copies solved together.
         shape: rows of every evaluation of the model; None: the batch.
         seed: of the noise.
@@ -45,21 +42,6 @@ class Source:
     seed: int
     device: str
     threads: int | None
-
-    @property
-    def noise(self) -> float:
-        """Sigma, which only a builtin model may leave open.
-
-        Raises:
-            ConfigError: sigma is needed.
-        """
-        if self.sigma is not None:
-            return self.sigma
-        if self.model not in BUILTIN_SIGMA:
-            raise ConfigError(
-                f"sigma is not given; add --sigma with the noise that {self.model} was trained with"
-            )
-        return BUILTIN_SIGMA[self.model]
 
 
 @dataclass(frozen=True)
@@ -140,8 +122,8 @@ def source_options(images: str, batch: int = 100) -> Decorator:
             "--sigma",
             type=float,
             metavar="S",
-            help="Standard deviation of the noise, in pixel units of [0,1]; default for a shipped "
-            "model: the noise it was trained with.",
+            help="Standard deviation of the noise, in pixel units of [0,1]; default: what "
+            "the training's record beside the checkpoint says.",
         ),
         click.option(
             "--batch",

@@ -1,10 +1,10 @@
-"""What a user can get wrong, one class a kind; every message is one sentence that names a way out."""
+"""What a user can get wrong, one class a kind; each message is a sentence that names a way out."""
 
 from __future__ import annotations
 
 
 class DeqcertError(Exception):
-    """Base of every error that deqcert raises on purpose; the command line exits with code 2 on it."""
+    """Base of every error that deqcert raises on purpose; the command line exits with 2 on it."""
 
 
 class ConfigError(DeqcertError, ValueError):

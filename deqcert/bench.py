@@ -169,8 +169,7 @@ class _Measuring(SmoothingEngine):
     def watch(self, predictor: Predictor) -> None:
         """Forget what was seen and look at this predictor's votes from now on."""
         self.watched = predictor
-        self.predictions: list[NDArray[np.int16]] = []
-        self.warm: list[NDArray[np.bool_]] = []
+        self.cast: list[tuple[NDArray[np.int64], NDArray[np.int16], bool]] = []
         self.residuals: list[NDArray[np.float64]] = []
         self.nfe = 0
         self.aside = 0.0  # seconds spent on looking, which no setting pays for
@@ -188,8 +187,7 @@ class _Measuring(SmoothingEngine):
                 began = time.perf_counter()
                 # A chain begins with a cold batch, unless it begins with a noiseless solve.
                 cold = not predictor.independent and number == 0 and batch.overhead == 0
-                self.predictions.append(batch.predictions)
-                self.warm.append(np.full(len(batch.predictions), not cold))
+                self.cast.append((batch.samples, batch.predictions, not cold))
                 if not cold:
                     # A fixed depth returns a state that nobody evaluated: evaluate it here.
                     fz = self.model.cell(batch.z, batch.injection)
@@ -324,11 +322,9 @@ def bench(
         cast, warm = np.full_like(truth, NOBODY), np.zeros(truth.shape, dtype=bool)
         for i, (x, image) in enumerate(zip(inputs, images, strict=True)):
             answers.append(certifier.certify(engine, x, image))
-            if engine.predictions:  # else the selection found nobody, and no votes were cast
-                cast[i] = np.concatenate(engine.predictions)
-                warm[i] = np.concatenate(engine.warm)
-            engine.predictions.clear()
-            engine.warm.clear()
+            for samples, predictions, counted in engine.cast:
+                cast[i, samples], warm[i, samples] = predictions, counted
+            engine.cast.clear()
         seconds = time.perf_counter() - began - engine.aside
         correct = [a.prediction == label for a, label in zip(answers, labels, strict=True)]
         radius = [answer.radius for answer in answers]

@@ -412,7 +412,8 @@ def test_bench_measures_warm_starts_against_honest_baselines(
         assert row["baseline"] == (row["start"] == "cold")
         if not row["depth"].startswith("tol"):
             assert row["nfe"] == int(row["depth"])
-        assert row["nfe_total"] > row["nfe"]
+            # Warm-ups and tolerances may find nobody to vote for; a cold fixed depth never does.
+            assert row["nfe_total"] > row["nfe"] or row["start"] != "cold"
         assert 0 <= row["accuracy"] <= 1
         assert 0 <= row["agreement"] <= 1
         if row["depth"] == "tol 0.3":  # the reference itself, whatever order its rows ended in

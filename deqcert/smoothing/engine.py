@@ -16,6 +16,7 @@ from deqcert.models.base import ImplicitModel
 from deqcert.smoothing.noise import LIMIT, check_counters, noisy_copies
 from deqcert.smoothing.predictor import Predictor
 from deqcert.smoothing.shaped import ShapedModel
+from deqcert.smoothing.stream import solve_stream
 from deqcert.solvers import SolveResult, Status, StopRule, bind
 
 NOBODY = -1
@@ -51,6 +52,8 @@ class Batch:
     """One solved batch of noisy copies, as :meth:`SmoothingEngine.batches` yields it.
 
     Attributes:
+        samples: Indices of the samples, shape (b,); rows that stop by their own residual come in
+            the order in which they ended.
         logits: Shape (b, K).
         predictions: Class of each sample or -1, shape (b,), int16.
         residual: Residual of the state read out, shape (b,); NaN at a fixed depth.
@@ -60,6 +63,7 @@ class Batch:
         injection: What entered the cell, shape (b, ...).
     """
 
+    samples: NDArray[np.int64]
     logits: Tensor
     predictions: NDArray[np.int16]
     residual: NDArray[np.float64]
@@ -141,12 +145,12 @@ class SmoothingEngine:
     ) -> Votes:
         """Classify the noisy copies with the given indices; see :meth:`votes`."""
         began = time.perf_counter()
+        places = np.argsort(samples, kind="stable")
+        ordered = np.asarray(samples)[places]
         predictions = np.empty(len(samples), dtype=np.int16)
-        done = nfe = classes = 0
+        nfe = classes = 0
         for batch in self.batches(predictor, x, image, stage, samples):
-            count = len(batch.predictions)
-            predictions[done : done + count] = batch.predictions
-            done += count
+            predictions[places[np.searchsorted(ordered, batch.samples)]] = batch.predictions
             nfe += int(batch.nfe.sum()) + batch.overhead
             classes = batch.logits.shape[1]
         return Votes(predictions, classes, nfe, time.perf_counter() - began)
@@ -163,52 +167,91 @@ class SmoothingEngine:
         samples = np.asarray(samples, dtype=np.int64)
         if samples.size == 0 or samples.min() < 0 or samples.max() >= LIMIT:
             raise ConfigError(f"sample indices must be one or more numbers from 0 to {LIMIT - 1}.")
+        if len(np.unique(samples)) != len(samples):
+            raise ConfigError("sample indices must differ: a sample has one vote.")
         check_counters(seed=self.seed, image=image, stage=stage)
         clean = self._input(x)
+        blocks = self._blocks(clean, image, stage, samples)
         with torch.no_grad():
+            if predictor.independent and not predictor.stop.fixed_depth:
+                yield from self._streamed(predictor, blocks)
+            else:
+                yield from self._chained(predictor, clean, blocks)
+
+    def _blocks(
+        self, clean: Tensor, image: int, stage: int, samples: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """Yield the injections of the noisy copies, a batch at a time."""
+        for first in range(0, len(samples), self.batch):
+            part = samples[first : first + self.batch]
+            noisy = noisy_copies(
+                clean, part, sigma=self.sigma, seed=self.seed, image=image, stage=stage
+            )
+            yield part, self._inject(noisy)
+
+    def _streamed(
+        self, predictor: Predictor, blocks: Iterator[tuple[NDArray[np.int64], Tensor]]
+    ) -> Iterator[Batch]:
+        """Solve cold, each row until its own residual is small, keeping the batch full."""
+        stop = predictor.stop
+        for solved in solve_stream(self.model, predictor.solver, stop, blocks, self.batch):
+            batch, _ = self._read(solved.samples, solved.injection, solved.result, stop, 0)
+            yield batch
+
+    def _chained(
+        self,
+        predictor: Predictor,
+        clean: Tensor,
+        blocks: Iterator[tuple[NDArray[np.int64], Tensor]],
+    ) -> Iterator[Batch]:
+        """Solve batch after batch, each from where the start policy says."""
+        overhead = 0
+
+        def equilibrium() -> Tensor:
+            nonlocal overhead
+            assert predictor.warmup is not None
+            result = self._solve(predictor, self._inject(clean[None]), None, predictor.warmup)
+            overhead = int(result.nfe.sum())
+            return result.z[0]
+
+        chain = predictor.start.begin(self.batch, equilibrium)
+        for number, (samples, injection) in enumerate(blocks):
+            stop, start = predictor.stop, None
+            refresh = predictor.refresh > 0 and number % predictor.refresh == 0
+            if chain.ready and not refresh:
+                start = chain.start(self.model.initial_state(injection))
+            elif predictor.warmup is not None:
+                stop = predictor.warmup
+            result = self._solve(predictor, injection, start, stop)
+            batch, usable = self._read(samples, injection, result, stop, overhead)
+            chain.learn(result.z, usable)
+            yield batch
             overhead = 0
 
-            def equilibrium() -> Tensor:
-                nonlocal overhead
-                assert predictor.warmup is not None
-                injection = self._inject(clean[None])
-                result = self._solve(predictor, injection, None, predictor.warmup)
-                overhead = int(result.nfe.sum())
-                return result.z[0]
-
-            chain = predictor.start.begin(self.batch, equilibrium)
-            for number, first in enumerate(range(0, len(samples), self.batch)):
-                noisy = noisy_copies(
-                    clean,
-                    samples[first : first + self.batch],
-                    sigma=self.sigma,
-                    seed=self.seed,
-                    image=image,
-                    stage=stage,
-                )
-                injection = self._inject(noisy)
-                stop, start = predictor.stop, None
-                refresh = predictor.refresh > 0 and number % predictor.refresh == 0
-                if chain.ready and not refresh:
-                    start = chain.start(self.model.initial_state(injection))
-                elif predictor.warmup is not None:
-                    stop = predictor.warmup
-                result = self._solve(predictor, injection, start, stop)
-                usable = result.status != Status.NONFINITE if stop.fixed_depth else result.converged
-                logits = self.model.readout(result.z)
-                usable &= torch.isfinite(logits).all(dim=1)
-                chain.learn(result.z, usable)
-                winners = torch.where(usable, logits.argmax(dim=1), NOBODY)
-                yield Batch(
-                    logits=logits,
-                    predictions=winners.cpu().numpy().astype(np.int16),
-                    residual=result.residual.cpu().numpy(),
-                    nfe=result.nfe.cpu().numpy(),
-                    overhead=overhead,
-                    z=result.z,
-                    injection=injection,
-                )
-                overhead = 0
+    def _read(
+        self,
+        samples: NDArray[np.int64],
+        injection: Tensor,
+        result: SolveResult,
+        stop: StopRule,
+        overhead: int,
+    ) -> tuple[Batch, Tensor]:
+        """Read the classes out; also return which rows may vote, shape (b,)."""
+        usable = result.status != Status.NONFINITE if stop.fixed_depth else result.converged
+        logits = self.model.readout(result.z)
+        usable = usable & torch.isfinite(logits).all(dim=1)
+        winners = torch.where(usable, logits.argmax(dim=1), NOBODY)
+        batch = Batch(
+            samples=samples,
+            logits=logits,
+            predictions=winners.cpu().numpy().astype(np.int16),
+            residual=result.residual.cpu().numpy(),
+            nfe=result.nfe.cpu().numpy(),
+            overhead=overhead,
+            z=result.z,
+            injection=injection,
+        )
+        return batch, usable
 
     def _input(self, x: ArrayLike | Tensor) -> Tensor:
         clean = torch.as_tensor(x, dtype=torch.float32, device=self.device)

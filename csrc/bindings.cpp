@@ -2,10 +2,13 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <initializer_list>
 #include <string>
+#include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "dispatch.h"
@@ -100,6 +103,48 @@ void finish(const char* kernel, const char* error) {
   if (error) throw std::runtime_error(std::string(kernel) + ": " + error);
 }
 
+// tol, relative, max_nfe, divergence, patience.
+using RuleTuple = std::tuple<double, bool, double, double, double>;
+
+// The watch of a solve: two arrays, or None for both.
+class Watched {
+ public:
+  Watched(nb::handle progress, nb::handle best, const RuleTuple& rule)
+      : rule_{std::get<0>(rule), std::get<1>(rule), std::get<2>(rule), std::get<3>(rule),
+              std::get<4>(rule)} {
+    if (progress.is_none() && best.is_none()) return;
+    arrays_.emplace_back("progress", progress, true);
+    arrays_.emplace_back("best", best, true);
+  }
+
+  template <typename T>
+  Watch<T> data(Device device, int64_t rows, int64_t size) const {
+    if (arrays_.empty()) return {};
+    return {arrays_[0].data<double>(device, {rows, WATCH_COLUMNS}),
+            arrays_[1].data<T>(device, {rows, size}), size, rule_};
+  }
+
+ private:
+  Rule rule_;
+  std::vector<Array> arrays_;
+};
+
+// Workspace for so many rows.
+double* scratch(const Array& workspace, Device device, int64_t rows, int64_t each) {
+  workspace.rank(2);
+  if (workspace.extent(0) != rows || workspace.extent(1) < each) {
+    refuse("workspace", "expected a row for each row of the first argument, as long as the " +
+                            std::string("workspace function says"));
+  }
+  return workspace.data<double>(device, {rows, workspace.extent(1)});
+}
+
+// Runs a kernel for float32 or float64, whichever the first array holds.
+template <typename Run>
+void by_type(const char* kernel, const Array& first, const Run& run) {
+  finish(kernel, first.is_float() ? run(float()) : run(double()));
+}
+
 template <typename T>
 const char* residual_norms_as(const Array& z, const Array& fz, const Array& residual,
                               const Array& norm, const Launch& launch, const Way& way) {
@@ -142,7 +187,8 @@ struct AndersonArrays {
 
 template <typename T>
 const char* anderson_step_as(const AndersonArrays& in, double damping, double ridge, double growth,
-                             double max_weight, const Launch& launch, const Way& way) {
+                             double max_weight, const Watched& watch, const Launch& launch,
+                             const Way& way) {
   const int64_t rows = in.z.extent(0), size = in.z.extent(1), window = in.window_f.extent(1);
   const Device device = in.z.device();
   if (window < 1 || window > MAX_WINDOW) refuse("window_f", "expected a window of 1 to 64 states");
@@ -167,11 +213,9 @@ const char* anderson_step_as(const AndersonArrays& in, double damping, double ri
       ridge,
       growth,
       max_weight,
-      in.workspace.data<double>(device, {in.workspace.extent(0)}),
+      scratch(in.workspace, device, rows, way.anderson_workspace(m, size)),
+      watch.data<T>(device, rows, size),
   };
-  if (in.workspace.extent(0) < way.anderson_workspace(rows, m, size)) {
-    refuse("workspace", "is shorter than anderson_workspace() says");
-  }
   if (rows == 0 || size == 0) return nullptr;
   const nb::gil_scoped_release release;
   if constexpr (std::is_same_v<T, float>) {
@@ -183,7 +227,8 @@ const char* anderson_step_as(const AndersonArrays& in, double damping, double ri
 
 void anderson_step(nb::handle z, nb::handle fz, nb::handle window_f, nb::handle window_g,
                    nb::handle gram, nb::handle count, nb::handle out, nb::handle workspace,
-                   double damping, double ridge, double growth, double max_weight, int threads,
+                   nb::handle progress, nb::handle best, double damping, double ridge,
+                   double growth, double max_weight, const RuleTuple& rule, int threads,
                    uintptr_t stream) {
   const AndersonArrays in = {
       {"z", z, false},
@@ -197,13 +242,100 @@ void anderson_step(nb::handle z, nb::handle fz, nb::handle window_f, nb::handle 
   };
   in.z.rank(2);
   in.window_f.rank(3);
-  in.workspace.rank(1);
+  const Watched watch(progress, best, rule);
   const Way& way = way_of(in.z);
   const Launch launch = launch_of(in.z, threads, stream);
-  finish("anderson_step",
-         in.z.is_float()
-             ? anderson_step_as<float>(in, damping, ridge, growth, max_weight, launch, way)
-             : anderson_step_as<double>(in, damping, ridge, growth, max_weight, launch, way));
+  by_type("anderson_step", in.z, [&](auto type) {
+    return anderson_step_as<decltype(type)>(in, damping, ridge, growth, max_weight, watch, launch,
+                                            way);
+  });
+}
+
+void picard_step(nb::handle z_, nb::handle fz_, nb::handle out_, nb::handle workspace_,
+                 nb::handle progress, nb::handle best, double damping, const RuleTuple& rule,
+                 int threads, uintptr_t stream) {
+  const Array z("z", z_, false), fz("fz", fz_, false), out("out", out_, true);
+  const Array workspace("workspace", workspace_, true);
+  z.rank(2);
+  const Watched watch(progress, best, rule);
+  const Way& way = way_of(z);
+  const Launch launch = launch_of(z, threads, stream);
+  by_type("picard_step", z, [&](auto type) -> const char* {
+    using T = decltype(type);
+    const int64_t rows = z.extent(0), size = z.extent(1);
+    const Device device = z.device();
+    const PicardStep<T> args = {
+        rows,
+        size,
+        z.data<T>(device, {rows, size}),
+        size,
+        fz.data<T>(device, {rows, size}),
+        size,
+        out.data<T>(device, {rows, size}),
+        size,
+        damping,
+        scratch(workspace, device, rows, way.picard_workspace(size)),
+        watch.data<T>(device, rows, size),
+    };
+    if (rows == 0 || size == 0) return nullptr;
+    const nb::gil_scoped_release release;
+    if constexpr (std::is_same_v<T, float>) {
+      return way.picard_step_f32(args, launch);
+    } else {
+      return way.picard_step_f64(args, launch);
+    }
+  });
+}
+
+void broyden_step(nb::handle z_, nb::handle fz_, nb::handle directions_, nb::handle squares_,
+                  nb::handle lengths_, nb::handle merit_, nb::handle count_, nb::handle out_,
+                  nb::handle workspace_, nb::handle progress, nb::handle best, bool line_search,
+                  const RuleTuple& rule, int threads, uintptr_t stream) {
+  const Array z("z", z_, false), fz("fz", fz_, false), directions("directions", directions_, true);
+  const Array squares("squares", squares_, true), lengths("lengths", lengths_, true);
+  const Array merit("merit", merit_, true), count("count", count_, true), out("out", out_, true);
+  const Array workspace("workspace", workspace_, true);
+  z.rank(2);
+  directions.rank(3);
+  const Watched watch(progress, best, rule);
+  const Way& way = way_of(z);
+  const Launch launch = launch_of(z, threads, stream);
+  by_type("broyden_step", z, [&](auto type) -> const char* {
+    using T = decltype(type);
+    const int64_t rows = z.extent(0), size = z.extent(1), window = directions.extent(1);
+    const Device device = z.device();
+    if (window < 1 || window > MAX_DIRECTIONS) {
+      refuse("directions", "expected a window of 1 to 1024 states");
+    }
+    const BroydenStep<T> args = {
+        rows,
+        size,
+        static_cast<int>(window),
+        z.data<T>(device, {rows, size}),
+        size,
+        fz.data<T>(device, {rows, size}),
+        size,
+        directions.data<T>(device, {rows, window, size}),
+        window * size,
+        size,
+        squares.data<double>(device, {rows, window}),
+        lengths.data<double>(device, {rows, window}),
+        merit.data<double>(device, {rows}),
+        count.data<int32_t>(device, {rows}),
+        out.data<T>(device, {rows, size}),
+        size,
+        line_search,
+        scratch(workspace, device, rows, way.broyden_workspace(size)),
+        watch.data<T>(device, rows, size),
+    };
+    if (rows == 0 || size == 0) return nullptr;
+    const nb::gil_scoped_release release;
+    if constexpr (std::is_same_v<T, float>) {
+      return way.broyden_step_f32(args, launch);
+    } else {
+      return way.broyden_step_f64(args, launch);
+    }
+  });
 }
 
 void philox_normal(nb::handle out_, uint64_t seed, uint32_t image, uint32_t stage, uint32_t first,
@@ -224,10 +356,10 @@ void philox_normal(nb::handle out_, uint64_t seed, uint32_t image, uint32_t stag
   finish("philox_normal", error);
 }
 
-int64_t anderson_workspace(int64_t rows, int window, int64_t size, bool cuda) {
+const Way& way_on(bool cuda) {
   const Way* way = cuda ? cuda_way() : selected_cpu_way;
   if (!way) refuse("cuda", "this build has no CUDA kernels");
-  return way->anderson_workspace(rows, window, size);
+  return *way;
 }
 
 std::vector<std::string> simd_variants() {
@@ -260,12 +392,31 @@ NB_MODULE(_native, m) {
   m.def("simd", [] { return std::string(selected_cpu_way->name); });
   m.def("simd_variants", &simd_variants);
   m.def("simd_select", &simd_select, "name"_a);
-  m.def("anderson_workspace", &anderson_workspace, "rows"_a, "window"_a, "size"_a, "cuda"_a);
+  // Doubles of workspace for each row.
+  m.def(
+      "picard_workspace",
+      [](int64_t size, bool cuda) { return way_on(cuda).picard_workspace(size); }, "size"_a,
+      "cuda"_a);
+  m.def(
+      "anderson_workspace",
+      [](int window, int64_t size, bool cuda) {
+        return way_on(cuda).anderson_workspace(window, size);
+      },
+      "window"_a, "size"_a, "cuda"_a);
+  m.def(
+      "broyden_workspace",
+      [](int64_t size, bool cuda) { return way_on(cuda).broyden_workspace(size); }, "size"_a,
+      "cuda"_a);
   m.def("residual_norms", &residual_norms, "z"_a, "fz"_a, "residual"_a, "norm"_a, nb::kw_only(),
         "threads"_a, "stream"_a);
   m.def("anderson_step", &anderson_step, "z"_a, "fz"_a, "window_f"_a, "window_g"_a, "gram"_a,
-        "count"_a, "out"_a, "workspace"_a, nb::kw_only(), "damping"_a, "ridge"_a, "growth"_a,
-        "max_weight"_a, "threads"_a, "stream"_a);
+        "count"_a, "out"_a, "workspace"_a, "progress"_a.none(), "best"_a.none(), nb::kw_only(),
+        "damping"_a, "ridge"_a, "growth"_a, "max_weight"_a, "rule"_a, "threads"_a, "stream"_a);
+  m.def("picard_step", &picard_step, "z"_a, "fz"_a, "out"_a, "workspace"_a, "progress"_a.none(),
+        "best"_a.none(), nb::kw_only(), "damping"_a, "rule"_a, "threads"_a, "stream"_a);
+  m.def("broyden_step", &broyden_step, "z"_a, "fz"_a, "directions"_a, "squares"_a, "lengths"_a,
+        "merit"_a, "count"_a, "out"_a, "workspace"_a, "progress"_a.none(), "best"_a.none(),
+        nb::kw_only(), "line_search"_a, "rule"_a, "threads"_a, "stream"_a);
   m.def("philox_normal", &philox_normal, "out"_a, nb::kw_only(), "seed"_a, "image"_a, "stage"_a,
         "first"_a, "threads"_a, "stream"_a);
 }

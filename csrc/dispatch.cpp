@@ -5,11 +5,17 @@ namespace {
 
 #define DEQCERT_WAY_TABLE(way) \
   {#way,                       \
+   way::picard_workspace,      \
    way::anderson_workspace,    \
+   way::broyden_workspace,     \
    way::residual_norms,        \
    way::residual_norms,        \
    way::anderson_step,         \
    way::anderson_step,         \
+   way::picard_step,           \
+   way::picard_step,           \
+   way::broyden_step,          \
+   way::broyden_step,          \
    way::philox_normal}
 
 const Way PORTABLE = DEQCERT_WAY_TABLE(portable);

@@ -9,11 +9,34 @@ namespace deqcert {
 // Longest Anderson window; bounds the shared memory of the small solve on a GPU.
 constexpr int MAX_WINDOW = 64;
 
+// Most directions of Broyden's method: a bound on what a caller may ask for by mistake.
+constexpr int MAX_DIRECTIONS = 1024;
+
 // Where and how a kernel runs. The CPU looks at threads, CUDA at device and stream.
 struct Launch {
   int threads;
   int device;
   void* stream;
+};
+
+// When a row ends. A tolerance of 0 asks for exactly max_nfe evaluations.
+struct Rule {
+  double tol;
+  bool relative;
+  double max_nfe, divergence, patience;
+};
+
+constexpr int WATCH_COLUMNS = 6;  // watch.h says which
+
+// The rows of a solve between evaluations. A step that is given one judges every row first: a row
+// that has ended is left alone, one that ends leaves its answer in best. The out of such a step
+// holds the states evaluated before, which are saved to best where they would be lost.
+template <typename T>
+struct Watch {
+  double* progress;  // (rows, WATCH_COLUMNS), packed; nullptr: nobody watches
+  T* best;           // (rows, size)
+  int64_t best_stride;
+  Rule rule;
 };
 
 // residual[b] = ||fz_b - z_b||^2 and norm[b] = ||fz_b||^2, accumulated in float64.
@@ -26,6 +49,46 @@ struct ResidualNorms {
   int64_t fz_stride;
   double* residual;
   double* norm;
+};
+
+// out = z + damping (fz - z).
+template <typename T>
+struct PicardStep {
+  int64_t rows, size;
+  const T* z;
+  int64_t z_stride;
+  const T* fz;
+  int64_t fz_stride;
+  T* out;
+  int64_t out_stride;
+  double damping;
+  double* workspace;  // picard_workspace() doubles
+  Watch<T> watch;
+};
+
+// One step of Broyden's method a row; deqcert/kernels.py says what it does.
+// directions is (rows, window, size); squares and lengths are (rows, window), packed.
+// out may be z, not fz; nothing else may overlap.
+template <typename T>
+struct BroydenStep {
+  int64_t rows, size;
+  int window;
+  const T* z;
+  int64_t z_stride;
+  const T* fz;
+  int64_t fz_stride;
+  T* directions;
+  int64_t window_stride;  // between rows
+  int64_t slot_stride;    // between the slots of a row
+  double* squares;
+  double* lengths;
+  double* merit;
+  int32_t* count;
+  T* out;
+  int64_t out_stride;
+  bool line_search;
+  double* workspace;  // broyden_workspace() doubles
+  Watch<T> watch;
 };
 
 // One safeguarded type II Anderson step a row; deqcert/kernels.py says what it does.
@@ -49,6 +112,7 @@ struct AndersonStep {
   int64_t out_stride;
   double damping, ridge, growth, max_weight;
   double* workspace;  // anderson_workspace() doubles
+  Watch<T> watch;
 };
 
 // (n, d) standard normals, element by element a function of the counter alone (see philox.h).
@@ -61,14 +125,20 @@ struct PhiloxNormal {
 };
 
 // The same set of kernels for each way to run them. They return nullptr, or what went wrong.
-// anderson_workspace returns a number of doubles.
+// The workspaces are numbers of doubles for each row.
 #define DEQCERT_DECLARE_KERNELS(way)                                                \
   namespace way {                                                                   \
-  int64_t anderson_workspace(int64_t rows, int window, int64_t size);               \
+  int64_t picard_workspace(int64_t size);                                           \
+  int64_t anderson_workspace(int window, int64_t size);                             \
+  int64_t broyden_workspace(int64_t size);                                          \
   const char* residual_norms(const ResidualNorms<float>& a, const Launch& launch);  \
   const char* residual_norms(const ResidualNorms<double>& a, const Launch& launch); \
   const char* anderson_step(const AndersonStep<float>& a, const Launch& launch);    \
   const char* anderson_step(const AndersonStep<double>& a, const Launch& launch);   \
+  const char* picard_step(const PicardStep<float>& a, const Launch& launch);        \
+  const char* picard_step(const PicardStep<double>& a, const Launch& launch);       \
+  const char* broyden_step(const BroydenStep<float>& a, const Launch& launch);      \
+  const char* broyden_step(const BroydenStep<double>& a, const Launch& launch);     \
   const char* philox_normal(const PhiloxNormal& a, const Launch& launch);           \
   }
 

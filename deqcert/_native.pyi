@@ -6,7 +6,9 @@ compiler: str
 def simd() -> str: ...
 def simd_variants() -> list[str]: ...
 def simd_select(name: str) -> None: ...
-def anderson_workspace(rows: int, window: int, size: int, cuda: bool) -> int: ...
+def picard_workspace(size: int, cuda: bool) -> int: ...
+def anderson_workspace(window: int, size: int, cuda: bool) -> int: ...
+def broyden_workspace(size: int, cuda: bool) -> int: ...
 def residual_norms(
     z: object, fz: object, residual: object, norm: object, *, threads: int, stream: int
 ) -> None: ...
@@ -19,11 +21,45 @@ def anderson_step(
     count: object,
     out: object,
     workspace: object,
+    progress: object | None,
+    best: object | None,
     *,
     damping: float,
     ridge: float,
     growth: float,
     max_weight: float,
+    rule: tuple[float, bool, float, float, float],
+    threads: int,
+    stream: int,
+) -> None: ...
+def picard_step(
+    z: object,
+    fz: object,
+    out: object,
+    workspace: object,
+    progress: object | None,
+    best: object | None,
+    *,
+    damping: float,
+    rule: tuple[float, bool, float, float, float],
+    threads: int,
+    stream: int,
+) -> None: ...
+def broyden_step(
+    z: object,
+    fz: object,
+    directions: object,
+    squares: object,
+    lengths: object,
+    merit: object,
+    count: object,
+    out: object,
+    workspace: object,
+    progress: object | None,
+    best: object | None,
+    *,
+    line_search: bool,
+    rule: tuple[float, bool, float, float, float],
     threads: int,
     stream: int,
 ) -> None: ...

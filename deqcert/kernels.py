@@ -31,6 +31,15 @@ except ImportError as error:
 MAX_WINDOW = 64
 """The longest Anderson window: the small systems live in registers and on the stack."""
 
+MAX_DIRECTIONS = 1024
+"""The most directions that Broyden's method may hold."""
+
+# Columns of ``Watch.progress``; csrc/watch.h has the same.
+RESIDUAL, SCALE, NFE, WAITED, STATUS, FRESH = range(6)
+
+START = (math.inf, 0.0, 0.0, 0.0, -1.0, 0.0)
+"""The progress of a row that has not been evaluated; its status says that it runs."""
+
 _FLOATS = (torch.float32, torch.float64)
 _UINT32 = 1 << 32
 
@@ -50,6 +59,51 @@ class KernelStatus:
     simd: str
     """Instruction set chosen at run time, empty without the extension."""
     compiler: str
+
+
+@dataclass(slots=True)
+class Watch:
+    """What a solve keeps of its rows between evaluations; the steps below judge rows by it.
+
+    A step that is given a watch judges each row before it steps: a row that has ended is left
+    alone, and one that ends puts its answer into ``best`` and does not step, or, where its depth is
+    fixed, steps into ``best``. The ``out`` of such a step must hold the states that were evaluated
+    before: a best state is copied only when it would be lost. Status values are those of
+    :class:`deqcert.solvers.Status`, -1 while the row runs.
+
+    Args:
+        progress: (B, 6) float64; a row is the best residual, the size of the first evaluation, the
+            evaluations, those since the residual last fell, the status, and whether the best state
+            is the one evaluated last. Begins as :data:`START`.
+        best: (B, D) best states, answers once the rows have ended.
+        tol: Residual at which a row has converged; 0 asks for exactly ``max_nfe`` evaluations.
+        relative: Whether residuals are divided by ``||fz||``.
+        max_nfe: Most evaluations of a row.
+        divergence: A row has diverged when its residual is more than this times its first size.
+        patience: A row stalls when this many evaluations have not lowered its residual.
+    """
+
+    progress: Tensor
+    best: Tensor
+    tol: float
+    relative: bool
+    max_nfe: int
+    divergence: float
+    patience: int
+
+    @property
+    def rule(self) -> tuple[float, bool, float, float, float]:
+        """The numbers that a kernel judges by."""
+        return (
+            float(self.tol),
+            self.relative,
+            float(self.max_nfe),
+            float(self.divergence),
+            float(self.patience),
+        )
+
+
+_NO_RULE = (0.0, False, 0.0, 0.0, 0.0)
 
 
 def _forced() -> str:
@@ -141,6 +195,68 @@ def _check_state(name: str, tensor: Tensor) -> tuple[int, int]:
     return rows, size
 
 
+def _check_watch(watch: Watch | None, z: Tensor) -> None:
+    if watch is None:
+        return
+    rows, size = z.shape
+    shape = (rows, len(START))
+    _check("progress", watch.progress, shape, torch.float64, z.device, written=True)
+    _check("best", watch.best, (rows, size), z.dtype, z.device, written=True)
+    if not (watch.tol >= 0 and watch.max_nfe >= 1):
+        raise KernelError(
+            f"watch: expected tol >= 0 and max_nfe >= 1, got {watch.tol}, {watch.max_nfe}"
+        )
+
+
+def _watched(
+    watch: Watch | None,
+) -> tuple[list[object], tuple[float, bool, float, float, float]]:
+    """The arrays and numbers that a compiled step takes."""
+    if watch is None:
+        return [None, None], _NO_RULE
+    return [_array(watch.progress), _array(watch.best)], watch.rule
+
+
+def _scratch(workspace: Tensor | None, z: Tensor, each: int) -> Tensor:
+    """The workspace given, where it is long enough for kernels that need ``each`` a row."""
+    rows = z.shape[0]
+    if workspace is None:
+        return torch.empty((rows, each), dtype=torch.float64, device=z.device)
+    _check("workspace", workspace, (rows, each), torch.float64, z.device, written=True)
+    return workspace
+
+
+def workspace(method: str, z: Tensor, window: int = 1) -> Tensor:
+    """Allocate what the step of a method needs, to be passed to it again and again.
+
+    Args:
+        method: ``"picard"``, ``"anderson"`` or ``"broyden"``.
+        z: (B, D) the states that will be stepped.
+        window: The window that Anderson's method will have.
+
+    Returns:
+        (B, k) float64 of no meaning; k is 0 where the reference runs.
+
+    Raises:
+        KernelError: The method has no kernel, or ``z`` is no state.
+    """
+    rows, _ = _check_state("z", z)
+    return torch.empty((rows, _each(method, z, window)), dtype=torch.float64, device=z.device)
+
+
+def _each(method: str, z: Tensor, window: int) -> int:
+    if method not in ("picard", "anderson", "broyden"):
+        raise KernelError(f"method: expected picard, anderson or broyden, got {method!r}")
+    if not _use_native(z.device):
+        return 0
+    size, cuda = z.shape[1], z.device.type == "cuda"
+    if method == "anderson":
+        return _native.anderson_workspace(window, size, cuda)
+    if method == "broyden":
+        return _native.broyden_workspace(size, cuda)
+    return _native.picard_workspace(size, cuda)
+
+
 def _stream(tensor: Tensor) -> int:
     """The handle of torch's current stream for ``tensor``; 0 on the CPU."""
     if tensor.device.type != "cuda":
@@ -198,6 +314,8 @@ def anderson_step(
     ridge: float,
     growth: float,
     max_weight: float,
+    watch: Watch | None = None,
+    workspace: Tensor | None = None,
 ) -> None:
     """One safeguarded type II Anderson step for every row (Anderson 1965; Walker, Ni 2011).
 
@@ -224,6 +342,8 @@ def anderson_step(
         ridge: Regularisation relative to the unit diagonal of the correlation matrix, >= 0.
         growth: Factor of allowed growth of the residual's norm, >= 1; infinity never restarts.
         max_weight: Largest absolute sum of the weights, >= 1; infinity allows any finite weights.
+        watch: Judges the rows first; ``out`` must then overlap nothing.
+        workspace: What :func:`workspace` returned; default: allocated here.
 
     Raises:
         KernelError: An argument has the wrong dtype, shape, device, layout or range.
@@ -248,6 +368,7 @@ def anderson_step(
         raise KernelError(f"growth: expected a number >= 1 (infinity to never restart): {growth}")
     if not max_weight >= 1:
         raise KernelError(f"max_weight: expected a number >= 1 (or infinity), got {max_weight}")
+    _check_watch(watch, z)
     if not rows:
         return
     if not _use_native(z.device):
@@ -263,20 +384,187 @@ def anderson_step(
             ridge=ridge,
             growth=growth,
             max_weight=max_weight,
+            watch=watch,
         )
         return
-    doubles = _native.anderson_workspace(rows, m, size, z.device.type == "cuda")
-    workspace = torch.empty(doubles, dtype=torch.float64, device=z.device)
-    arrays = [_array(t) for t in (z, fz, window_f, window_g, gram, count, out, workspace)]
+    scratch = _scratch(workspace, z, _each("anderson", z, m))
+    arrays = [_array(t) for t in (z, fz, window_f, window_g, gram, count, out, scratch)]
+    watched, rule = _watched(watch)
     _native.anderson_step(
         *arrays,
+        *watched,
         damping=damping,
         ridge=ridge,
         growth=growth,
         max_weight=max_weight,
+        rule=rule,
         threads=torch.get_num_threads(),
         stream=_stream(z),
     )
+
+
+@torch.no_grad()
+def picard_step(
+    z: Tensor,
+    fz: Tensor,
+    out: Tensor,
+    *,
+    damping: float,
+    watch: Watch | None = None,
+    workspace: Tensor | None = None,
+) -> None:
+    """One damped Picard step for every row: ``out = z + damping (fz - z)``.
+
+    Args:
+        z: (B, D) float32 or float64 current states.
+        fz: (B, D) the cell at ``z``.
+        out: (B, D) receives the next state; may be ``z`` or ``fz`` itself.
+        damping: Share of the step taken, finite; 1 copies ``fz``.
+        watch: Judges the rows first; ``out`` must then overlap nothing.
+        workspace: What :func:`workspace` returned; default: allocated here.
+
+    Raises:
+        KernelError: An argument has the wrong dtype, shape, device, layout or range.
+    """
+    rows, size = _check_state("z", z)
+    _check("fz", fz, (rows, size), z.dtype, z.device)
+    _check("out", out, (rows, size), z.dtype, z.device, written=True)
+    if not math.isfinite(damping):
+        raise KernelError(f"damping: expected a finite number, got {damping}")
+    _check_watch(watch, z)
+    if not rows:
+        return
+    if not _use_native(z.device):
+        reference.picard_step(z, fz, out, damping=damping, watch=watch)
+        return
+    scratch = _scratch(workspace, z, _each("picard", z, 1))
+    arrays = [_array(t) for t in (z, fz, out, scratch)]
+    watched, rule = _watched(watch)
+    _native.picard_step(
+        *arrays,
+        *watched,
+        damping=damping,
+        rule=rule,
+        threads=torch.get_num_threads(),
+        stream=_stream(z),
+    )
+
+
+@torch.no_grad()
+def broyden_step(
+    z: Tensor,
+    fz: Tensor,
+    directions: Tensor,
+    squares: Tensor,
+    lengths: Tensor,
+    merit: Tensor,
+    count: Tensor,
+    out: Tensor,
+    *,
+    line_search: bool,
+    watch: Watch | None = None,
+    workspace: Tensor | None = None,
+) -> None:
+    """One step of Broyden's first method for every row, from one vector an iteration.
+
+    With g = fz - z and s_j = lengths_j d_j the steps accepted so far, the inverse Jacobian of g is
+    approximated by ``H_0 = -I`` and
+    ``H_{j+1} = (I + (d_{j+1} - (1 - lengths_j) d_j) d_j^T / ||d_j||^2) H_j``: the directions
+    ``d_j = -H_j g_j`` are all that is kept (Kelley 1995, section 7.3, where lengths are 1). H is
+    applied by one read of each. The new direction satisfies the secant equation of the last step.
+    When the window is full, or the update has no pivot (below 1e-8 of its terms), the row begins
+    again with ``H = -I``, so a window of 1 is Picard iteration. All that a row reads and writes is
+    its own.
+
+    With a line search a trial that does not lower ``||g||^2`` by Armijo's rule (1e-4) is answered
+    by half the step, down to one sixteenth, and then by going back to the last accepted state and
+    beginning again with ``H = -I`` from its evaluation.
+
+    Args:
+        z: (B, D) float32 or float64 current states.
+        fz: (B, D) the cell at ``z``.
+        directions: (B, m, D) directions, 1 <= m <= 1024, oldest first; updated.
+        squares: (B, m) float64 their squared lengths; updated.
+        lengths: (B, m) float64 the share of each that was stepped; updated.
+        merit: (B,) float64 squared residual of the last accepted state; updated.
+        count: (B,) int32 directions held, 0 before the first; updated. What lies beyond may be
+            anything.
+        out: (B, D) receives the next state; may be ``z`` itself, not ``fz``.
+        line_search: Whether a step must lower the residual.
+        watch: Judges the rows first; ``out`` must then overlap nothing.
+        workspace: What :func:`workspace` returned; default: allocated here.
+
+    Raises:
+        KernelError: An argument has the wrong dtype, shape, device or layout.
+    """
+    rows, size = _check_state("z", z)
+    _check("fz", fz, (rows, size), z.dtype, z.device)
+    if not isinstance(directions, Tensor) or directions.dim() != 3:
+        raise KernelError(f"directions: expected a tensor of shape ({rows}, m, {size})")
+    m = directions.shape[1]
+    if not 1 <= m <= MAX_DIRECTIONS:
+        raise KernelError(f"directions: expected a window of 1 to {MAX_DIRECTIONS} states, got {m}")
+    _check("directions", directions, (rows, m, size), z.dtype, z.device, written=True)
+    _check("squares", squares, (rows, m), torch.float64, z.device, written=True)
+    _check("lengths", lengths, (rows, m), torch.float64, z.device, written=True)
+    _check("merit", merit, (rows,), torch.float64, z.device, written=True)
+    _check("count", count, (rows,), torch.int32, z.device, written=True)
+    _check("out", out, (rows, size), z.dtype, z.device, written=True)
+    _check_watch(watch, z)
+    if not rows:
+        return
+    state = (directions, squares, lengths, merit, count)
+    if not _use_native(z.device):
+        reference.broyden_step(z, fz, *state, out, line_search=line_search, watch=watch)
+        return
+    scratch = _scratch(workspace, z, _each("broyden", z, m))
+    arrays = [_array(t) for t in (z, fz, *state, out, scratch)]
+    watched, rule = _watched(watch)
+    _native.broyden_step(
+        *arrays,
+        *watched,
+        line_search=line_search,
+        rule=rule,
+        threads=torch.get_num_threads(),
+        stream=_stream(z),
+    )
+
+
+@torch.no_grad()
+def judge(z: Tensor, fz: Tensor, out: Tensor, watch: Watch | None) -> Tensor:
+    """Judge the rows for a method that has no kernel of its own, before it writes ``out``.
+
+    Such a method calls :func:`finish` after it has written ``out``.
+
+    Args:
+        z: (B, D) float32 or float64 states.
+        fz: (B, D) the cell at ``z``.
+        out: (B, D) the states that were evaluated before.
+        watch: What the solve keeps of the rows; None judges nobody.
+
+    Returns:
+        The rows that make their last step of a fixed depth now, (B,) bool.
+
+    Raises:
+        KernelError: An argument has the wrong dtype, shape, device or layout.
+    """
+    rows, size = _check_state("z", z)
+    _check("out", out, (rows, size), z.dtype, z.device)
+    _check_watch(watch, z)
+    square, image = residual_norms(z, fz)
+    return reference.judge(z, out, square, image, watch)
+
+
+@torch.no_grad()
+def finish(out: Tensor, watch: Watch | None, last: Tensor) -> None:
+    """Keep the answers of the rows that :func:`judge` said make their last step.
+
+    Args:
+        out: (B, D) the states after the step.
+        watch: As given to :func:`judge`.
+        last: What it returned.
+    """
+    reference.finish(out, watch, last)
 
 
 @torch.no_grad()

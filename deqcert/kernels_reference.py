@@ -8,14 +8,27 @@ neither on the other rows nor on the number of threads, on any device.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from deqcert.kernels import Watch
 
 # A difference column whose squared length is this small against the residuals it was formed from
 # is rounding noise; a pivot this small means that the column is a combination of earlier ones.
 DROP_COLUMN = 1e-14
 DROP_PIVOT = 1e-12
+
+# Armijo's constant, the shortest share of a step, and the smallest pivot of a Broyden update.
+SUFFICIENT_DECREASE = 1e-4
+SHORTEST_STEP = 0.0625
+SMALLEST_PIVOT = 1e-8
+
+# Columns of a watch's progress, and values of its status.
+RESIDUAL, SCALE, NFE, WAITED, STATUS, FRESH = range(6)
+RUNNING, CONVERGED, MAX_NFE, STALLED, DIVERGED, NONFINITE = range(-1, 5)
 
 
 def _row_sum(x: Tensor) -> Tensor:
@@ -35,6 +48,135 @@ def residual_norms(z: Tensor, fz: Tensor) -> tuple[Tensor, Tensor]:
     # The difference is taken in the state's own precision: it is the residual that a solver uses.
     difference = (fz - z).double()
     return _row_sum(difference * difference), _row_sum(fz64 * fz64)
+
+
+def judge(z: Tensor, before: Tensor, square: Tensor, image: Tensor, watch: Watch | None) -> Tensor:
+    """See :func:`deqcert.kernels.judge`; the squared norms are those of this evaluation."""
+    if watch is None:
+        return torch.zeros(z.shape[0], dtype=torch.bool, device=z.device)
+    progress = watch.progress
+    running = progress[:, STATUS] < 0
+    nfe = progress[:, NFE] + 1
+    finite = square.isfinite() & image.isfinite()
+    status = torch.where(nfe >= watch.max_nfe, MAX_NFE, RUNNING).double()
+    status[~finite] = NONFINITE
+    new = progress.clone()
+    new[:, NFE] = nfe
+    fresh = torch.zeros_like(running)
+    if watch.tol > 0:
+        size, length = square.sqrt(), image.sqrt()
+        residual = size / length.clamp_min(1e-300) if watch.relative else size
+        scale = torch.where(nfe == 1, torch.maximum(size, length), progress[:, SCALE])
+        fresh = finite & (residual < progress[:, RESIDUAL])
+        waited = torch.where(fresh, 0.0, progress[:, WAITED] + 1)
+        status[finite & (waited >= watch.patience)] = STALLED
+        status[finite & (size > watch.divergence * scale)] = DIVERGED
+        status[finite & (residual <= watch.tol)] = CONVERGED
+        new[:, SCALE], new[:, WAITED], new[:, FRESH] = scale, waited, fresh.double()
+        new[:, RESIDUAL] = torch.where(fresh, residual, progress[:, RESIDUAL])
+        lost = torch.nonzero(running & (progress[:, FRESH] != 0) & ~fresh).squeeze(1)
+        watch.best[lost] = before[lost]
+    new[:, STATUS] = status
+    ended = running & (status >= 0)
+    last = ended & finite & (watch.tol == 0)
+    # A row that was not finite at once has no best state; it keeps its start.
+    here = torch.nonzero(ended & ~last & (fresh | torch.isinf(new[:, RESIDUAL]))).squeeze(1)
+    watch.best[here] = z[here]
+    progress.copy_(torch.where(running[:, None], new, progress))
+    return last
+
+
+def finish(out: Tensor, watch: Watch | None, last: Tensor) -> None:
+    """See :func:`deqcert.kernels.finish`."""
+    if watch is not None:
+        rows = torch.nonzero(last).squeeze(1)
+        watch.best[rows] = out[rows]
+
+
+def picard_step(
+    z: Tensor, fz: Tensor, out: Tensor, *, damping: float, watch: Watch | None = None
+) -> None:
+    """See :func:`deqcert.kernels.picard_step`."""
+    last = judge(z, out, *residual_norms(z, fz), watch)
+    if damping == 1.0:
+        out.copy_(fz)
+    else:
+        start = z.double()
+        out.copy_(start + damping * (fz.double() - start))
+    finish(out, watch, last)
+
+
+def broyden_step(
+    z: Tensor,
+    fz: Tensor,
+    directions: Tensor,
+    squares: Tensor,
+    lengths: Tensor,
+    merit: Tensor,
+    count: Tensor,
+    out: Tensor,
+    *,
+    line_search: bool,
+    watch: Watch | None = None,
+) -> None:
+    """See :func:`deqcert.kernels.broyden_step`."""
+    m = directions.shape[1]
+    square, image = residual_norms(z, fz)
+    last = judge(z, out, square, image, watch)
+    index = torch.arange(z.shape[0], device=z.device)
+    n = count.clamp(0, m).long()
+    newest = (n - 1).clamp(min=0)
+    length = torch.where(n > 0, lengths[index, newest], 0.0)
+
+    # A trial that did not lower the residual enough is shortened, or taken back altogether.
+    back = torch.zeros_like(n, dtype=torch.bool)
+    refused = back
+    if line_search:
+        enough = square <= (1.0 - 2.0 * SUFFICIENT_DECREASE * length) * merit
+        refused = (n > 0) & ~enough & ~((n == 1) & (length <= SHORTEST_STEP))
+        back = refused & (0.5 * length < SHORTEST_STEP)
+    less = torch.where(back, length, 0.5 * length)
+
+    # w = -H g, the factors one after the other, in the rows that have that many.
+    w = fz - z
+    dot = _row_sum(directions[:, 0].double() * w.double())
+    for j in range(m - 1):
+        factor = torch.where(j + 1 < n, dot / squares[:, j], 0.0)
+        turn = factor * (1.0 - lengths[:, j])
+        following = directions[:, j + 1].double()
+        value = w.double() + factor[:, None] * following
+        turned = value - turn[:, None] * directions[:, j].double()
+        value = torch.where((turn != 0.0)[:, None], turned, value)
+        active = j + 1 < n
+        w = torch.where(active[:, None], value.to(w.dtype), w)
+        dot = torch.where(active, _row_sum(value * following), dot)
+
+    # The update of the last step, where it has a pivot and a place.
+    newest_square = squares[index, newest]
+    pivot = newest_square - dot
+    updates = (pivot.abs() > SMALLEST_PIVOT * (newest_square + dot.abs())) & (n > 0) & (n < m)
+    keep, turn = newest_square / pivot, dot / pivot * (1.0 - length)
+    previous = directions[index, newest]
+    value = keep[:, None] * w.double()
+    turned = value - turn[:, None] * previous.double()
+    direction = torch.where((turn != 0.0)[:, None], turned, value).to(z.dtype)
+    direction = torch.where(updates[:, None], direction, fz - z)
+    step = torch.where(updates[:, None], z + direction, fz)
+    shorter = z - less.to(z.dtype)[:, None] * previous
+    step = torch.where(refused[:, None], shorter, step)
+
+    slot = torch.where(updates, n, 0)
+    length_there = torch.where(refused, length - less, 1.0)
+    square_there = torch.where(updates, _row_sum(direction.double().square()), square)
+    taken = torch.nonzero(~refused).squeeze(1)
+    directions[taken, slot[taken]] = direction[taken]
+    squares[taken, slot[taken]] = square_there[taken]
+    lengths[index, torch.where(refused, newest, slot)] = length_there
+    merit.copy_(torch.where(refused, merit, square))
+    held = torch.where(refused, torch.where(back, 0, n), slot + 1)
+    count.copy_(held.to(count.dtype))
+    out.copy_(step)
+    finish(out, watch, last)
 
 
 def _solve_weights(gram: Tensor, newest: Tensor, n: Tensor, ridge: float) -> Tensor:
@@ -116,8 +258,10 @@ def anderson_step(
     ridge: float,
     growth: float,
     max_weight: float,
+    watch: Watch | None = None,
 ) -> None:
     """See :func:`deqcert.kernels.anderson_step`."""
+    last = judge(z, out, *residual_norms(z, fz), watch)
     rows, m = window_f.shape[0], window_f.shape[1]
     index = torch.arange(rows, device=z.device)
     newest = (count % m).long()
@@ -167,6 +311,7 @@ def anderson_step(
         weight = weights[:, j, None]
         mixed = mixed + torch.where(weight == 0.0, zero, weight * state)
     out.copy_(mixed)
+    finish(out, watch, last)
 
 
 # ---- counter-based normals ---------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
@@ -362,6 +362,279 @@ def test_denormal_and_huge_states_have_a_result(path):
         assert window.out.isfinite().all()
 
 
+# ---- steps under watch -------------------------------------------------------------------------
+
+
+@dataclass
+class Memory:
+    """The buffers of any method's solve; what was never written holds NaN."""
+
+    name: str
+    options: dict
+    arrays: dict
+    watch: kernels.Watch | None
+    before: torch.Tensor
+
+    @classmethod
+    def empty(cls, name, rows, m, size, dtype, device="cpu", rule=None, **options):
+        def full(*shape, dtype=torch.float64, value=math.nan):
+            return torch.full(shape, value, dtype=dtype, device=device)
+
+        count = torch.zeros(rows, dtype=torch.int32, device=device)
+        arrays = {}
+        if name == "anderson":
+            window = Window.empty(rows, m, size, dtype, device)
+            arrays = {"window_f": window.f, "window_g": window.g, "gram": window.gram}
+            arrays["count"] = count
+        elif name == "broyden":
+            arrays = {"directions": full(rows, m, size, dtype=dtype)}
+            arrays |= {"squares": full(rows, m), "lengths": full(rows, m), "merit": full(rows)}
+            arrays["count"] = count
+        watch = None
+        if rule is not None:
+            start = torch.tensor(kernels.START, dtype=torch.float64, device=device)
+            watch = kernels.Watch(start.repeat(rows, 1), full(rows, size, dtype=dtype), **rule)
+        return cls(name, options, arrays, watch, full(rows, size, dtype=dtype))
+
+    def step(self, z, fz, module=kernels, **extra):
+        """Step into the buffer of the states before, as a solve does; return it."""
+        function = getattr(module, self.name + "_step")
+        function(z, fz, **self.arrays, out=self.before, watch=self.watch, **self.options, **extra)
+        self.before, out = z, self.before
+        return out
+
+    def tensors(self):
+        watched = [] if self.watch is None else [self.watch.progress, self.watch.best]
+        return [*self.arrays.values(), *watched]
+
+    def rows(self, index):
+        arrays = {name: value[index].clone() for name, value in self.arrays.items()}
+        watch = self.watch and replace(
+            self.watch,
+            progress=self.watch.progress[index].clone(),
+            best=self.watch.best[index].clone(),
+        )
+        return Memory(self.name, self.options, arrays, watch, self.before[index].clone())
+
+    def same(self, other):
+        pairs = zip(self.tensors(), other.tensors(), strict=True)
+        return all(torch.equal(_bits(a), _bits(b)) for a, b in pairs)
+
+
+METHODS = {
+    "picard": {"damping": 1.0},
+    "picard damped": {"damping": 0.7},
+    "anderson": {**PLAIN, "ridge": 1e-3},
+    "broyden": {"line_search": False},
+    "broyden line search": {"line_search": True},
+}
+RULE = {"tol": 1e-3, "relative": True, "max_nfe": 12, "divergence": 1e6, "patience": 5}
+RULES = {
+    "tolerance": RULE,
+    "absolute": {**RULE, "tol": 0.5, "relative": False},
+    "fixed depth": {**RULE, "tol": 0.0},
+    "impatient": {**RULE, "patience": 1, "divergence": 2.0},
+}
+
+
+def _memory(method, *shape, **more):
+    return Memory.empty(method.split()[0], *shape, **METHODS[method], **more)
+
+
+def _cells(rows, size, dtype, seed, device="cpu"):
+    """A cell whose rows converge fast, slowly, not at all, and not to a number."""
+    generator = torch.Generator().manual_seed(seed)
+    pull = torch.tensor([0.3, 0.9, -1.4, 0.6, 0.95, -0.5, 2.5, 0.0])[torch.arange(rows) % 8]
+    noise = torch.randn(rows, size, generator=generator, dtype=torch.float64).to(device, dtype)
+    bend = torch.linspace(0.5, 1.0, size, dtype=torch.float64).to(device, dtype)
+    pull = pull.to(device, dtype)[:, None]
+
+    def cell(z, index=slice(None)):
+        fz = pull[index] * bend * z + noise[index] + 0.05 * torch.sin(3 * z)
+        big = (torch.arange(rows, device=device) % 8 == 7)[index][:, None] & (z.abs() > 1e-3)
+        return torch.where(big, torch.full_like(z, math.inf), fz)
+
+    return cell, torch.zeros(rows, size, dtype=dtype, device=device)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rule", [None, *RULES])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("rows", "size", "m"), [(1, 1, 1), (9, 37, 3), (2, 2500, 6)])
+@needs_native
+def test_a_step_under_watch_is_that_of_the_reference(method, rule, dtype, rows, size, m):
+    _same_as_reference(method, rule, dtype, rows, size, m)
+
+
+def _same_as_reference(method, rule, dtype, rows, size, m, device="cpu"):
+    rules = None if rule is None else RULES[rule]
+    native_memory, other = (_memory(method, rows, m, size, dtype, rule=rules) for _ in range(2))
+    if device != "cpu":
+        native_memory = _memory(method, rows, m, size, dtype, device=device, rule=rules)
+    cell, z = _cells(rows, size, dtype, 3)
+    if rule is None:
+        native_memory.before.zero_(), other.before.zero_()
+    ulp = torch.finfo(dtype).eps
+    for _ in range(13):
+        fz = cell(z)
+        z_there = z.to(device, copy=True)
+        got = native_memory.step(z_there, fz.to(device)).cpu()
+        want = other.step(z.clone(), fz, reference)
+        runs = torch.ones(rows, dtype=torch.bool)
+        if rule is not None:
+            mine, theirs = native_memory.watch.progress.cpu(), other.watch.progress
+            torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-12)
+            assert torch.equal(mine[:, kernels.NFE :], theirs[:, kernels.NFE :])
+            runs = theirs[:, kernels.STATUS] < 0
+            answered = ~runs
+            torch.testing.assert_close(
+                native_memory.watch.best.cpu()[answered],
+                other.watch.best[answered],
+                rtol=1e3 * ulp,
+                atol=1e3 * ulp * z.abs().nan_to_num(0, 0, 0).max().clamp(1).item(),
+                equal_nan=True,
+            )
+        for a, b in zip(got[runs], want[runs], strict=True):
+            size_of = b.abs().nan_to_num(0, 0, 0).max().clamp(1).item()
+            torch.testing.assert_close(
+                a, b, rtol=1e3 * ulp, atol=1e3 * ulp * size_of, equal_nan=True
+            )
+        # The native result is the next state of both, so that differences do not add up.
+        z = torch.where(runs[:, None], got, z)
+        for name, value in native_memory.arrays.items():
+            other.arrays[name].copy_(value)
+        other.before = native_memory.before.cpu().clone()
+        native_memory.before = native_memory.before.clone()
+        if rule is not None:
+            other.watch.progress.copy_(native_memory.watch.progress)
+            other.watch.best.copy_(native_memory.watch.best)
+        if not runs.any():
+            break
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rule", RULES)
+def test_what_happens_to_a_row_under_watch_is_its_own_affair(path, method, rule):
+    rows, size = 9, 300
+    memory = _memory(method, rows, 4, size, torch.float32, rule=RULES[rule])
+    index = torch.tensor([7, 2, 8])
+    part = memory.rows(index)
+    cell, z = _cells(rows, size, torch.float32, 5)
+    for _ in range(13):
+        fz = cell(z)
+        out = memory.step(z, fz)
+        alone = part.step(z[index].clone(), fz[index].clone())
+        runs = memory.watch.progress[:, kernels.STATUS] < 0
+        assert torch.equal(_bits(part.watch.progress), _bits(memory.watch.progress[index]))
+        ended = ~runs[index]
+        assert torch.equal(_bits(part.watch.best[ended]), _bits(memory.watch.best[index][ended]))
+        assert torch.equal(_bits(alone[~ended]), _bits(out[index][~ended]))
+        z = torch.where(runs[:, None], out, z)
+        part.before = memory.before[index].clone()
+    statuses = memory.watch.progress[:, kernels.STATUS]
+    assert (statuses >= 0).all()
+    assert statuses[7] == 4
+
+
+@needs_native
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 3, 9])
+def test_threads_and_instruction_sets_do_not_change_a_bit_under_watch(
+    method, dtype, rows, monkeypatch
+):
+    size = 140_000 // rows
+    results = []
+    for name in VARIANTS:
+        for threads in (1, 2, 5) if name == VARIANTS[0] else (1,):
+            monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
+            before = native.simd()
+            native.simd_select(name)
+            memory = _memory(method, rows, 3, size, dtype, rule=RULES["tolerance"])
+            cell, z = _cells(rows, size, dtype, 6)
+            memory.before.zero_()
+            for _ in range(6):
+                z = memory.step(z, cell(z))
+            native.simd_select(before)
+            results.append(memory)
+    assert all(memory.same(results[0]) for memory in results[1:])
+
+
+@needs_native
+@pytest.mark.parametrize("method", METHODS)
+def test_large_states_are_written_past_the_cache_with_the_same_result(method):
+    rows, size, m = 130, 20_001, 2  # rows that begin anywhere
+    memory = _memory(method, rows, m, size, torch.float32, rule=RULES["tolerance"])
+    index = torch.tensor([0, 1, 7, 100, 129])
+    part = memory.rows(index)
+    cell, z = _cells(rows, size, torch.float32, 5)
+    for _ in range(3):
+        fz = cell(z)
+        alone = part.step(z[index].clone(), fz[index].clone())
+        z = memory.step(z, fz)
+        runs = part.watch.progress[:, kernels.STATUS] < 0
+        assert torch.equal(_bits(alone[runs]), _bits(z[index][runs]))
+        assert part.same(memory.rows(index))
+        part.before = memory.before[index].clone()
+
+
+def test_an_ended_row_is_left_alone(variant):
+    for method in METHODS:
+        memory = _memory(method, 2, 3, 10, torch.float32, rule=RULES["tolerance"])
+        z = torch.zeros(2, 10)
+        memory.step(z, torch.ones(2, 10))
+        memory.watch.progress[0, kernels.STATUS] = 2.0
+        before = memory.rows([0])
+        for _ in range(4):
+            out = memory.step(torch.full((2, 10), math.nan), torch.ones(2, 10))
+            memory.before = out.clone()
+        assert memory.rows([0]).same(before)
+        assert memory.watch.progress[1, kernels.STATUS] == 4
+
+
+def test_broyden_needs_a_pivot(path):
+    # The residual does not change along the step: there is no secant equation to satisfy.
+    memory = _memory("broyden", 1, 5, 3, torch.float64)
+    z, g = torch.zeros(1, 3, dtype=torch.float64), torch.ones(1, 3, dtype=torch.float64)
+    for _ in range(3):
+        out = memory.step(z, z + g)
+        assert memory.arrays["count"].item() == 1
+        assert torch.equal(out, z + g)
+        z = out.clone()
+
+
+def test_broyden_searches_along_its_direction_and_then_forgets(path):
+    memory = _memory("broyden line search", 1, 5, 2, torch.float64)
+    z = torch.zeros(1, 2, dtype=torch.float64)
+    z = memory.step(z, z + 1.0).clone()
+    z = memory.step(z, z + 0.5).clone()  # accepted: g falls from 1 to 0.5
+    assert memory.arrays["count"].item() == 2
+    base = z - memory.arrays["directions"][:, 1]
+    shares = []
+    for _ in range(5):
+        z = memory.step(z, z + 9.0).clone()
+        share = (z - base) / memory.arrays["directions"][:, 1]
+        shares.append(share.mean().item())
+    assert shares == pytest.approx([0.5, 0.25, 0.125, 0.0625, 0.0])
+    assert memory.arrays["count"].item() == 0
+    torch.testing.assert_close(memory.step(z, z + 3.0), z + 3.0)
+    assert memory.arrays["merit"].item() == 18.0
+
+
+def test_judgement_of_one_row_after_another(path):
+    watch_rule = {**RULE, "tol": 0.1, "relative": False, "patience": 3, "divergence": 10.0}
+    memory = _memory("picard", 1, 1, 1, torch.float64, rule=watch_rule)
+    residuals = [1.0, 0.5, 0.7, 0.6, 0.9]
+    for k, g in enumerate(residuals):
+        z = torch.full((1, 1), float(k), dtype=torch.float64)
+        memory.step(z, z + g)
+    progress = memory.watch.progress[0]
+    assert progress[kernels.STATUS] == 2  # stalled: three evaluations without a lower residual
+    assert progress[kernels.RESIDUAL] == 0.5
+    assert progress[kernels.NFE] == 5
+    assert memory.watch.best.item() == 1.0
+
+
 # ---- philox_normal -----------------------------------------------------------------------------
 
 
@@ -553,6 +826,93 @@ def test_inputs_that_need_a_gradient_are_used_without_it(path):
     assert residual.tolist() == [8.0, 8.0]
 
 
+SPOILED = {
+    "half": lambda t: t.half() if t.is_floating_point() else t.long(),
+    "another float": lambda t: t.float() if t.dtype == torch.float64 else t.double(),
+    "rows": lambda t: torch.cat([t, t]),
+    "no rows": lambda t: t[:0],
+    "size": lambda t: t[..., :-1].contiguous() if t.dim() > 1 else t[:-1],
+    "dimensions": lambda t: t[None],
+    "layout": lambda t: torch.stack([t, t], -1)[..., 0],
+    "device": lambda t: t.to("meta"),
+    "array": lambda t: t.numpy(),
+    "nothing": lambda t: None,
+    "gradient": lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.bool(),
+}
+
+
+@needs_native
+@given(
+    method=st.sampled_from(list(METHODS)),
+    rows=st.integers(1, 4),
+    size=st.sampled_from([1, 2, 17, 2049]),
+    m=st.integers(1, 4),
+    dtype=st.sampled_from(DTYPES),
+    spoil=st.sampled_from(list(SPOILED)),
+    native_path=st.booleans(),
+    data=st.data(),
+)
+def test_any_spoiled_argument_of_a_step_is_named_or_harmless(
+    method, rows, size, m, dtype, spoil, native_path, data
+):
+    memory = _memory(method, rows, m, size, dtype, rule=RULE)
+    arguments = {"z": torch.zeros(rows, size, dtype=dtype), "fz": torch.ones(rows, size).to(dtype)}
+    arguments |= memory.arrays | {"out": memory.before}
+    arguments["workspace"] = kernels.workspace(memory.name, arguments["z"], m)
+    names = [*arguments, "progress", "best"]
+    name = data.draw(st.sampled_from(names))
+    watch = memory.watch
+    if name in ("progress", "best"):
+        watch = replace(watch, **{name: SPOILED[spoil](getattr(watch, name))})
+    else:
+        arguments[name] = SPOILED[spoil](arguments[name])
+    function = getattr(kernels, memory.name + "_step")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEQCERT_KERNELS", "native" if native_path else "torch")
+        named = None
+        try:
+            function(**arguments, watch=watch, **memory.options)
+        except KernelError as error:
+            named = str(error).partition(":")[0]
+    if named is not None:
+        assert named == name or (name == "z" and named in names)
+        return
+    # What is let through is a gradient that is ignored, a layout that is packed all the same,
+    # nothing where nothing is needed, and a workspace that the reference does not look at.
+    assert (
+        (spoil == "gradient" and name in ("z", "fz"))
+        or (spoil in ("layout", "size") and 1 in (rows, size, m))
+        or (name == "workspace" and (spoil == "nothing" or not native_path))
+    ), (name, spoil)
+
+
+@given(
+    method=st.sampled_from(list(METHODS)),
+    values=st.lists(
+        st.sampled_from(
+            [0.0, -0.0, 1.0, -1e-45, 1e-40, 3e38, -3e38, math.inf, -math.inf, math.nan]
+        ),
+        min_size=6,
+        max_size=6,
+    ),
+    steps=st.integers(1, 9),
+)
+def test_any_values_give_a_status_and_touch_no_other_row(method, values, steps):
+    memory, clean = (_memory(method, 3, 2, 6, torch.float32, rule=RULES["absolute"]) for _ in "ab")
+    cell, z = _cells(3, 6, torch.float32, 1)
+    z_clean = z.clone()
+    for _ in range(steps):
+        fz, fz_clean = cell(z), cell(z_clean)
+        fz[1] = torch.tensor(values)
+        z, z_clean = memory.step(z, fz), clean.step(z_clean, fz_clean)
+        assert memory.rows([0, 2]).same(clean.rows([0, 2]))
+    progress = memory.watch.progress[1]
+    assert progress[kernels.STATUS] in (-1, 0, 1, 2, 3, 4)
+    if not all(map(math.isfinite, values)):
+        assert progress[kernels.STATUS] == 4
+        assert memory.watch.best[1].isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -640,8 +1000,12 @@ class TestTheExtensionItself:
 
     def test_a_short_workspace_is_refused(self):
         arrays = [v.numpy() for v in _good().values() if isinstance(v, torch.Tensor)]
-        with pytest.raises(ValueError, match=r"^workspace: "):
-            native.anderson_step(*arrays, np.empty(1), **PLAIN, threads=1, stream=0)
+        rule = (0.0, False, 1.0, 1.0, 1.0)
+        for short in (np.empty((2, 1)), np.empty((1, 10_000)), np.empty(10_000)):
+            with pytest.raises(ValueError, match=r"^workspace: "):
+                native.anderson_step(
+                    *arrays, short, None, None, **PLAIN, rule=rule, threads=1, stream=0
+                )
 
     def test_unknown_instruction_set_is_refused(self):
         with pytest.raises(ValueError, match="simd_variants"):
@@ -710,6 +1074,13 @@ class TestCuda:
                 strict=True,
             ):
                 torch.testing.assert_close(got.cpu(), want, rtol=1e-13, atol=0)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("rule", [None, *RULES])
+    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize(("rows", "size", "m"), [(1, 1, 1), (9, 37, 3), (3, 9000, 6)])
+    def test_a_step_under_watch_is_that_of_the_reference(self, method, rule, dtype, rows, size, m):
+        _same_as_reference(method, rule, dtype, rows, size, m, "cuda")
 
     def test_normals_have_the_bits_of_the_reference(self):
         want = torch.empty(50, 3075)

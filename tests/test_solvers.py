@@ -243,23 +243,43 @@ def test_anderson_solves_a_linear_problem_in_dimension_plus_two_evaluations():
     assert (result.nfe <= 6).all()
 
 
-@pytest.mark.parametrize("window", [1, 2, 3])
-def test_broyden_keeps_the_secant_equation_when_its_window_is_full(window):
+def _inverse_jacobian(state, x, n):
+    """H_{n-1} x of Broyden's method, by the product of its n - 1 factors."""
+    y = -x
+    for j in range(n - 1):
+        d, following = state.directions[:, j], state.directions[:, j + 1]
+        left = following - (1 - state.lengths[:, j, None]) * d
+        y = y + left * ((d * y).sum(1) / (d * d).sum(1))[:, None]
+    return y
+
+
+@pytest.mark.parametrize("window", [2, 3, 8])
+@pytest.mark.parametrize("line_search", [False, True])
+def test_broyden_keeps_the_secant_equations_also_after_its_window_was_full(window, line_search):
     cell, z0, context, _ = PROBLEMS[1].make(3, torch.float64)
-    solver = get_solver("broyden", window=window)
+    solver = get_solver("broyden", window=window, line_search=line_search)
     state, out = solver.init(z0), torch.empty_like(z0)
     z, before = z0.clone(), None
-    for _ in range(7):
+    held, checked = 0, 0
+    for _ in range(3 * window):
         fz = cell(z, context)
         solver.step(z, fz, state, out)
-        g = fz - z
-        if before is not None:
+        g, n = fz - z, int(state.count[0])
+        assert (state.count == n).all()
+        assert n == (1 if held == window else held + 1)
+        if n > 1:
             dz, dg = z - before[0], g - before[1]
-            h_dg = -dg + torch.einsum(
-                "bm,bmd->bd", torch.einsum("bmd,bd->bm", state.v, dg), state.u
-            )
+            h_dg = _inverse_jacobian(state, dg, n)
             torch.testing.assert_close(h_dg, dz, rtol=1e-6, atol=1e-14)
-        before, z = (z.clone(), g), out.clone()
+            direction = -_inverse_jacobian(state, g, n)
+            torch.testing.assert_close(out - z, direction, rtol=1e-5, atol=1e-14)
+            checked += 1
+        else:
+            torch.testing.assert_close(out, fz)
+        held, before, z = n, (z.clone(), g), out.clone()
+        if g.abs().max() < 1e-10:
+            break
+    assert checked >= 2
 
 
 def test_the_line_search_counts_every_trial_and_helps_where_full_steps_overshoot():

@@ -3,6 +3,7 @@
 #include "../anderson_math.h"
 #include "parallel.h"
 #include "simd.h"
+#include "watched.h"
 
 namespace deqcert {
 namespace DEQCERT_WAY {
@@ -13,16 +14,20 @@ template <typename T>
 struct Row {
   const AndersonStep<T>& a;
   int64_t b;
-  double *weights, *restart, *scratch, *partial;  // partial: (chunks, window)
+  // partial: (chunks, window + 2), inner products and the two squared norms of a chunk
+  double *weights, *restart, *target, *scratch, *partial;
+  bool stream;
 
   static int64_t doubles(int window, int64_t size) {
-    return window + 1 + anderson_scratch(window) + chunks_of(size) * window;
+    return window + 2 + anderson_scratch(window) + chunks_of(size) * (window + 2);
   }
 
-  Row(const AndersonStep<T>& step, int64_t row) : a(step), b(row) {
+  Row(const AndersonStep<T>& step, int64_t row, bool past_cache)
+      : a(step), b(row), stream(past_cache) {
     weights = a.workspace + b * doubles(a.window, a.size);
     restart = weights + a.window;
-    scratch = restart + 1;
+    target = restart + 1;
+    scratch = target + 1;
     partial = scratch + anderson_scratch(a.window);
   }
 
@@ -31,42 +36,41 @@ struct Row {
 
   // Stores a chunk of the new state and residual, and its share of the new inner products.
   void take(int64_t chunk) const {
-    const int64_t low = chunk * CHUNK;
-    const int64_t n = a.size - low < CHUNK ? a.size - low : CHUNK;
+    if (has_ended(a.watch, b)) return;
+    const int64_t low = chunk * CHUNK, n = length_of(chunk, a.size);
     const int s = anderson_slot(a.count[b], a.window);
     const int filled = anderson_filled(a.count[b], a.window);
     const T* z = a.z + b * a.z_stride + low;
     const T* fz = a.fz + b * a.fz_stride + low;
-    T* to_f = f(s) + low;
-    T* to_g = g(s) + low;
     alignas(64) double residual[CHUNK];
-    for (int64_t i = 0; i < n; ++i) {
-      const T value = fz[i];
-      const T difference = value - z[i];
-      to_f[i] = value;
-      to_g[i] = difference;
-      residual[i] = static_cast<double>(difference);
-    }
-    double* sums = partial + chunk * a.window;
+    double* sums = partial + chunk * (a.window + 2);
+    split(z, fz, n, f(s) + low, g(s) + low, residual, sums + a.window);
+    sums[s] = sums[a.window];
     for (int j = 0; j < filled; ++j) {
-      sums[j] = j == s ? dot(residual, residual, n) : dot(residual, g(j) + low, n);
+      if (j != s) sums[j] = dot(residual, g(j) + low, n);
     }
+    if (stream) finish_past_cache();
   }
 
   void decide() const {
-    const int filled = anderson_filled(a.count[b], a.window);
+    *target = NOWHERE;
+    if (has_ended(a.watch, b)) return;
     double* dots = partial;  // the first chunk's sums become the row's
     for (int64_t chunk = 1; chunk < chunks_of(a.size); ++chunk) {
-      for (int j = 0; j < filled; ++j) dots[j] += partial[chunk * a.window + j];
+      const double* sums = partial + chunk * (a.window + 2);
+      for (int j = 0; j < a.window + 2; ++j) dots[j] += sums[j];
     }
+    *target = settle(a.watch, b, a.size, a.z + b * a.z_stride, a.out + b * a.out_stride,
+                     dots[a.window], dots[a.window + 1]);
+    if (*target == NOWHERE) return;
     const AndersonRule rule = {a.ridge, a.growth, a.max_weight};
     double* gram = a.gram + b * a.window * a.window;
     *restart = anderson_decide(gram, a.window, a.count + b, dots, rule, scratch, weights);
   }
 
   void mix(int64_t chunk) const {
-    const int64_t low = chunk * CHUNK;
-    const int64_t n = a.size - low < CHUNK ? a.size - low : CHUNK;
+    if (*target == NOWHERE) return;
+    const int64_t low = chunk * CHUNK, n = length_of(chunk, a.size);
     const T *from_f[MAX_WINDOW], *from_g[MAX_WINDOW];
     double weight[MAX_WINDOW];
     int terms = 0;
@@ -77,17 +81,67 @@ struct Row {
       from_g[terms] = g(j) + low;
       weight[terms++] = weights[j];
     }
-    T* out = a.out + b * a.out_stride + low;
+    T* out = (*target == BEST ? a.watch.best + b * a.watch.best_stride : a.out + b * a.out_stride);
     if (a.damping == 1.0) {
-      blend<false>(terms, weight, from_f, from_g, n, out);
+      blend<false>(terms, weight, from_f, from_g, n, out + low);
     } else {
-      blend<true>(terms, weight, from_f, from_g, n, out);
+      blend<true>(terms, weight, from_f, from_g, n, out + low);
     }
     if (*restart > 0.0) {
       const int best = static_cast<int>(*restart);
       memcpy(f(0) + low, f(best) + low, n * sizeof(T));
       memcpy(g(0) + low, g(best) + low, n * sizeof(T));
     }
+  }
+
+  // Copies fz and fz - z into the windows, the difference in float64 to the scratch, and sums the
+  // squares of both.
+  void split(const T* z, const T* fz, int64_t n, T* to_f, T* to_g, double* residual,
+             double* sums) const {
+    if (stream && streamable(to_f) && streamable(to_g)) {
+      split_as<true>(z, fz, n, to_f, to_g, residual, sums);
+    } else {
+      split_as<false>(z, fz, n, to_f, to_g, residual, sums);
+    }
+  }
+
+  template <bool Stream>
+  void split_as(const T* z, const T* fz, int64_t n, T* to_f, T* to_g, double* residual,
+                double* sums) const {
+    Doubles square[REGISTERS] = {}, image[REGISTERS] = {};
+    int64_t i = 0;
+    for (; i + SUM_LANES <= n; i += SUM_LANES) {
+      for (int r = 0; r < REGISTERS; ++r) {
+        const int64_t at = i + r * WIDTH;
+        Own<T> value, start;
+        memcpy(&value, fz + at, sizeof value);
+        memcpy(&start, z + at, sizeof start);
+        const Own<T> difference = value - start;
+        put<Stream>(to_f + at, value);
+        put<Stream>(to_g + at, difference);
+        const Doubles wide = __builtin_convertvector(difference, Doubles);
+        const Doubles wide_f = __builtin_convertvector(value, Doubles);
+        store(residual + at, wide);
+        square[r] += wide * wide;
+        image[r] += wide_f * wide_f;
+      }
+    }
+    double lanes[2][SUM_LANES];
+    for (int r = 0; r < REGISTERS; ++r) {
+      store(lanes[0] + r * WIDTH, square[r]);
+      store(lanes[1] + r * WIDTH, image[r]);
+    }
+    for (int l = 0; i + l < n; ++l) {
+      const T value = fz[i + l];
+      const T difference = value - z[i + l];
+      to_f[i + l] = value;
+      to_g[i + l] = difference;
+      residual[i + l] = static_cast<double>(difference);
+      lanes[0][l] += residual[i + l] * residual[i + l];
+      lanes[1][l] += static_cast<double>(value) * static_cast<double>(value);
+    }
+    sums[0] = combine(lanes[0]);
+    sums[1] = combine(lanes[1]);
   }
 
   // out_i = sum_t weight_t (f_t,i - (1 - damping) g_t,i), in float64, rounded once.
@@ -121,30 +175,19 @@ struct Row {
 
 template <typename T>
 const char* run(const AndersonStep<T>& a, const Launch& launch) {
-  const int64_t chunks = chunks_of(a.size);
-  const int threads = useful_threads(launch.threads, a.rows * a.size);
-  if (a.rows >= threads) {
-    // Whole rows: the second pass finds what the first has left in the cache.
-    parallel(a.rows, threads, [&](int64_t b) {
-      const Row<T> row(a, b);
-      for (int64_t c = 0; c < chunks; ++c) row.take(c);
-      row.decide();
-      for (int64_t c = 0; c < chunks; ++c) row.mix(c);
-    });
-  } else {
-    // Fewer rows than threads: the same chunks, dealt out one by one.
-    parallel(a.rows * chunks, threads, [&](int64_t i) { Row<T>(a, i / chunks).take(i % chunks); });
-    for (int64_t b = 0; b < a.rows; ++b) Row<T>(a, b).decide();
-    parallel(a.rows * chunks, threads, [&](int64_t i) { Row<T>(a, i / chunks).mix(i % chunks); });
-  }
+  const int64_t bytes = 2 * a.rows * a.window * a.size * static_cast<int64_t>(sizeof(T));
+  const bool stream = past_cache(bytes);
+  by_rows_or_chunks(
+      a.rows, chunks_of(a.size), useful_threads(launch.threads, a.rows * a.size),
+      [&](int64_t b) { return Row<T>(a, b, stream); },
+      [](const Row<T>& row, int64_t c) { row.take(c); }, [](const Row<T>& row) { row.decide(); },
+      [](const Row<T>& row, int64_t c) { row.mix(c); });
   return nullptr;
 }
 
 }  // namespace
 
-int64_t anderson_workspace(int64_t rows, int window, int64_t size) {
-  return rows * Row<double>::doubles(window, size);
-}
+int64_t anderson_workspace(int window, int64_t size) { return Row<double>::doubles(window, size); }
 
 const char* anderson_step(const AndersonStep<float>& a, const Launch& launch) {
   return run(a, launch);

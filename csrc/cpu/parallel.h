@@ -36,6 +36,26 @@ void parallel(int64_t n, int threads, const Task& task) {
   for (int64_t i = 0; i < n; ++i) task(i);
 }
 
+// The two passes of a step over chunks of rows with a decision between them: whole rows where there
+// are enough, so that the second pass finds what the first has left in the cache; else the same
+// chunks, dealt out one by one.
+template <typename MakeRow, typename First, typename Decide, typename Second>
+void by_rows_or_chunks(int64_t rows, int64_t chunks, int threads, const MakeRow& make,
+                       const First& first, const Decide& decide, const Second& second) {
+  if (rows >= threads) {
+    parallel(rows, threads, [&](int64_t b) {
+      const auto row = make(b);
+      for (int64_t c = 0; c < chunks; ++c) first(row, c);
+      decide(row);
+      for (int64_t c = 0; c < chunks; ++c) second(row, c);
+    });
+  } else {
+    parallel(rows * chunks, threads, [&](int64_t i) { first(make(i / chunks), i % chunks); });
+    for (int64_t b = 0; b < rows; ++b) decide(make(b));
+    parallel(rows * chunks, threads, [&](int64_t i) { second(make(i / chunks), i % chunks); });
+  }
+}
+
 }  // namespace
 }  // namespace DEQCERT_WAY
 }  // namespace deqcert

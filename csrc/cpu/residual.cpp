@@ -8,16 +8,13 @@ namespace {
 
 template <typename T>
 void row_norms(const T* z, const T* fz, int64_t size, double* residual, double* norm) {
-  alignas(64) T g[CHUNK];
-  double residual_sum = 0.0, norm_sum = 0.0;
-  for (int64_t low = 0; low < size; low += CHUNK) {
-    const int64_t n = size - low < CHUNK ? size - low : CHUNK;
-    for (int64_t i = 0; i < n; ++i) g[i] = fz[low + i] - z[low + i];
-    residual_sum += dot(g, g, n);
-    norm_sum += dot(fz + low, fz + low, n);
+  *residual = *norm = 0.0;
+  for (int64_t chunk = 0; chunk < chunks_of(size); ++chunk) {
+    double sums[2];
+    norms(z + chunk * CHUNK, fz + chunk * CHUNK, length_of(chunk, size), sums);
+    *residual += sums[0];
+    *norm += sums[1];
   }
-  *residual = residual_sum;
-  *norm = norm_sum;
 }
 
 template <typename T>

@@ -6,6 +6,9 @@
 
 #include <cstdint>
 #include <cstring>
+#ifdef DEQCERT_X86
+#include <immintrin.h>
+#endif
 
 #include "../kernels.h"
 
@@ -23,6 +26,20 @@ constexpr int64_t CHUNK = 2048;
 
 typedef double Doubles __attribute__((vector_size(8 * DEQCERT_WIDTH)));
 typedef float Floats __attribute__((vector_size(4 * DEQCERT_WIDTH)));
+
+// A register's worth of states in their own type.
+template <typename T>
+struct OwnType;
+template <>
+struct OwnType<double> {
+  typedef Doubles type;
+};
+template <>
+struct OwnType<float> {
+  typedef Floats type;
+};
+template <typename T>
+using Own = typename OwnType<T>::type;
 
 inline Doubles load(const double* p) {
   Doubles v;
@@ -43,13 +60,79 @@ inline void store(float* p, Doubles v) {
   memcpy(p, &narrow, sizeof narrow);
 }
 
+// Stores a register of states, past the cache where asked; p is then a multiple of its size.
+template <bool Stream>
+inline void put(double* p, Doubles v) {
+#if defined(DEQCERT_X86) && DEQCERT_WIDTH == 8
+  if (Stream) return _mm512_stream_pd(p, reinterpret_cast<__m512d>(v));
+#elif defined(DEQCERT_X86) && DEQCERT_WIDTH == 4
+  if (Stream) return _mm256_stream_pd(p, reinterpret_cast<__m256d>(v));
+#endif
+  memcpy(p, &v, sizeof v);
+}
+
+template <bool Stream>
+inline void put(float* p, Floats v) {
+#if defined(DEQCERT_X86) && DEQCERT_WIDTH == 8
+  if (Stream) return _mm256_stream_ps(p, reinterpret_cast<__m256>(v));
+#elif defined(DEQCERT_X86) && DEQCERT_WIDTH == 4
+  if (Stream) return _mm_stream_ps(p, reinterpret_cast<__m128>(v));
+#endif
+  memcpy(p, &v, sizeof v);
+}
+
+// Whether so many bytes are more than caches hold, so that writing past them is faster.
+inline bool past_cache(int64_t bytes) { return bytes > (int64_t{24} << 20); }
+
+// Puts such stores before whatever other threads do next.
+inline void finish_past_cache() {
+#ifdef DEQCERT_X86
+  _mm_sfence();
+#endif
+}
+
+template <typename T>
+inline bool streamable(const T* p) {
+  return reinterpret_cast<uintptr_t>(p) % (sizeof(T) * WIDTH) == 0;
+}
+
+// Copies n elements, past the cache where asked.
+template <typename T>
+void copy(const T* from, int64_t n, T* to, bool stream) {
+  int64_t i = 0;
+#if defined(DEQCERT_X86) && DEQCERT_WIDTH >= 4
+  if (stream && reinterpret_cast<uintptr_t>(to) % 32 == 0) {
+    constexpr int64_t STEP = 32 / sizeof(T);
+    for (; i + STEP <= n; i += STEP) {
+      __m256i v;
+      memcpy(&v, from + i, sizeof v);
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i), v);
+    }
+  }
+#else
+  (void)stream;
+#endif
+  memcpy(to + i, from + i, (n - i) * sizeof(T));
+}
+
 inline int64_t chunks_of(int64_t size) { return (size + CHUNK - 1) / CHUNK; }
+
+inline int64_t length_of(int64_t chunk, int64_t size) {
+  const int64_t rest = size - chunk * CHUNK;
+  return rest < CHUNK ? rest : CHUNK;
+}
 
 inline double combine(double* lanes) {
   for (int half = SUM_LANES / 2; half > 0; half /= 2) {
     for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
   }
   return lanes[0];
+}
+
+// Asks for n elements that are needed soon.
+template <typename T>
+inline void prefetch(const T* p, int64_t n) {
+  for (int64_t i = 0; i < n; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(p + i);
 }
 
 // sum_i x_i y_i; float32 products are exact in float64.
@@ -68,6 +151,38 @@ double dot(const X* x, const Y* y, int64_t n) {
     lanes[l] += static_cast<double>(x[i + l]) * static_cast<double>(y[i + l]);
   }
   return combine(lanes);
+}
+
+// sums[0] = sum_i (fz_i - z_i)^2 and sums[1] = sum_i fz_i^2 in one read; the difference is taken in
+// the state's own precision, because it is the residual that a solver uses.
+template <typename T>
+void norms(const T* z, const T* fz, int64_t n, double* sums) {
+  Doubles square[REGISTERS] = {}, image[REGISTERS] = {};
+  int64_t i = 0;
+  for (; i + SUM_LANES <= n; i += SUM_LANES) {
+    for (int r = 0; r < REGISTERS; ++r) {
+      Own<T> value, start;
+      memcpy(&value, fz + i + r * WIDTH, sizeof value);
+      memcpy(&start, z + i + r * WIDTH, sizeof start);
+      const Own<T> difference = value - start;
+      const Doubles g = __builtin_convertvector(difference, Doubles);
+      const Doubles f = __builtin_convertvector(value, Doubles);
+      square[r] += g * g;
+      image[r] += f * f;
+    }
+  }
+  double lanes[2][SUM_LANES];
+  for (int r = 0; r < REGISTERS; ++r) {
+    store(lanes[0] + r * WIDTH, square[r]);
+    store(lanes[1] + r * WIDTH, image[r]);
+  }
+  for (int l = 0; i + l < n; ++l) {
+    const T difference = fz[i + l] - z[i + l];
+    lanes[0][l] += static_cast<double>(difference) * static_cast<double>(difference);
+    lanes[1][l] += static_cast<double>(fz[i + l]) * static_cast<double>(fz[i + l]);
+  }
+  sums[0] = combine(lanes[0]);
+  sums[1] = combine(lanes[1]);
 }
 
 }  // namespace

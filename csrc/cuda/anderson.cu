@@ -1,26 +1,38 @@
 // The Anderson step in three launches: new inner products, decision, mix. Nothing is read back.
 #include "../anderson_math.h"
-#include "launch.h"
+#include "watched.h"
 
 namespace deqcert {
 namespace cuda {
 namespace {
 
-// Workspace: for each row its weights and the slot that it restarts from, then the partial sums.
-__host__ __device__ inline int64_t row_doubles(int window) { return window + 1; }
+// Workspace of a row: its weights, the slot that it restarts from, what is done with it (a Target,
+// whether the states before and here are saved), then the partial sums of each chunk: window inner
+// products and two norms.
+enum Extra { RESTART, TARGET, SAVE_BEFORE, SAVE_HERE, EXTRAS };
+
+__host__ __device__ inline int64_t row_doubles(int window, int64_t size) {
+  return window + EXTRAS + chunks_of(size) * (window + 2);
+}
+
+template <typename T>
+__device__ double* weights_of(const AndersonStep<T>& a, int64_t b) {
+  return a.workspace + b * row_doubles(a.window, a.size);
+}
 
 template <typename T>
 __device__ double* partials(const AndersonStep<T>& a, int64_t b, int64_t chunk) {
-  return a.workspace + a.rows * row_doubles(a.window) + (b * chunks_of(a.size) + chunk) * a.window;
+  return weights_of(a, b) + a.window + EXTRAS + chunk * (a.window + 2);
 }
 
 // One block a chunk of a row.
 template <typename T>
 __global__ void take(AndersonStep<T> a) {
   constexpr int EACH = CHUNK / THREADS;
-  __shared__ double sums[MAX_WINDOW][WARPS];
+  __shared__ double sums[MAX_WINDOW + 2][WARPS];
   const int64_t chunks = chunks_of(a.size);
   const int64_t b = blockIdx.x / chunks, chunk = blockIdx.x % chunks;
+  if (has_ended(a.watch, b)) return;
   const int64_t low = chunk * CHUNK + threadIdx.x;
   const int s = anderson_slot(a.count[b], a.window);
   const int filled = anderson_filled(a.count[b], a.window);
@@ -28,6 +40,7 @@ __global__ void take(AndersonStep<T> a) {
   T* g = a.window_g + b * a.window_stride;
 
   T residual[EACH];
+  double image = 0.0;
 #pragma unroll
   for (int e = 0; e < EACH; ++e) {
     const int64_t i = low + e * THREADS;
@@ -35,6 +48,7 @@ __global__ void take(AndersonStep<T> a) {
     if (i < a.size) {
       const T value = a.fz[b * a.fz_stride + i];
       residual[e] = value - a.z[b * a.z_stride + i];
+      image += static_cast<double>(value) * static_cast<double>(value);
       f[s * a.slot_stride + i] = value;
       g[s * a.slot_stride + i] = residual[e];
     }
@@ -51,35 +65,56 @@ __global__ void take(AndersonStep<T> a) {
       }
     }
     sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0) sums[j][threadIdx.x / 32] = sum;
+    if (threadIdx.x % 32 == 0) {
+      sums[j][threadIdx.x / 32] = sum;
+      if (j == s) sums[a.window][threadIdx.x / 32] = sum;
+    }
   }
+  image = warp_sum(image);
+  if (threadIdx.x % 32 == 0) sums[a.window + 1][threadIdx.x / 32] = image;
   __syncthreads();
-  if (threadIdx.x < filled) {
+  const int column = threadIdx.x;
+  if (column < filled || (column >= a.window && column < a.window + 2)) {
     double total = 0.0;
-    for (int w = 0; w < WARPS; ++w) total += sums[threadIdx.x][w];
-    partials(a, b, chunk)[threadIdx.x] = total;
+    for (int w = 0; w < WARPS; ++w) total += sums[column][w];
+    partials(a, b, chunk)[column] = total;
   }
 }
 
-// One warp a row; shared: dots (window), then the scratch of the solve.
+// One warp a row; shared: sums (window + 2), then the scratch of the solve.
 template <typename T>
 __global__ void decide(AndersonStep<T> a) {
   extern __shared__ double shared[];
   const int64_t b = blockIdx.x;
   const int64_t chunks = chunks_of(a.size);
+  double* weights = weights_of(a, b);
+  double* extra = weights + a.window;
+  if (has_ended(a.watch, b)) {
+    if (threadIdx.x == 0) {
+      extra[RESTART] = extra[TARGET] = extra[SAVE_BEFORE] = extra[SAVE_HERE] = 0.0;
+    }
+    return;
+  }
   const int filled = anderson_filled(a.count[b], a.window);
-  for (int j = threadIdx.x; j < filled; j += 32) {
+  for (int j = threadIdx.x; j < a.window + 2; j += 32) {
     double total = 0.0;
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) total += partials(a, b, chunk)[j];
+    if (j < filled || j >= a.window) {
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) total += partials(a, b, chunk)[j];
+    }
     shared[j] = total;
   }
   __syncwarp();
   if (threadIdx.x == 0) {
+    const Settled now = settle(a.watch, b, shared[a.window], shared[a.window + 1]);
+    extra[RESTART] = 0.0;
+    extra[TARGET] = now.target;
+    extra[SAVE_BEFORE] = now.save_before;
+    extra[SAVE_HERE] = now.save_here;
+    if (now.target == NOWHERE) return;
     const AndersonRule rule = {a.ridge, a.growth, a.max_weight};
-    double* weights = a.workspace + b * row_doubles(a.window);
     double* gram = a.gram + b * a.window * a.window;
-    weights[a.window] =
-        anderson_decide(gram, a.window, a.count + b, shared, rule, shared + a.window, weights);
+    extra[RESTART] =
+        anderson_decide(gram, a.window, a.count + b, shared, rule, shared + a.window + 2, weights);
   }
 }
 
@@ -89,12 +124,21 @@ __global__ void mix(AndersonStep<T> a) {
   const int64_t chunks = chunks_of(a.size);
   const int64_t b = blockIdx.x / chunks, chunk = blockIdx.x % chunks;
   const int64_t end = chunk * CHUNK + CHUNK < a.size ? chunk * CHUNK + CHUNK : a.size;
-  const double* weights = a.workspace + b * row_doubles(a.window);
-  const int best = static_cast<int>(weights[a.window]);
+  const double* weights = weights_of(a, b);
+  const double* extra = weights + a.window;
+  const int best = static_cast<int>(extra[RESTART]);
+  const Target target = static_cast<Target>(static_cast<int>(extra[TARGET]));
+  const bool save_before = extra[SAVE_BEFORE] != 0.0, save_here = extra[SAVE_HERE] != 0.0;
+  T* out = a.out + b * a.out_stride;
+  T* kept = a.watch.progress ? a.watch.best + b * a.watch.best_stride : out;
+  T* to = target == BEST ? kept : out;
   T* f = a.window_f + b * a.window_stride;
   T* g = a.window_g + b * a.window_stride;
   const double rest = 1.0 - a.damping;
   for (int64_t i = chunk * CHUNK + threadIdx.x; i < end; i += THREADS) {
+    if (save_before) kept[i] = out[i];
+    if (save_here) kept[i] = a.z[b * a.z_stride + i];
+    if (target == NOWHERE) continue;
     double sum = 0.0;
     for (int j = 0; j < a.window; ++j) {
       const double weight = weights[j];
@@ -103,7 +147,7 @@ __global__ void mix(AndersonStep<T> a) {
       if (rest != 0.0) value -= rest * static_cast<double>(g[j * a.slot_stride + i]);
       sum += weight * value;
     }
-    a.out[b * a.out_stride + i] = static_cast<T>(sum);
+    to[i] = static_cast<T>(sum);
     if (best > 0) {
       f[i] = f[best * a.slot_stride + i];
       g[i] = g[best * a.slot_stride + i];
@@ -119,7 +163,7 @@ const char* run(const AndersonStep<T>& a, const Launch& launch) {
   if (check_grid(blocks) != cudaSuccess) return say(check_grid(blocks));
   const cudaStream_t stream = static_cast<cudaStream_t>(launch.stream);
   const unsigned rows = static_cast<unsigned>(a.rows), grid = static_cast<unsigned>(blocks);
-  const size_t shared = (a.window + anderson_scratch(a.window)) * sizeof(double);
+  const size_t shared = (a.window + 2 + anderson_scratch(a.window)) * sizeof(double);
   take<T><<<grid, THREADS, 0, stream>>>(a);
   cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess) return say(error);
@@ -132,9 +176,7 @@ const char* run(const AndersonStep<T>& a, const Launch& launch) {
 
 }  // namespace
 
-int64_t anderson_workspace(int64_t rows, int window, int64_t size) {
-  return rows * (row_doubles(window) + chunks_of(size) * window);
-}
+int64_t anderson_workspace(int window, int64_t size) { return row_doubles(window, size); }
 
 const char* anderson_step(const AndersonStep<float>& a, const Launch& launch) {
   return run(a, launch);

@@ -22,12 +22,14 @@ class AndersonState(State):
         window_g: Residual vectors f(z) - z, shape (B, window, D).
         gram: Inner products of the residual vectors, shape (B, window, window), float64.
         count: Evaluations since the row's window was last rolled back, shape (B,), int32.
+        workspace: What the kernel writes on, shape (B, k), float64.
     """
 
     window_f: Tensor
     window_g: Tensor
     gram: Tensor
     count: Tensor
+    workspace: Tensor
 
     def restart(self, rows: Tensor) -> None:
         """Forget the rows: an empty window is one that counts nothing."""
@@ -82,9 +84,17 @@ class Anderson(Solver[AndersonState]):
             window_g=z.new_empty((rows, self.window, elements)),
             gram=z.new_zeros((rows, self.window, self.window), dtype=torch.float64),
             count=z.new_zeros((rows,), dtype=torch.int32),
+            workspace=kernels.workspace("anderson", z, self.window),
         )
 
-    def step(self, z: Tensor, fz: Tensor, state: AndersonState, out: Tensor) -> None:
+    def step(
+        self,
+        z: Tensor,
+        fz: Tensor,
+        state: AndersonState,
+        out: Tensor,
+        watch: kernels.Watch | None = None,
+    ) -> None:
         """Take the newest evaluation into the window and mix."""
         kernels.anderson_step(
             z,
@@ -98,4 +108,6 @@ class Anderson(Solver[AndersonState]):
             ridge=self.ridge,
             growth=self.growth,
             max_weight=self.max_weight,
+            watch=watch,
+            workspace=state.workspace,
         )

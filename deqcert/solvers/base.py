@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from deqcert.errors import SolverError
+from deqcert.kernels import Watch
 from deqcert.solvers.cells import Cell, as_cell
-from deqcert.solvers.flight import Flight
+from deqcert.solvers.flight import Flight, keep_rows
 from deqcert.solvers.result import SolveResult, StopRule
 
 
@@ -24,7 +25,7 @@ class State:
     def select(self, keep: Tensor) -> None:
         """Keep only the rows whose indices are given, shape (b,), int64."""
         for field in dataclasses.fields(self):
-            setattr(self, field.name, getattr(self, field.name)[keep])
+            setattr(self, field.name, keep_rows(getattr(self, field.name), keep))
 
     def restart(self, rows: Tensor) -> None:
         """Forget everything about the rows whose indices are given, shape (b,), int64."""
@@ -48,8 +49,15 @@ class Solver(ABC, Generic[S]):
         """Make the memory for a batch that starts at z, shape (B, D)."""
 
     @abstractmethod
-    def step(self, z: Tensor, fz: Tensor, state: S, out: Tensor) -> None:
-        """Write the next states, shape (b, D), into ``out`` and bring ``state`` up to date."""
+    def step(
+        self, z: Tensor, fz: Tensor, state: S, out: Tensor, watch: Watch | None = None
+    ) -> None:
+        """Write the next states, shape (b, D), into ``out`` and bring ``state`` up to date.
+
+        The watch is what the loop keeps of the rows. A method hands it to its kernel, or calls
+        :func:`deqcert.kernels.judge` before it writes ``out`` and :func:`deqcert.kernels.finish`
+        after.
+        """
 
     def solve(
         self, f: Callable[[Tensor], Tensor], z0: Tensor, stop: StopRule | None = None
@@ -95,14 +103,22 @@ class Solver(ABC, Generic[S]):
             result.residual[gone] = part.residual
             result.status[gone] = part.status
             result.nfe[gone] = part.nfe
-            keep = torch.ones_like(rows, dtype=torch.bool)
-            keep[ended] = False
-            remaining = torch.nonzero(keep).squeeze(1)
+            remaining = _fill_gaps(len(rows), ended)
             rows = rows[remaining]
             if rows.numel():
                 flight.select(remaining)
                 cell = cell.select(remaining)
         return result
+
+
+def _fill_gaps(count: int, gone: Tensor) -> Tensor:
+    """Indices of the rows that stay, the last ones in the places of those that are gone."""
+    stays = torch.ones(count, dtype=torch.bool, device=gone.device)
+    stays[gone] = False
+    left = count - len(gone)
+    remaining = torch.arange(left, device=gone.device)
+    remaining[~stays[:left]] = left + torch.nonzero(stays[left:]).squeeze(1)
+    return remaining
 
 
 def _check_start(z0: Tensor) -> None:

@@ -5,15 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
+from deqcert import kernels
 from deqcert.solvers.base import Solver, State
 from deqcert.solvers.checks import in_range
 
 
+@dataclass(slots=True)
+class PicardState(State):
+    """Nothing but what its kernel writes on.
+
+    Attributes:
+        workspace: Shape (B, k), float64.
+    """
+
+    workspace: Tensor
+
+    def restart(self, rows: Tensor) -> None:
+        """There is nothing to forget."""
+
+
 @dataclass(frozen=True)
-class Picard(Solver[State]):
+class Picard(Solver[PicardState]):
     """Iterate z <- z + damping * (f(z) - z).
 
     Args:
@@ -31,13 +45,19 @@ class Picard(Solver[State]):
     def __post_init__(self) -> None:
         in_range("damping", self.damping, 0.0, 1.0)
 
-    def init(self, z: Tensor) -> State:
+    def init(self, z: Tensor) -> PicardState:
         """Remember nothing."""
-        return State()
+        return PicardState(kernels.workspace("picard", z))
 
-    def step(self, z: Tensor, fz: Tensor, state: State, out: Tensor) -> None:
+    def step(
+        self,
+        z: Tensor,
+        fz: Tensor,
+        state: PicardState,
+        out: Tensor,
+        watch: kernels.Watch | None = None,
+    ) -> None:
         """Take one damped step."""
-        if self.damping == 1.0:
-            out.copy_(fz)
-        else:
-            torch.lerp(z, fz, self.damping, out=out)
+        kernels.picard_step(
+            z, fz, out, damping=self.damping, watch=watch, workspace=state.workspace
+        )

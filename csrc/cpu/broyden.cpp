@@ -1,0 +1,203 @@
+// Broyden's step: the factors of H are applied one after the other, each direction read once. The
+// pass that adds one direction also takes the inner product that the next factor needs.
+#include "../broyden_math.h"
+#include "parallel.h"
+#include "simd.h"
+#include "watched.h"
+
+namespace deqcert {
+namespace DEQCERT_WAY {
+namespace {
+
+// One row: n directions are held, and slot n is where w = -H g grows into the next one.
+template <typename T>
+struct Row {
+  const BroydenStep<T>& a;
+  int64_t b;
+  const T *z, *fz;
+  double *squares, *lengths;
+  double* partial;  // (chunks, 3)
+  int64_t chunks;
+  int n;
+
+  static int64_t doubles(int64_t size) { return 3 * chunks_of(size); }
+
+  Row(const BroydenStep<T>& step, int64_t row)
+      : a(step),
+        b(row),
+        z(a.z + b * a.z_stride),
+        fz(a.fz + b * a.fz_stride),
+        squares(a.squares + b * a.window),
+        lengths(a.lengths + b * a.window),
+        partial(a.workspace + b * doubles(a.size)),
+        chunks(chunks_of(a.size)),
+        n(broyden_count(a.count[b], a.window)) {}
+
+  T* d(int slot) const { return a.directions + b * a.window_stride + slot * a.slot_stride; }
+
+  double total(int column) const {
+    double sum = 0.0;
+    for (int64_t c = 0; c < chunks; ++c) sum += partial[3 * c + column];
+    return sum;
+  }
+
+  // Norms of the evaluation; g goes to slot n, with <d_0, g>, where H may be applied to it.
+  void begin(int64_t chunk) const {
+    const int64_t low = chunk * CHUNK, count = length_of(chunk, a.size);
+    double* sums = partial + 3 * chunk;
+    norms(z + low, fz + low, count, sums);
+    sums[2] = 0.0;
+    if (n == 0 || n == a.window) return;
+    T* w = d(n) + low;
+    for (int64_t i = 0; i < count; ++i) w[i] = fz[low + i] - z[low + i];
+    sums[2] = dot(d(0) + low, w, count);
+  }
+
+  // w += factor (d_{j+1} - (1 - length_j) d_j), with <d_{j+1}, w>.
+  void apply(int j, double factor, int64_t chunk) const {
+    const int64_t low = chunk * CHUNK, count = length_of(chunk, a.size);
+    const T *next = d(j + 1) + low, *present = d(j) + low;
+    T* w = d(n) + low;
+    const double back = factor * (1.0 - lengths[j]);
+    if (back == 0.0) {
+      partial[3 * chunk + 2] = add<false>(factor, back, next, present, count, w);
+    } else {
+      partial[3 * chunk + 2] = add<true>(factor, back, next, present, count, w);
+    }
+  }
+
+  // The update of the last step, the new direction and, on the way, its squared norm.
+  void end(double keep, double turn, T* out, int64_t chunk) const {
+    const int64_t low = chunk * CHUNK, count = length_of(chunk, a.size);
+    const T* last = d(n - 1) + low;
+    T* w = d(n) + low;
+    for (int64_t i = 0; i < count; ++i) {
+      double value = keep * static_cast<double>(w[i]);
+      if (turn != 0.0) value -= turn * static_cast<double>(last[i]);
+      w[i] = static_cast<T>(value);
+      out[low + i] = z[low + i] + w[i];
+    }
+    partial[3 * chunk] = dot(w, w, count);
+  }
+
+  // d_0 = g.
+  void restart(T* out, int64_t chunk) const {
+    const int64_t low = chunk * CHUNK, count = length_of(chunk, a.size);
+    T* to = d(0) + low;
+    for (int64_t i = 0; i < count; ++i) {
+      to[i] = fz[low + i] - z[low + i];
+      out[low + i] = fz[low + i];
+    }
+  }
+
+  // out = z - length d, back along the last direction.
+  void retreat(double length, T* out, int64_t chunk) const {
+    const int64_t low = chunk * CHUNK, count = length_of(chunk, a.size);
+    const T* last = d(n - 1) + low;
+    const T shorter = static_cast<T>(length);
+    for (int64_t i = 0; i < count; ++i) out[low + i] = z[low + i] - shorter * last[i];
+  }
+
+  template <bool Back>
+  static double add(double factor, double back, const T* next, const T* present, int64_t count,
+                    T* w) {
+    Doubles sum[REGISTERS] = {};
+    int64_t i = 0;
+    for (; i + SUM_LANES <= count; i += SUM_LANES) {
+      for (int r = 0; r < REGISTERS; ++r) {
+        const int64_t at = i + r * WIDTH;
+        const Doubles direction = load(next + at);
+        Doubles value = load(w + at) + factor * direction;
+        if (Back) value -= back * load(present + at);
+        store(w + at, value);
+        sum[r] += value * direction;
+      }
+    }
+    double lanes[SUM_LANES];
+    for (int r = 0; r < REGISTERS; ++r) store(lanes + r * WIDTH, sum[r]);
+    for (int l = 0; i + l < count; ++l) {
+      const double direction = next[i + l];
+      double value = static_cast<double>(w[i + l]) + factor * direction;
+      if (Back) value -= back * static_cast<double>(present[i + l]);
+      w[i + l] = static_cast<T>(value);
+      lanes[l] += value * direction;
+    }
+    return combine(lanes);
+  }
+
+  // The whole step; over_chunks(pass) runs a pass over every chunk of the row.
+  template <typename OverChunks>
+  void step(const OverChunks& over_chunks) const {
+    if (has_ended(a.watch, b)) return;
+    over_chunks([&](int64_t c) { begin(c); });
+    const double merit = total(0);
+    T* out = a.out + b * a.out_stride;
+    const Target target = settle(a.watch, b, a.size, z, out, merit, total(1));
+    if (target == NOWHERE) return;
+    if (target == BEST) out = a.watch.best + b * a.watch.best_stride;
+
+    const double length = n > 0 ? lengths[n - 1] : 0.0;
+    BroydenMove move = broyden_move(n, a.window, a.line_search, length, merit, a.merit[b]);
+    if (move == SHORTEN || move == BACK) {
+      const double less = move == BACK ? length : 0.5 * length;
+      over_chunks([&](int64_t c) { retreat(less, out, c); });
+      lengths[n - 1] = length - less;
+      a.count[b] = move == BACK ? 0 : n;
+      return;
+    }
+    a.merit[b] = merit;
+    if (move == NEWTON) {
+      double dot = total(2);
+      for (int j = 0; j + 1 < n; ++j) {
+        const double factor = dot / squares[j];
+        over_chunks([&](int64_t c) { apply(j, factor, c); });
+        dot = total(2);
+      }
+      double keep, turn;
+      if (broyden_update(squares[n - 1], dot, length, &keep, &turn)) {
+        over_chunks([&](int64_t c) { end(keep, turn, out, c); });
+        squares[n] = total(0);
+        lengths[n] = 1.0;
+        a.count[b] = n + 1;
+        return;
+      }
+    }
+    over_chunks([&](int64_t c) { restart(out, c); });
+    squares[0] = merit;
+    lengths[0] = 1.0;
+    a.count[b] = 1;
+  }
+};
+
+template <typename T>
+const char* run(const BroydenStep<T>& a, const Launch& launch) {
+  const int64_t chunks = chunks_of(a.size);
+  const int threads = useful_threads(launch.threads, a.rows * a.size);
+  if (a.rows >= threads) {
+    parallel(a.rows, threads, [&](int64_t b) {
+      Row<T>(a, b).step([&](const auto& pass) {
+        for (int64_t c = 0; c < chunks; ++c) pass(c);
+      });
+    });
+  } else {
+    for (int64_t b = 0; b < a.rows; ++b) {
+      Row<T>(a, b).step([&](const auto& pass) { parallel(chunks, threads, pass); });
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+int64_t broyden_workspace(int64_t size) { return Row<double>::doubles(size); }
+
+const char* broyden_step(const BroydenStep<float>& a, const Launch& launch) {
+  return run(a, launch);
+}
+
+const char* broyden_step(const BroydenStep<double>& a, const Launch& launch) {
+  return run(a, launch);
+}
+
+}  // namespace DEQCERT_WAY
+}  // namespace deqcert

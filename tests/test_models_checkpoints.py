@@ -130,7 +130,7 @@ def bad_files(tmp_path: Path, model: MDEQ) -> dict[str, tuple[Path, str]]:
     put("list", [1, 2, 3], "no weights")
     put("numbers", {"epoch": 3}, "no weights")
     put("nan", weights | {"classifier.bias": torch.full((10,), torch.nan)}, "classifier.bias")
-    put("lacking", {k: v for k, v in weights.items() if "stage" not in k}, "lacks 'fullstage")
+    put("lacking", {k: v for k, v in weights.items() if "stage" not in k}, "lacks 'stage0")
     put("too_much", weights | {"stage9.weight": torch.zeros(1)}, "no place for")
     put("wide", weights | {"classifier.bias": torch.zeros(11)}, r"shape \(11,\)")
     return files

@@ -289,15 +289,16 @@ _SMALL = MDEQConfig(
 )
 _PRESETS = {
     "tiny": MDEQConfig(
-        channels=(16, 24),
-        head_channels=(4, 8),
-        final_channels=64,
+        channels=(16, 32),
+        head_channels=(8, 16),
+        final_channels=128,
         image_size=(8, 8),
         input_channels=1,
         mean=(0.305,),
         std=(0.376,),
         num_groups=4,
         expansion_factor=2,
+        downsample_times=1,
         post_affine=False,
         num_layers=6,
     ),

@@ -19,6 +19,7 @@ ERRORS = {"errors", "deqcert"}
 ROOMS: dict[str, set[str]] = {
     "deqcert": set(),
     "errors": set(),
+    "memory": set(),
     "kernels_reference": ERRORS,
     "kernels": ERRORS | {"kernels_reference", "_native"},
     "data": ERRORS,
@@ -33,8 +34,9 @@ ROOMS: dict[str, set[str]] = {
 }
 EVERYTHING = set(ROOMS)
 ROOMS["bench"] = EVERYTHING - {"training"}
+ROOMS["bench_solvers"] = ERRORS | {"kernels", "kernels_reference", "solvers"}
 ROOMS["doctor"] = EVERYTHING - {"training"}
-ROOMS["cli"] = EVERYTHING | {"bench", "doctor"}
+ROOMS["cli"] = EVERYTHING | {"bench", "bench_solvers", "doctor"}
 ROOMS["__main__"] = {"cli"}
 
 FILES = sorted(ROOT.rglob("*.py"))

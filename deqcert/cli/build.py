@@ -13,6 +13,7 @@ from deqcert import __version__, kernels
 from deqcert.cli.options import Solving, Source, Starting, parse_images, parse_knobs
 from deqcert.data import Dataset, load_dataset
 from deqcert.errors import ConfigError, DataError
+from deqcert.memory import keep_freed_memory
 from deqcert.models import MDEQ, checkpoint_path, file_hash, load_model
 from deqcert.smoothing import Predictor, SmoothingEngine, get_start
 from deqcert.solvers import Solver, StopRule, get_solver, solver_options
@@ -37,8 +38,8 @@ class Subject:
     notes: dict[str, Any]
 
 
-def use_threads(threads: int | None) -> int:
-    """Set the number of CPU threads, and return the number in use.
+def prepare_process(threads: int | None) -> int:
+    """Set this process up for long solves; return the number of CPU threads in use.
 
     Raises:
         ConfigError: it is below 1.
@@ -47,6 +48,7 @@ def use_threads(threads: int | None) -> int:
         if threads < 1:
             raise ConfigError(f"threads is {threads}, but it must be a whole number from 1")
         torch.set_num_threads(threads)
+    keep_freed_memory()
     return torch.get_num_threads()
 
 
@@ -56,7 +58,7 @@ def load(source: Source) -> Subject:
     Raises:
         DeqcertError: something is missing, damaged, or does not fit.
     """
-    threads = use_threads(source.threads)
+    threads = prepare_process(source.threads)
     sigma = noise(source)
     model = load_model(source.model, source.config)
     dataset = load_dataset(source.data, source.split)

@@ -64,9 +64,9 @@ def command(out: str, threads: int | None, quiet: bool, **given: Any) -> None:
     The folder gets the weights, the YAML configuration and a record of the training with the
     measured accuracy.
     """
-    from deqcert.cli.build import use_threads
+    from deqcert.cli.build import prepare_process
     from deqcert.training import TrainConfig, train
 
-    use_threads(threads)
+    prepare_process(threads)
     path = train(TrainConfig(out=Path(out), progress=not quiet, **given))
     print(f"checkpoint: {path}")

@@ -35,6 +35,8 @@ CXX_FLAGS = [
     "-Wall",
     "-Wextra",
 ]
+# Instrumentation for `make sanitize`.
+SANITIZE = os.environ.get("DEQCERT_SANITIZE", "").split()
 # Name, doubles in a register, flags; csrc/dispatch.cpp chooses among them at run time.
 PORTABLE = [("portable", 2, [])]
 X86 = [
@@ -111,7 +113,7 @@ class BuildNative(build_ext):
                 output_dir=str(folder / name),
                 macros=[*macros, *defined],
                 include_dirs=[*include, *self.compiler.include_dirs],
-                extra_postargs=[*CXX_FLAGS, *flags],
+                extra_postargs=[*CXX_FLAGS, *flags, *SANITIZE],
             )
 
         cuda, libraries = self.cuda_objects(folder)
@@ -134,7 +136,10 @@ class BuildNative(build_ext):
         target = self.get_ext_fullpath(ext.name)
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         self.compiler.link_shared_object(
-            objects + cuda, target, extra_postargs=[*openmp, *libraries], target_lang="c++"
+            objects + cuda,
+            target,
+            extra_postargs=[*openmp, *libraries, *SANITIZE],
+            target_lang="c++",
         )
 
     def cuda_objects(self, folder: Path) -> tuple[list[str], list[str]]:

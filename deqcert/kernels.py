@@ -20,6 +20,14 @@ from torch import Tensor
 
 from deqcert import kernels_reference as reference
 from deqcert.errors import KernelError
+from deqcert.kernels_reference import FRESH as FRESH
+from deqcert.kernels_reference import NFE as NFE
+from deqcert.kernels_reference import RESIDUAL as RESIDUAL
+from deqcert.kernels_reference import SCALE as SCALE
+from deqcert.kernels_reference import START as START
+from deqcert.kernels_reference import STATUS as STATUS
+from deqcert.kernels_reference import WAITED as WAITED
+from deqcert.kernels_reference import Watch as Watch
 
 try:
     from deqcert import _native
@@ -33,12 +41,6 @@ MAX_WINDOW = 64
 
 MAX_DIRECTIONS = 1024
 """The most directions that Broyden's method may hold."""
-
-# Columns of ``Watch.progress``; csrc/watch.h has the same.
-RESIDUAL, SCALE, NFE, WAITED, STATUS, FRESH = range(6)
-
-START = (math.inf, 0.0, 0.0, 0.0, -1.0, 0.0)
-"""The progress of a row that has not been evaluated; its status says that it runs."""
 
 _FLOATS = (torch.float32, torch.float64)
 _UINT32 = 1 << 32
@@ -59,48 +61,6 @@ class KernelStatus:
     simd: str
     """Instruction set chosen at run time, empty without the extension."""
     compiler: str
-
-
-@dataclass(slots=True)
-class Watch:
-    """What a solve keeps of its rows between evaluations; the steps below judge rows by it.
-
-    A step that is given a watch judges each row before it steps: a row that has ended is left
-    alone, and one that ends puts its answer into ``best`` and does not step, or, where its depth is
-    fixed, steps into ``best``. The ``out`` of such a step must hold the states that were evaluated
-    before: a best state is copied only when it would be lost. Status values are those of
-    :class:`deqcert.solvers.Status`, -1 while the row runs.
-
-    Args:
-        progress: (B, 6) float64; a row is the best residual, the size of the first evaluation, the
-            evaluations, those since the residual last fell, the status, and whether the best state
-            is the one evaluated last. Begins as :data:`START`.
-        best: (B, D) best states, answers once the rows have ended.
-        tol: Residual at which a row has converged; 0 asks for exactly ``max_nfe`` evaluations.
-        relative: Whether residuals are divided by ``||fz||``.
-        max_nfe: Most evaluations of a row.
-        divergence: A row has diverged when its residual is more than this times its first size.
-        patience: A row stalls when this many evaluations have not lowered its residual.
-    """
-
-    progress: Tensor
-    best: Tensor
-    tol: float
-    relative: bool
-    max_nfe: int
-    divergence: float
-    patience: int
-
-    @property
-    def rule(self) -> tuple[float, bool, float, float, float]:
-        """The numbers that a kernel judges by."""
-        return (
-            float(self.tol),
-            self.relative,
-            float(self.max_nfe),
-            float(self.divergence),
-            float(self.patience),
-        )
 
 
 _NO_RULE = (0.0, False, 0.0, 0.0, 0.0)

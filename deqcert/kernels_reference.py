@@ -8,13 +8,10 @@ neither on the other rows nor on the number of threads, on any device.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from deqcert.kernels import Watch
 
 # A difference column whose squared length is this small against the residuals it was formed from
 # is rounding noise; a pivot this small means that the column is a combination of earlier ones.
@@ -26,9 +23,54 @@ SUFFICIENT_DECREASE = 1e-4
 SHORTEST_STEP = 0.0625
 SMALLEST_PIVOT = 1e-8
 
-# Columns of a watch's progress, and values of its status.
+# Columns of a watch's progress, and values of its status; csrc/watch.h has the same.
 RESIDUAL, SCALE, NFE, WAITED, STATUS, FRESH = range(6)
 RUNNING, CONVERGED, MAX_NFE, STALLED, DIVERGED, NONFINITE = range(-1, 5)
+
+START = (math.inf, 0.0, 0.0, 0.0, -1.0, 0.0)
+"""The progress of a row that has not been evaluated; its status says that it runs."""
+
+
+@dataclass(slots=True)
+class Watch:
+    """What a solve keeps of its rows between evaluations; the steps below judge rows by it.
+
+    A step that is given a watch judges each row before it steps: a row that has ended is left
+    alone, and one that ends puts its answer into ``best`` and does not step, or, where its depth is
+    fixed, steps into ``best``. The ``out`` of such a step must hold the states that were evaluated
+    before: a best state is copied only when it would be lost. Status values are those of
+    :class:`deqcert.solvers.Status`, -1 while the row runs.
+
+    Args:
+        progress: (B, 6) float64; a row is the best residual, the size of the first evaluation, the
+            evaluations, those since the residual last fell, the status, and whether the best state
+            is the one evaluated last. Begins as :data:`START`.
+        best: (B, D) best states, answers once the rows have ended.
+        tol: Residual at which a row has converged; 0 asks for exactly ``max_nfe`` evaluations.
+        relative: Whether residuals are divided by ``||fz||``.
+        max_nfe: Most evaluations of a row.
+        divergence: A row has diverged when its residual is more than this times its first size.
+        patience: A row stalls when this many evaluations have not lowered its residual.
+    """
+
+    progress: Tensor
+    best: Tensor
+    tol: float
+    relative: bool
+    max_nfe: int
+    divergence: float
+    patience: int
+
+    @property
+    def rule(self) -> tuple[float, bool, float, float, float]:
+        """The numbers that a kernel judges by."""
+        return (
+            float(self.tol),
+            self.relative,
+            float(self.max_nfe),
+            float(self.divergence),
+            float(self.patience),
+        )
 
 
 def _row_sum(x: Tensor) -> Tensor:

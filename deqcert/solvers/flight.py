@@ -50,6 +50,8 @@ class Flight:
             divergence=DIVERGENCE,
             patience=PATIENCE,
         )
+        none = self.start[:0]
+        self.nobody = SolveResult(z[:0], none, none.to(torch.int8), none.long())
 
     def advance(self, cell: Cell) -> tuple[Tensor, SolveResult]:
         """Evaluate every row once and step.
@@ -82,6 +84,8 @@ class Flight:
         self.state.restart(rows)
 
     def _take(self, rows: Tensor) -> SolveResult:
+        if not rows.numel():
+            return self.nobody
         if rows.numel() == len(self.z):
             progress, z = self.watch.progress.clone(), self.watch.best.clone()
         else:

@@ -1,0 +1,119 @@
+"""Check every CUDA kernel and time the solvers on this machine's GPU, in under ten minutes.
+
+    python benchmarks/gpu.py
+
+Steps are compared with the float64 reference on the CPU on fresh random inputs; then the solvers
+are timed against torchdeq's on the same card, as multiples of the bytes that they must move at the
+measured copy bandwidth. The results are kept in benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from pathlib import Path
+
+import torch
+
+from deqcert import kernels
+from deqcert import kernels_reference as reference
+from deqcert.bench_solvers import SolverBench, bench_solvers
+
+SHAPES = [(1, 1, 1), (3, 17, 2), (7, 9000, 6), (100, 14336, 6), (2, 65536, 10)]
+ANDERSON = {"damping": 1.0, "ridge": 1e-3, "growth": 4.0, "max_weight": 1e4}
+STEPS = 8
+
+
+def main() -> None:
+    if not torch.cuda.is_available():
+        sys.exit("torch sees no GPU here; run this on a machine with one.")
+    if not kernels.status().cuda_built:
+        sys.exit("the extension has no CUDA kernels; build it where nvcc is found.")
+    seed = secrets.randbits(31)
+    print(f"{torch.cuda.get_device_name()}, seed {seed}")
+    errors = {name: check(name, seed) for name in ("picard", "anderson", "broyden")}
+    errors["residual_norms"] = check_norms(seed)
+    errors["philox_normal"] = check_noise(seed)
+    for name, error in errors.items():
+        print(f"{name}: largest error {error:.2e} of the state's size")
+    bad = [name for name, error in errors.items() if not error < 1e-5]
+    bench = bench_solvers(device="cuda", rounds=3, tell=tell)
+    folder = Path(__file__).parent / "results"
+    folder.mkdir(exist_ok=True)
+    found = {"gpu": torch.cuda.get_device_name(), "seed": seed, "errors": errors}
+    found |= json.loads(bench.json())
+    (folder / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(bench.text())
+    print("share of the copy bandwidth is 1 / (x floor)")
+    if bad:
+        sys.exit(f"these kernels are wrong on this GPU: {', '.join(bad)}.")
+
+
+def tell(timing) -> None:
+    share = 100 * timing.floor / timing.ours
+    print(SolverBench((timing,)).text().splitlines()[1], f" {share:.0f}% of copy bandwidth")
+
+
+def memory(name: str, rows: int, size: int, window: int, device: str, dtype: torch.dtype):
+    def zeros(*shape, kind=torch.float64):
+        return torch.zeros(shape, dtype=kind, device=device)
+
+    count = zeros(rows, kind=torch.int32)
+    if name == "picard":
+        return ()
+    if name == "anderson":
+        windows = [zeros(rows, window, size, kind=dtype) for _ in range(2)]
+        return (*windows, zeros(rows, window, window), count)
+    numbers = [zeros(rows, window), zeros(rows, window), zeros(rows)]
+    return (zeros(rows, window, size, kind=dtype), *numbers, count)
+
+
+def check(name: str, seed: int) -> float:
+    """The largest error of a step in float64 on the GPU, relative to the state; inf if undecided.
+
+    Float64 on both sides, then float32 on the GPU against the float64 of its own inputs.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    options = {"picard": {"damping": 0.7}, "anderson": ANDERSON, "broyden": {"line_search": False}}
+    worst = 0.0
+    for rows, size, window in SHAPES:
+        for dtype in (torch.float64, torch.float32):
+            there = memory(name, rows, size, window, "cuda", dtype)
+            here = memory(name, rows, size, window, "cpu", torch.float64)
+            slope = torch.randn(1, size, generator=generator).double().clamp(-0.95, 0.95)
+            noise = torch.randn(rows, size, generator=generator).double()
+            z = torch.zeros(rows, size, dtype=dtype)
+            for _ in range(STEPS):
+                fz = (slope * z.double() + noise + 0.1 * torch.sin(z.double())).to(dtype)
+                out = torch.empty(rows, size, dtype=dtype, device="cuda")
+                want = torch.empty(rows, size, dtype=torch.float64)
+                step = f"{name}_step"
+                getattr(kernels, step)(z.cuda(), fz.cuda(), *there, out, **options[name])
+                getattr(reference, step)(z.double(), fz.double(), *here, want, **options[name])
+                error = (out.cpu().double() - want).abs().amax() / want.abs().amax().clamp_min(1)
+                limit = 1.0 if dtype == torch.float64 else 1e-2  # float32 has 1e-5 where 1e-7 is 1
+                worst = max(worst, error.item() * limit)
+                for mine, theirs in zip(there, here, strict=True):
+                    theirs.copy_(mine.cpu())  # so that rounding does not add up
+                z = out.cpu()
+    return worst
+
+
+def check_norms(seed: int) -> float:
+    generator = torch.Generator().manual_seed(seed + 1)
+    z, fz = (torch.randn(50, 14336, generator=generator) for _ in range(2))
+    got = kernels.residual_norms(z.cuda(), fz.cuda())
+    want = reference.residual_norms(z, fz)
+    return max(((a.cpu() - b) / b).abs().max().item() for a, b in zip(got, want, strict=True))
+
+
+def check_noise(seed: int) -> float:
+    want, got = torch.empty(64, 3075), torch.empty(64, 3075, device="cuda")
+    for out, function in ((want, reference.philox_normal), (got, kernels.philox_normal)):
+        function(out, seed=seed, image=1, stage=2, first=3)
+    return 0.0 if torch.equal(want.view(torch.int32), got.cpu().view(torch.int32)) else 1.0
+
+
+if __name__ == "__main__":
+    main()

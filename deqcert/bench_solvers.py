@@ -1,0 +1,362 @@
+"""What a solver costs beside the cell, against torchdeq's, plain torch and the memory's speed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deqcert import kernels_reference
+from deqcert.errors import ConfigError
+from deqcert.solvers import StopRule, bind, get_solver, solver_names
+from deqcert.solvers.picard import Picard
+
+SIZES = (1024, 14336, 65536)
+BATCHES = (1, 16, 100, 400)
+COPIED = 1 << 24
+"""Elements of the copy that measures the memory's bandwidth: more than caches hold."""
+
+LARGEST = 3 << 30
+"""Cells of the grid whose torchdeq solve would need more bytes than this are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One solver at one size, in milliseconds an iteration beyond the cell.
+
+    Attributes:
+        solver: Name of the method.
+        rows: States solved together.
+        size: Elements of a state.
+        window: Window of the method; 1 for Picard.
+        threads: Threads of torch.
+        ours: Our solver, its whole solve divided by its iterations, less the cell.
+        torchdeq: The same method of torchdeq; NaN where it was not run.
+        plain: The torch reference of our kernel; NaN where it was not run.
+        floor: States read and written by our algorithm, at the best copy bandwidth of the run.
+        states: How many states that is, per row.
+        bandwidth: Best copy bandwidth of the run, bytes read and written a second.
+    """
+
+    solver: str
+    rows: int
+    size: int
+    window: int
+    threads: int
+    ours: float
+    torchdeq: float
+    plain: float
+    floor: float
+    states: float
+    bandwidth: float
+
+
+@dataclass(frozen=True)
+class SolverBench:
+    """Timings and what they were taken on."""
+
+    timings: tuple[Timing, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """A table for people: milliseconds an iteration, and ratios."""
+        head = ("solver", "B", "D", "window", "ours ms", "floor ms", "x floor")
+        rows = [(*head, "torchdeq ms", "faster x", "plain ms", "faster x")]
+        for t in self.timings:
+            rows.append(
+                (
+                    t.solver,
+                    str(t.rows),
+                    str(t.size),
+                    str(t.window),
+                    f"{t.ours:.3f}",
+                    f"{t.floor:.3f}",
+                    f"{t.ours / t.floor:.2f}",
+                    f"{t.torchdeq:.3f}",
+                    f"{t.torchdeq / t.ours:.1f}",
+                    f"{t.plain:.3f}",
+                    f"{t.plain / t.ours:.1f}",
+                )
+            )
+        width = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        table = "\n".join(
+            "  ".join(cell.rjust(w) for cell, w in zip(row, width, strict=True)) for row in rows
+        )
+        facts = ", ".join(f"{name} {value}" for name, value in self.facts.items())
+        return f"{table}\n{facts}"
+
+    def json(self) -> str:
+        """The same for machines."""
+        return json.dumps(
+            {"facts": self.facts, "timings": [asdict(timing) for timing in self.timings]}, indent=1
+        )
+
+
+def floor_states(solver: str, window: int, iterations: int) -> float:
+    """States that our algorithm must read and write an iteration, per row.
+
+    Picard reads z and f(z) and writes one state. Anderson (undamped) reads z, f(z), the other
+    window - 1 residuals and values, and writes the new residual, the new value and the next state.
+    Broyden reads z, f(z) and each direction held, and writes the new one and the next state.
+    Counted is the mean over the iterations of a solve, whose window fills up. The copy of a best
+    state that is about to be lost is not counted.
+
+    Args:
+        solver: picard, anderson or broyden.
+        window: Its window.
+        iterations: Evaluations of the solve.
+
+    Returns:
+        float: states an iteration.
+    """
+    if solver == "picard":
+        return 3.0
+    if solver == "anderson":
+        held = [min(k, window - 1) for k in range(iterations)]
+        return 5.0 + 2.0 * sum(held) / iterations
+    held = [k % window for k in range(iterations)]
+    return 4.0 + sum(held) / iterations
+
+
+def bench_solvers(
+    solvers: Sequence[str] = ("picard", "anderson", "broyden"),
+    sizes: Sequence[int] = SIZES,
+    batches: Sequence[int] = BATCHES,
+    *,
+    window: int = 6,
+    iterations: int = 30,
+    rounds: int = 5,
+    device: str = "cpu",
+    tell: Callable[[Timing], None] | None = None,
+) -> SolverBench:
+    """Measure what solvers cost beside the cell, on a cell of one elementwise operation.
+
+    Every round runs a copy, the cell, our solver, torchdeq's and the plain torch reference one
+    after the other, at a fixed depth; of each the fastest round counts, so that what else the
+    machine does matters less. Times include each solver's allocations.
+
+    Args:
+        solvers: picard, anderson, broyden.
+        sizes: Elements of a state.
+        batches: States solved together.
+        window: Of Anderson's method; Broyden's holds every iteration, as torchdeq's does.
+        iterations: Evaluations a solve, at least 4.
+        rounds: How often everything is run.
+        device: As torch names it.
+        tell: Called with each timing as it is made.
+
+    Returns:
+        SolverBench: one timing for each solver, size and batch.
+
+    Raises:
+        ConfigError: A name or a number that cannot be measured.
+    """
+    unknown = [name for name in solvers if name not in solver_names()]
+    if unknown:
+        raise ConfigError(
+            f"solver is {unknown[0]!r}, but what can be measured is {', '.join(solver_names())}"
+        )
+    if iterations < 4 or rounds < 1 or min(*sizes, *batches, window) < 1:
+        raise ConfigError("iterations must be at least 4, everything else at least 1")
+    timings = []
+    for size in sizes:
+        for rows in batches:
+            for name in solvers:
+                timing = _measure(name, rows, size, window, iterations, rounds, device)
+                timings.append(timing)
+                if tell is not None:
+                    tell(timing)
+    # On a machine that does other things too, the copies of some rounds are slow: the floors are
+    # those of the fastest copy of all, which flatters nobody.
+    bandwidth = max((timing.bandwidth for timing in timings), default=1.0)
+    timings = [
+        replace(t, bandwidth=bandwidth, floor=t.floor * t.bandwidth / bandwidth) for t in timings
+    ]
+    facts = {
+        "copy GB/s": round(bandwidth / 1e9, 2),
+        "iterations": iterations,
+        "rounds": rounds,
+        "threads": torch.get_num_threads(),
+        "device": device,
+        "torch": str(torch.__version__),
+    }
+    return SolverBench(tuple(timings), facts)
+
+
+def _measure(
+    name: str, rows: int, size: int, window: int, iterations: int, rounds: int, device: str
+) -> Timing:
+    held = {"picard": 1, "anderson": window, "broyden": iterations}[name]
+    generator = torch.Generator().manual_seed(1)
+    context = torch.randn(rows, size, generator=generator).to(device)
+    # Slopes of every size and sign, so that no method is done within its iterations.
+    slope = torch.linspace(-0.97, 0.97, size).expand(1, size).to(device)
+    image = torch.empty_like(context)
+    start = torch.zeros_like(context)
+
+    def cell(z: Tensor, c: Tensor) -> Tensor:
+        return torch.addcmul(c, slope, z, out=image)
+
+    solver = get_solver(name, **({} if name == "picard" else {"window": held}))
+    stop = StopRule(tol=0.0, max_nfe=iterations)
+    source = torch.empty(COPIED, device=device).normal_()
+    target = torch.empty_like(source)
+    runs: dict[str, Callable[[], object]] = {
+        "copy": lambda: target.copy_(source),
+        "cell": lambda: [cell(image, context) for _ in range(iterations)],
+        "ours": lambda: solver.solve(bind(cell, context), start, stop),
+    }
+    evaluated = iterations
+    if 4 * rows * size * (2 * held + 8) <= LARGEST:
+        # torchdeq's Broyden evaluates once before it begins to count.
+        evaluated = iterations + (name == "broyden")
+        runs["torchdeq"] = _torchdeq(name, held, iterations, lambda z: cell(z, context), start)
+    if rows * size <= 1 << 21:
+        runs["plain"] = lambda: _plain(solver, lambda z: cell(z, context), start, iterations)
+    best = dict.fromkeys(runs, float("inf"))
+    for _ in range(rounds + 1):  # the first round warms up and may be the fastest
+        for key, run in runs.items():
+            _wait(device)
+            began = time.perf_counter()
+            run()
+            _wait(device)
+            best[key] = min(best[key], time.perf_counter() - began)
+    bandwidth = 2 * source.numel() * source.element_size() / best["copy"]
+    states = floor_states(name, held, iterations)
+
+    def beside(key: str, evaluations: int = iterations) -> float:
+        if key not in best:
+            return float("nan")
+        share = best["cell"] * evaluations / iterations
+        return 1000 * (best[key] - share) / iterations
+
+    return Timing(
+        solver=name,
+        rows=rows,
+        size=size,
+        window=held,
+        threads=torch.get_num_threads(),
+        ours=beside("ours"),
+        torchdeq=beside("torchdeq", evaluated),
+        plain=beside("plain"),
+        floor=1000 * states * rows * size * 4 / bandwidth,
+        states=states,
+        bandwidth=bandwidth,
+    )
+
+
+def _torchdeq(
+    name: str, window: int, iterations: int, f: Callable[[Tensor], Tensor], start: Tensor
+) -> Callable[[], object]:
+    from torchdeq.solver import get_solver as torchdeq_solver
+
+    solve = torchdeq_solver({"picard": "fixed_point_iter"}.get(name, name))
+    options: dict[str, Any] = {"m": window} if name == "anderson" else {}
+    if name == "broyden":
+        options = {"LBFGS_thres": window}
+
+    def run() -> object:
+        with torch.no_grad():
+            return solve(f, start, max_iter=iterations, tol=0.0, **options)
+
+    return run
+
+
+def _plain(solver: Any, f: Callable[[Tensor], Tensor], start: Tensor, iterations: int) -> Tensor:
+    """The torch reference of a step, in the plainest loop."""
+    with torch.no_grad():
+        z, out, state = start.clone(), torch.empty_like(start), solver.init(start)
+        for _ in range(iterations):
+            fz = f(z)
+            if isinstance(solver, Picard):
+                kernels_reference.picard_step(z, fz, out, damping=solver.damping)
+            elif solver.name == "anderson":
+                kernels_reference.anderson_step(
+                    z,
+                    fz,
+                    state.window_f,
+                    state.window_g,
+                    state.gram,
+                    state.count,
+                    out,
+                    damping=solver.damping,
+                    ridge=solver.ridge,
+                    growth=solver.growth,
+                    max_weight=solver.max_weight,
+                )
+            else:
+                kernels_reference.broyden_step(
+                    z,
+                    fz,
+                    state.directions,
+                    state.squares,
+                    state.lengths,
+                    state.merit,
+                    state.count,
+                    out,
+                    line_search=solver.line_search,
+                )
+            z, out = out, z
+        return z
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def draw_solver_bench(benches: Sequence[SolverBench], path: str | Path) -> Path:
+    """Draw cost against size, batch, window and threads, each where it was varied alone.
+
+    Args:
+        benches: What :func:`bench_solvers` returned, for one or more windows and thread counts.
+        path: File to write; its ending chooses the format.
+
+    Returns:
+        Path: the file written.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    timings = [timing for bench in benches for timing in bench.timings]
+    axes_names = ("size", "rows", "window", "threads")
+    figure, panels = pyplot.subplots(1, 4, figsize=(16, 3.8), constrained_layout=True)
+    for panel, name in zip(panels, axes_names, strict=True):
+        others = [other for other in axes_names if other != name]
+        for solver in dict.fromkeys(timing.solver for timing in timings):
+            groups: dict[tuple[int, ...], list[Timing]] = {}
+            for timing in timings:
+                if timing.solver == solver:
+                    key = tuple(getattr(timing, other) for other in others)
+                    groups.setdefault(key, []).append(timing)
+            if not groups:
+                continue
+            # The family with the most points, and of those the largest problem.
+            key, line = max(
+                groups.items(),
+                key=lambda item: (len({getattr(t, name) for t in item[1]}), item[0]),
+            )
+            line = sorted(line, key=lambda timing: int(getattr(timing, name)))
+            x = [getattr(timing, name) for timing in line]
+            if len(set(x)) < 2:
+                continue
+            fixed = ", ".join(f"{o} {v}" for o, v in zip(others, key, strict=True))
+            (drawn,) = panel.plot(x, [t.ours for t in line], "o-", label=f"{solver} ({fixed})")
+            panel.plot(x, [t.floor for t in line], ":", color=drawn.get_color())
+            panel.plot(x, [t.torchdeq for t in line], "x--", color=drawn.get_color(), alpha=0.6)
+        panel.set(xlabel=name, ylabel="ms an iteration beyond the cell", xscale="log", yscale="log")
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend(fontsize=6, frameon=False)
+    figure.suptitle("solid: ours; dotted: floor at copy bandwidth; dashed: torchdeq", fontsize=9)
+    target = Path(path)
+    figure.savefig(target, dpi=110)
+    pyplot.close(figure)
+    return target

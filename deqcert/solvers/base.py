@@ -98,6 +98,8 @@ class Solver(ABC, Generic[S]):
             ended, part = flight.advance(cell)
             if ended.numel() == 0:
                 continue
+            if ended.numel() == len(z0):
+                return part
             gone = rows[ended]
             result.z[gone] = part.z
             result.residual[gone] = part.residual

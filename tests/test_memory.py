@@ -15,7 +15,7 @@ from deqcert.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
+for _ in range(30):
     blocks = [torch.ones(4_000_000) for _ in range(8)]
     del blocks
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -32,5 +32,5 @@ def test_large_blocks_are_reused_without_page_faults():
         )
         for setting in ("usual", "keep")
     }
-    # Eight blocks of 16 MB, ten times: kept, their pages are paid for once.
+    # Eight blocks of 16 MB, thirty times: kept, their pages are paid for once.
     assert faults["keep"] < faults["usual"] / 2

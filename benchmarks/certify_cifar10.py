@@ -20,6 +20,7 @@ import torch
 from deqcert import kernels
 from deqcert.certify import get_certifier
 from deqcert.data import load_dataset
+from deqcert.memory import keep_freed_memory
 from deqcert.models import load_model
 from deqcert.smoothing import Predictor, SmoothingEngine, Votes, get_start
 from deqcert.solvers import StopRule, get_solver
@@ -63,6 +64,7 @@ def main(
 ) -> None:
     """Write the table."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     folder = Path(os.environ.get("DEQCERT_GOLDEN", ROOT.parent / "../shared/golden"))
     model = load_model(folder / "mdeq_small_noise25.pth.tar")
     dataset = load_dataset(data, split="test")

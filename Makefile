@@ -8,7 +8,8 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.11 python3.12 python3.13 pytho
   $(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
 VENV := .venv
 BIN := $(VENV)/bin
-CERTIFY := certify --model digits --data digits --images 0:50 --sigma 0.25 --out runs/digits
+CERTIFY := certify --model digits --data digits --images 0:50 --sigma 0.25 \
+  --batch 500 --out runs/digits
 BUILD := pyproject.toml setup.py $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/*)
 NATIVE := csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp csrc/cuda/*.h csrc/cuda/*.cu
 # Without a GPU a bare "torch" may bring gigabytes of CUDA libraries; this release is the one that

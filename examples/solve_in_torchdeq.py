@@ -10,9 +10,7 @@ layer = torch.nn.Linear(16, 16)
 torch.nn.init.normal_(layer.weight, std=0.1)
 x = torch.randn(8, 16)
 
-deq = get_deq(
-    f_solver="deqcert_anderson", b_solver="deqcert_broyden", f_stop_mode="rel", ift=True
-)
+deq = get_deq(f_solver="deqcert_anderson", b_solver="deqcert_broyden", f_stop_mode="rel", ift=True)
 (z,), info = deq(lambda z: torch.tanh(layer(z) + x), torch.zeros_like(x))
 z.square().mean().backward()
 print("evaluations a row:", info["nfe"].tolist())

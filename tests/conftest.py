@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Read by torch when it is imported, and by every subprocess: waiting threads of several small
+# problems beside each other cost more than a second thread brings. Tests of threads set their own.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import hypothesis
 import pytest
 

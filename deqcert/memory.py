@@ -16,7 +16,7 @@ LARGEST = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Ask the C library to reuse large blocks; on MDEQ-SMALL a cell then takes a quarter less time.
+    """Ask the C library to reuse large blocks rather than to fetch and clear new ones.
 
     Peak memory does not change; memory that was used once stays with the process.
 

@@ -20,7 +20,7 @@ class Progress(ABC):
         images: images of the whole run.
         each: votes that an image costs at most; what the bar and the time left count in.
         sigma: certified accuracy is shown at radius 0 and at this radius.
-        before: correctness and radius of the images that an earlier session certified.
+        before: correctness and radius of the images that an earlier start certified.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Progress(ABC):
 
     @property
     def speed(self) -> float:
-        """Votes per second in this session."""
+        """Votes per second since this start."""
         return self.cast / max(time.monotonic() - self.began, 1e-9)
 
     @property
@@ -60,7 +60,7 @@ class Progress(ABC):
 
     @property
     def left(self) -> str:
-        """Time left, h:mm:ss, judged by this session's images."""
+        """Time left, h:mm:ss, judged by the images since this start."""
         gone = self.position - self.began_with
         if gone <= 0:
             return "-:--:--"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from deqcert.certify.base import Stage, audit_subset
@@ -58,10 +59,12 @@ class SerializedPaper(Audited):
         if guess is None:
             return self.certificate(engine, None, 0.0, (selection,))
         estimate = engine.votes(self.predictor, x, image, Stage.ESTIMATE, self.n)
-        chosen = audit_subset(np.arange(self.n), self.audit, seed=engine.seed, image=image)
+        chosen = self.audited_samples(engine, image)
         audit = engine.classify(self.reference, x, image, Stage.ESTIMATE, chosen)
-        voting = estimate.predictions[chosen] == guess
-        agreeing = int(np.sum(voting & (audit.predictions == guess)))
+        cast = estimate.predictions[chosen]
+        rated = self.rated_class(guess, cast)
+        voting = cast == rated
+        agreeing = int(np.sum(voting & (audit.predictions == rated)))
         votes = int(estimate.counts[guess])
         return self.certificate(
             engine,
@@ -72,3 +75,11 @@ class SerializedPaper(Audited):
             audited=len(chosen),
             disagreements=int(voting.sum()) - agreeing,
         )
+
+    def audited_samples(self, engine: SmoothingEngine, image: int) -> NDArray[np.int64]:
+        """Return which samples are audited, shape (audit,): a random part of all of them."""
+        return audit_subset(np.arange(self.n), self.audit, seed=engine.seed, image=image)
+
+    def rated_class(self, guess: int, cast: NDArray[np.int16]) -> int:
+        """Return the class whose rate of wrong votes is taken: the one that is certified."""
+        return guess

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
-from deqcert.certify.base import Stage
 from deqcert.certify.bounds import lower_confidence_bound
-from deqcert.certify.certificate import Certificate
-from deqcert.certify.serialized import Audited
+from deqcert.certify.serialized_paper import SerializedPaper
 
 if TYPE_CHECKING:
     from deqcert.smoothing import SmoothingEngine
 
 
-class SerializedReleased(Audited):
+class SerializedReleased(SerializedPaper):
     """Count as the released code does: wrong votes as if they had never been drawn.
 
     Both N_A and n are multiplied by 1 - p_m, the audit takes the first samples of the chain, and
@@ -30,10 +29,6 @@ class SerializedReleased(Audited):
 
     name: ClassVar[str] = "serialized-released"
     sound: ClassVar[bool] = False
-
-    def best_p_lower(self) -> float:
-        """Return the count's value for a unanimous vote without disagreements."""
-        return self.bound(self.n, self.audit, self.audit)
 
     def bound(self, votes: int, voting: int, agreeing: int) -> float:
         """Return the count's p_lower, which bounds nothing.
@@ -51,28 +46,13 @@ class SerializedReleased(Audited):
         counted, drawn = kept * votes, kept * self.n
         return float(stats.beta.ppf(self.alpha / 2, counted, drawn - counted + 1))
 
-    def certify(self, engine: SmoothingEngine, x: Any, image: int) -> Certificate:
-        """Certify one input; see :meth:`Certifier.certify`."""
-        guess, selection = self.select(engine, x, image)
-        if guess is None:
-            return self.certificate(engine, None, 0.0, (selection,))
-        estimate = engine.votes(self.predictor, x, image, Stage.ESTIMATE, self.n)
-        first = np.arange(self.audit)
-        audit = engine.classify(self.reference, x, image, Stage.ESTIMATE, first)
-        cast = estimate.predictions[first]
-        favourite = int(np.bincount(cast[cast >= 0], minlength=1).argmax())
-        voting = cast == favourite
-        agreeing = int(np.sum(voting & (audit.predictions == favourite)))
-        votes = int(estimate.counts[guess])
-        return self.certificate(
-            engine,
-            guess,
-            self.bound(votes, int(voting.sum()), agreeing),
-            (selection, estimate, audit),
-            votes=votes,
-            audited=len(first),
-            disagreements=int(voting.sum()) - agreeing,
-        )
+    def audited_samples(self, engine: SmoothingEngine, image: int) -> NDArray[np.int64]:
+        """Return which samples are audited: the head of the chain."""
+        return np.arange(self.audit)
+
+    def rated_class(self, guess: int, cast: NDArray[np.int16]) -> int:
+        """Return the class whose rate of wrong votes is taken: the audit's own favourite."""
+        return int(np.bincount(cast[cast >= 0], minlength=1).argmax())
 
     def assumptions(self) -> str:
         """Warn."""

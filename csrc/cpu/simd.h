@@ -129,12 +129,6 @@ inline double combine(double* lanes) {
   return lanes[0];
 }
 
-// Asks for n elements that are needed soon.
-template <typename T>
-inline void prefetch(const T* p, int64_t n) {
-  for (int64_t i = 0; i < n; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(p + i);
-}
-
 // sum_i x_i y_i; float32 products are exact in float64.
 template <typename X, typename Y>
 double dot(const X* x, const Y* y, int64_t n) {

@@ -53,6 +53,7 @@ class RememberingEngine(SmoothingEngine):
             10,
             round(sum(nfe for _, nfe in known)),
             0.0,
+            np.zeros(len(known), dtype=np.float32),
         )
 
 

@@ -78,6 +78,7 @@ def test_votes_of_independent_starts_do_not_depend_on_the_batch(solver, stop):
         other = engine(batch=batch).votes(predictor(solver, stop=stop), X, 5, 1, n)
         assert whole.predictions.shape == (n,)
         np.testing.assert_array_equal(whole.predictions, other.predictions)
+        np.testing.assert_array_equal(whole.margins, other.margins)
         assert other.nfe == whole.nfe
 
 
@@ -129,6 +130,17 @@ def test_rows_that_do_not_converge_vote_for_nobody_but_stay_in_n():
     assert (votes.predictions == NOBODY).all()
     assert votes.counts.sum() == 0
     assert len(votes.predictions) == 50
+    assert (votes.margins == 0).all()
+
+
+def test_margins_are_the_gaps_between_the_two_largest_logits():
+    model = HalfLine(0.9)
+    votes = SmoothingEngine(model, sigma=SIGMA, batch=30).votes(reference(), ORIGIN, 3, 1, 100)
+    noisy = noisy_copies(
+        torch.zeros(1, 1, 1), np.arange(100), sigma=SIGMA, seed=0, image=3, stage=1
+    )
+    expected = 2 * (noisy.reshape(100) - model.threshold).abs()
+    np.testing.assert_allclose(votes.margins, expected.numpy(), atol=1e-5)
 
 
 def test_rows_that_are_not_finite_vote_for_nobody_and_touch_no_other():

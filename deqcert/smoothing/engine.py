@@ -33,12 +33,15 @@ class Votes:
         classes: Number of classes.
         nfe: Cell evaluations spent, start-up included.
         seconds: Wall time, in seconds.
+        margins: Gap between the two largest logits of each sample, shape (n,), float32; how sure a
+            vote is of itself. 0 where a sample votes for nobody.
     """
 
     predictions: NDArray[np.int16]
     classes: int
     nfe: int
     seconds: float
+    margins: NDArray[np.float32]
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -148,12 +151,14 @@ class SmoothingEngine:
         places = np.argsort(samples, kind="stable")
         ordered = np.asarray(samples)[places]
         predictions = np.empty(len(samples), dtype=np.int16)
+        margins = np.empty(len(samples), dtype=np.float32)
         nfe = classes = 0
         for batch in self.batches(predictor, x, image, stage, samples):
-            predictions[places[np.searchsorted(ordered, batch.samples)]] = batch.predictions
+            at = places[np.searchsorted(ordered, batch.samples)]
+            predictions[at], margins[at] = batch.predictions, _margins(batch)
             nfe += int(batch.nfe.sum()) + batch.overhead
             classes = batch.logits.shape[1]
-        return Votes(predictions, classes, nfe, time.perf_counter() - began)
+        return Votes(predictions, classes, nfe, time.perf_counter() - began, margins)
 
     def batches(
         self,
@@ -274,6 +279,16 @@ class SmoothingEngine:
         if start is None:
             start = self.model.initial_state(injection)
         return predictor.solver.solve(bind(self.model.cell, injection), start, stop)
+
+
+def _margins(batch: Batch) -> NDArray[np.float32]:
+    """Return the gap between the two largest logits of each row, shape (b,)."""
+    gaps = np.zeros(len(batch.predictions), dtype=np.float32)
+    if batch.logits.shape[1] > 1:
+        leading = batch.logits.topk(2, dim=1).values.float()
+        gaps[:] = (leading[:, 0] - leading[:, 1]).cpu().numpy()
+    gaps[batch.predictions == NOBODY] = 0.0
+    return gaps
 
 
 def _device(name: str) -> torch.device:

@@ -12,34 +12,37 @@ from deqcert.errors import ConfigError, DataError
 from deqcert.models import (
     MDEQ,
     ImplicitModel,
-    MDEQConfig,
+    Model,
     StateLayout,
+    build_model,
     load_model,
     preset,
     preset_names,
+    read_config,
 )
 from deqcert.solvers import StopRule, bind, get_solver
 
 SMALL_IMAGES = {"large": (16, 16), "imagenet-small": (32, 32)}
 
 
-def build(name: str) -> MDEQ:
+def build(name: str) -> Model:
     """A preset with random weights; the large ones on smaller images, for speed."""
     torch.manual_seed(0)
     config = preset(name)
-    return MDEQ(replace(config, image_size=SMALL_IMAGES.get(name, config.image_size))).eval()
+    size = SMALL_IMAGES.get(name, config.image_size)
+    return build_model(replace(config, image_size=size)).eval()
 
 
 @pytest.fixture(params=preset_names())
-def model(request: pytest.FixtureRequest) -> MDEQ:
+def model(request: pytest.FixtureRequest) -> Model:
     return build(request.param)
 
 
-def images(model: MDEQ, rows: int = 3) -> torch.Tensor:
+def images(model: Model, rows: int = 3) -> torch.Tensor:
     return torch.rand(rows, *model.input_shape, generator=torch.Generator().manual_seed(1))
 
 
-def test_shapes_follow_the_protocol(model: MDEQ) -> None:
+def test_shapes_follow_the_protocol(model: Model) -> None:
     assert isinstance(model, ImplicitModel)
     with torch.no_grad():
         injection = model.inject(images(model))
@@ -51,7 +54,7 @@ def test_shapes_follow_the_protocol(model: MDEQ) -> None:
         assert model.readout(after).shape == (3, model.num_classes)
 
 
-def test_rows_do_not_see_each_other(model: MDEQ) -> None:
+def test_rows_do_not_see_each_other(model: Model) -> None:
     x = images(model)
     with torch.no_grad():
         injection = model.inject(x)
@@ -65,9 +68,9 @@ def test_rows_do_not_see_each_other(model: MDEQ) -> None:
     torch.testing.assert_close(alone, together[1:], rtol=1e-4, atol=1e-4)
 
 
-def test_state_dict_survives_a_round_trip(model: MDEQ) -> None:
+def test_state_dict_survives_a_round_trip(model: Model) -> None:
     torch.manual_seed(5)
-    other = MDEQ(model.config).eval()
+    other = build_model(model.config).eval()
     other.load_state_dict(model.state_dict(), strict=True)
     with torch.no_grad():
         injection = model.inject(images(model))
@@ -75,10 +78,10 @@ def test_state_dict_survives_a_round_trip(model: MDEQ) -> None:
         assert torch.equal(model.cell(z, injection), other.cell(z, other.inject(images(model))))
 
 
-def test_configuration_survives_a_round_trip(model: MDEQ, tmp_path) -> None:
+def test_configuration_survives_a_round_trip(model: Model, tmp_path) -> None:
     path = tmp_path / "model.yaml"
     path.write_text(model.config.to_yaml())
-    assert MDEQConfig.from_yaml(path) == model.config
+    assert read_config(path) == model.config
 
 
 def test_folded_weights_are_the_same_numbers_and_never_stale() -> None:

@@ -14,7 +14,7 @@ from deqcert.cli.options import Solving, Source, Starting, parse_images, parse_k
 from deqcert.data import Dataset, load_dataset
 from deqcert.errors import ConfigError, DataError
 from deqcert.memory import keep_freed_memory
-from deqcert.models import MDEQ, checkpoint_path, file_hash, load_model
+from deqcert.models import Model, checkpoint_path, file_hash, load_model
 from deqcert.smoothing import Predictor, SmoothingEngine, get_start
 from deqcert.solvers import Solver, StopRule, get_solver, solver_options
 
@@ -31,7 +31,7 @@ class Subject:
         notes: the paths as they were given.
     """
 
-    model: MDEQ
+    model: Model
     dataset: Dataset
     images: range
     parameters: dict[str, Any]
@@ -101,7 +101,7 @@ def noise(source: Source) -> float:
         ) from None
 
 
-def check_fit(model: MDEQ, dataset: Dataset, images: range) -> None:
+def check_fit(model: Model, dataset: Dataset, images: range) -> None:
     """Refuse images of another size than the model's, and labels outside its classes.
 
     Raises:
@@ -123,7 +123,7 @@ def check_fit(model: MDEQ, dataset: Dataset, images: range) -> None:
             )
 
 
-def make_engine(source: Source, model: MDEQ, kind: type[SmoothingEngine]) -> SmoothingEngine:
+def make_engine(source: Source, model: Model, kind: type[SmoothingEngine]) -> SmoothingEngine:
     """Make an engine of the given kind as the options say.
 
     Raises:

@@ -14,7 +14,7 @@ KNOBS: tuple[tuple[str, type, Any, str], ...] = (
     ("data", str, "digits", "Training images: digits, mnist:DIR, cifar10:DIR, folder:DIR..."),
     ("test_data", str, None, "Where the test split is taken from; default: --data."),
     ("name", str, "model", "The files are called NAME.pth, NAME.yaml and NAME.json."),
-    ("preset", str, "tiny", "Width and depth: tiny, small, large or imagenet-small."),
+    ("preset", str, "tiny", "What is trained: tiny, small, large, imagenet-small or contractive."),
     ("model", Path, None, "YAML configuration in the public layout, instead of a preset."),
     ("objective", str, "gaussian", "What is minimised: gaussian."),
     ("sigma", float, 0.25, "Noise, in pixel units of [0,1]; what you will certify with."),

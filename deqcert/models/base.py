@@ -43,6 +43,33 @@ class ImplicitModel(Protocol):
         ...
 
 
+@runtime_checkable
+class EnclosedModel(ImplicitModel, Protocol):
+    """An implicit model whose residual proves how far away its equilibrium is.
+
+    Whoever uses the bounds evaluates the model in float64: a torch module is copied and cast, any
+    other model must compute in the type of what it is given. All three methods return upper bounds
+    in float64 that hold for exact arithmetic on the stored weights; their own rounding included.
+    """
+
+    def rounding(self, z: Tensor, injection: Tensor) -> tuple[Tensor, Tensor]:
+        """Bound what rounding changes when the model is evaluated in float64.
+
+        Returns:
+            For each row, of the computed ``cell(z, injection)`` the l2 distance to the exact one,
+            shape (B,), and of ``readout(z)`` the error of any difference of two logits, shape (B,).
+        """
+        ...
+
+    def error_bound(self, residual: Tensor) -> Tensor:
+        """Bound ||z - z*|| where ||cell(z) - z|| is at most the residual; shapes (B,), float64."""
+        ...
+
+    def readout_lipschitz(self) -> Tensor:
+        """Bound how fast logit i minus logit j changes with z in l2; shape (K, K), float64."""
+        ...
+
+
 class Normalize(nn.Module):
     """Subtract the mean of each channel and divide by its deviation.
 

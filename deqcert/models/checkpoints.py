@@ -1,4 +1,4 @@
-"""Checkpoints in: weights only, in the formats of the public MDEQ repositories.
+"""Checkpoints in: weights only, in the formats of the public MDEQ repositories and our own.
 
 A file is read with torch's restricted unpickler, so nothing in it is ever executed.
 """
@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from deqcert.errors import CheckpointError, ConfigError
-from deqcert.models.config import MDEQConfig
-from deqcert.models.mdeq import MDEQ
+from deqcert.models.architectures import Config, Model, build_model, read_config
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")
 """Keys under which training scripts store the weights among other things."""
@@ -51,13 +50,13 @@ def file_hash(path: str | Path) -> str:
         raise CheckpointError(_unreadable(path, error)) from None
 
 
-def load_model(checkpoint: str | Path, config: str | Path | MDEQConfig | None = None) -> MDEQ:
-    """Build the MDEQ of a checkpoint, in evaluation mode.
+def load_model(checkpoint: str | Path, config: str | Path | Config | None = None) -> Model:
+    """Build the model of a checkpoint, in evaluation mode.
 
     Args:
-        checkpoint: A file with a state_dict of the MDEQ-Vision family, or "digits" for the one
-            that comes with the package. Every name may begin with ``module.``, and the state_dict
-            may be inside a dictionary (:data:`WRAPPERS`).
+        checkpoint: A file with a state_dict of the MDEQ-Vision family or of a contractive model,
+            or "digits" for the one that comes with the package. Every name may begin with
+            ``module.``, and the state_dict may be inside a dictionary (:data:`WRAPPERS`).
         config: YAML file in the public layout, or a configuration. If not given, the ``.yaml``
             beside the checkpoint that has its name.
 
@@ -68,9 +67,9 @@ def load_model(checkpoint: str | Path, config: str | Path | MDEQConfig | None = 
     """
     path = checkpoint_path(checkpoint)
     weights = read_weights(path)
-    if not isinstance(config, MDEQConfig):
-        config = MDEQConfig.from_yaml(config if config is not None else _beside(path))
-    model = MDEQ(config)
+    if config is None or isinstance(config, str | Path):
+        config = read_config(config if config is not None else _beside(path))
+    model = build_model(config)
     _check_names(path, weights, model.state_dict())
     for name, value in weights.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):

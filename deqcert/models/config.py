@@ -10,7 +10,7 @@ passed over. Any further section is refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,7 @@ def _parse(data: Any) -> dict[str, Any]:
     known = set(_MODEL_KEYS) | _IGNORED_MODEL | {"NAME", "IMAGE_SIZE", "EXTRA"}
     _refuse_unknown(model, known, "MODEL.")
     if model.get("NAME", "mdeq") != "mdeq":
-        raise ConfigError(f"MODEL.NAME is '{model['NAME']}', but only 'mdeq' is supported.")
+        raise ConfigError(f"MODEL.NAME is '{model['NAME']}', but there are mdeq and contractive.")
     extra = _mapping(model.get("EXTRA"), "MODEL.EXTRA")
     _refuse_unknown(extra, {"FULL_STAGE"}, "MODEL.EXTRA.")
     stage = _mapping(extra.get("FULL_STAGE"), "MODEL.EXTRA.FULL_STAGE")
@@ -278,69 +278,3 @@ def _check(config: MDEQConfig) -> None:
         raise ConfigError(
             f"mean and std need one entry for each of {config.input_channels} channels."
         )
-
-
-_SMALL = MDEQConfig(
-    channels=(8, 16, 32),
-    head_channels=(7, 14, 28),
-    final_channels=200,
-    post_affine=False,
-    dropout=0.2,
-)
-_PRESETS = {
-    "tiny": MDEQConfig(
-        channels=(16, 32),
-        head_channels=(8, 16),
-        final_channels=128,
-        image_size=(8, 8),
-        input_channels=1,
-        mean=(0.305,),
-        std=(0.376,),
-        num_groups=4,
-        expansion_factor=2,
-        downsample_times=1,
-        post_affine=False,
-        num_layers=6,
-    ),
-    "small": _SMALL,
-    "large": replace(
-        _SMALL,
-        channels=(32, 64, 128, 256),
-        head_channels=(14, 28, 56, 112),
-        final_channels=1680,
-        num_blocks=(),
-        big_kernels=(),
-        dropout=0.3,
-        num_layers=10,
-    ),
-    "imagenet-small": MDEQConfig(
-        channels=(32, 64, 128, 256),
-        head_channels=(24, 48, 96, 192),
-        final_channels=2048,
-        num_classes=1000,
-        image_size=(224, 224),
-        mean=IMAGENET_STATISTICS[0],
-        std=IMAGENET_STATISTICS[1],
-        downsample_times=2,
-        num_layers=5,
-    ),
-}
-
-
-def preset_names() -> tuple[str, ...]:
-    """Return the names that :func:`preset` knows."""
-    return tuple(_PRESETS)
-
-
-def preset(name: str) -> MDEQConfig:
-    """Return a configuration by name.
-
-    ``tiny`` is for 8x8 grey digits, ``small`` and ``large`` are those of the literature for
-    CIFAR-10, ``imagenet-small`` is the public SMALL for ImageNet.
-
-    Raises:
-        ConfigError: If there is no preset of that name.
-    """
-    if name not in _PRESETS:
-        raise ConfigError(f"there is no preset '{name}'; there are {', '.join(_PRESETS)}.")
-    return _PRESETS[name]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deqcert.data import Dataset, load_dataset
 from deqcert.errors import ConfigError
-from deqcert.models import MDEQ, MDEQConfig, preset
+from deqcert.models import Config, Model, build_model, preset, read_config
 from deqcert.training.augment import get_augmentation
 from deqcert.training.config import TrainConfig
 from deqcert.training.measure import measure
@@ -32,7 +32,7 @@ RESTARTS = 5
 
 
 def train(config: TrainConfig) -> Path:
-    """Train an MDEQ and save it.
+    """Train a model and save it.
 
     Returns:
         The checkpoint: a state_dict in the public format. Beside it are its YAML configuration and
@@ -57,7 +57,7 @@ def train(config: TrainConfig) -> Path:
     began = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = MDEQ(_architecture(config, data)).to(config.device)
+        model = build_model(_architecture(config, data)).to(config.device)
     history = _Training(model, config, data, began).run()
     model.eval()
     measured = measure(
@@ -76,7 +76,7 @@ def train(config: TrainConfig) -> Path:
 class _Training:
     """The state of one training: model, optimiser, and where it stands."""
 
-    def __init__(self, model: MDEQ, config: TrainConfig, data: Dataset, began: float) -> None:
+    def __init__(self, model: Model, config: TrainConfig, data: Dataset, began: float) -> None:
         self.model, self.config, self.data, self.began = model, config, data, began
         self.generator = torch.Generator().manual_seed(config.seed)
         self.optimizer = torch.optim.AdamW(
@@ -179,11 +179,11 @@ class _Training:
         progress.say("a loss was not finite: back to the last good epoch, at half the rate")
 
 
-def _architecture(config: TrainConfig, data: Dataset) -> MDEQConfig:
+def _architecture(config: TrainConfig, data: Dataset) -> Config:
     """Fit the preset to the data, or check that the given configuration fits."""
     channels, height, width = data.shape
     if config.model is not None:
-        fixed = MDEQConfig.from_yaml(config.model)
+        fixed = read_config(config.model)
         if (fixed.input_channels, *fixed.image_size) != data.shape:
             raise ConfigError(
                 f"configuration {config.model} takes images of "

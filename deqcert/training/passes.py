@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deqcert.models import MDEQ
+from deqcert.models import Model
 from deqcert.models.implicit_grad import (
     Gradient,
     Unroll,
@@ -27,7 +27,7 @@ class Passes:
         nfe: Mean evaluations a row of the last pass.
     """
 
-    def __init__(self, model: MDEQ, config: TrainConfig, generator: torch.Generator) -> None:
+    def __init__(self, model: Model, config: TrainConfig, generator: torch.Generator) -> None:
         self.model, self._generator = model, generator
         self._solver = get_solver(config.solver)
         self._stop = StopRule(tol=config.tol, max_nfe=config.max_nfe)

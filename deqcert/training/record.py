@@ -15,7 +15,7 @@ import torch
 
 import deqcert
 from deqcert.errors import RunError
-from deqcert.models import MDEQ, file_hash
+from deqcert.models import Model, file_hash
 from deqcert.training.config import TrainConfig
 
 POINTS = 20
@@ -42,7 +42,7 @@ def check_out(out: Path, name: str) -> None:
 
 def save(
     config: TrainConfig,
-    model: MDEQ,
+    model: Model,
     *,
     history: Sequence[Mapping[str, float]],
     measured: Mapping[str, float],

@@ -1,0 +1,227 @@
+"""A small equilibrium classifier whose cell is a proven contraction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor, nn
+
+from deqcert.errors import ConfigError, DataError
+from deqcert.models.base import Normalize
+from deqcert.models.spectral import TINY, rounding_constant, spectral_norm_bound
+
+MARGIN = 1.0 + 1e-9
+"""More than the rounding of norms and quotients in float64, for states below a million elements."""
+
+_KEYS = {
+    "NUM_CLASSES": "num_classes",
+    "NUM_LAYERS": "num_layers",
+    "WIDTH": "width",
+    "FACTOR": "factor",
+}
+
+
+@dataclass(frozen=True)
+class ContractiveConfig:
+    """Width and normalisation of a :class:`ContractiveDEQ`.
+
+    Args:
+        width: Elements of the state.
+        factor: Largest spectral norm of the weight in training, in (0, 1). Nearer to 1 the model
+            is richer, and its equilibrium takes longer to find and to prove.
+        num_classes: Number of classes.
+        image_size: Height and width of an input, in pixels.
+        input_channels: Channels of an input.
+        mean: Mean of each input channel, in [0, 1] units.
+        std: Deviation of each input channel, in [0, 1] units.
+        num_layers: Cell evaluations of the unrolled pre-training.
+
+    Raises:
+        ConfigError: If a value is out of range.
+    """
+
+    width: int = 64
+    factor: float = 0.9
+    num_classes: int = 10
+    image_size: tuple[int, int] = (8, 8)
+    input_channels: int = 1
+    mean: tuple[float, ...] = (0.305,)
+    std: tuple[float, ...] = (0.376,)
+    num_layers: int = 6
+
+    def __post_init__(self) -> None:
+        whole = (self.width, self.num_classes, self.input_channels, self.num_layers)
+        for value in (*whole, *self.image_size):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(
+                    f"{value!r} is among the sizes, but each must be a whole number from 1."
+                )
+        if not 0.0 < self.factor < 1.0:
+            raise ConfigError(f"factor is {self.factor}, but it must lie between 0 and 1.")
+        if len(self.mean) != self.input_channels or len(self.std) != self.input_channels:
+            raise ConfigError(
+                f"mean and std need one entry for each of {self.input_channels} channels."
+            )
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any]) -> ContractiveConfig:
+        """Read what :meth:`to_yaml` wrote; every key must be there and none besides.
+
+        Raises:
+            ConfigError: If a key is missing or unknown or a value is out of range.
+        """
+        wanted = {
+            "": ("MODEL", "INPUT"),
+            "MODEL.": ("NAME", "IMAGE_SIZE", *_KEYS),
+            "INPUT.": ("CHANNELS", "MEAN", "STD"),
+        }
+        for prefix, keys in wanted.items():
+            section = data.get(prefix.rstrip("."), {}) if prefix else data
+            if not isinstance(section, Mapping) or set(section) != set(keys):
+                raise ConfigError(
+                    f"a contractive model's configuration needs exactly "
+                    f"{', '.join(prefix + key for key in keys)}."
+                )
+        model, inputs = data["MODEL"], data["INPUT"]
+        width, height = model["IMAGE_SIZE"]
+        return cls(
+            image_size=(height, width),
+            input_channels=inputs["CHANNELS"],
+            mean=tuple(float(value) for value in inputs["MEAN"]),
+            std=tuple(float(value) for value in inputs["STD"]),
+            **{field: model[key] for key, field in _KEYS.items()},
+        )
+
+    def to_yaml(self) -> str:
+        """Write the configuration as YAML."""
+        model: dict[str, Any] = {"NAME": "contractive"}
+        model |= {key: getattr(self, field) for key, field in _KEYS.items()}
+        model["IMAGE_SIZE"] = [self.image_size[1], self.image_size[0]]
+        inputs = {
+            "CHANNELS": self.input_channels,
+            "MEAN": list(self.mean),
+            "STD": list(self.std),
+        }
+        return str(yaml.safe_dump({"MODEL": model, "INPUT": inputs}, sort_keys=False))
+
+
+class ContractiveDEQ(nn.Module):
+    """z* = relu(W z* + U x + b) with ||W||_2 < 1, and a linear readout of z*.
+
+    relu is 1-Lipschitz in l2, so the cell contracts by L = ||W||_2: it has exactly one equilibrium,
+    and ||z - z*|| <= ||f(z) - z|| + ||f(z) - f(z*)|| <= ||f(z) - z|| + L ||z - z*||. In training W
+    is scaled back into the ball of radius ``config.factor`` whenever images are injected.
+
+    What is proven, and of what: L is the bound of
+    :func:`deqcert.models.spectral.spectral_norm_bound` for the weights as they are stored, not the
+    configured factor. The equilibrium is that of exact arithmetic on the stored W, readout and
+    injection; the injection itself is the one the machine computes from the image, in the model's
+    own precision.
+
+    Args:
+        config: Width and normalisation.
+
+    **Source:** the contraction is Banach's (1922); see also E. Winston, J. Z. Kolter, "Monotone
+    operator equilibrium networks" (2020), for a larger class.
+    """
+
+    def __init__(self, config: ContractiveConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.input_shape = (config.input_channels, *config.image_size)
+        self.num_classes = config.num_classes
+        height, width = config.image_size
+        self.normalize = Normalize(config.mean, config.std)
+        self.encoder = nn.Linear(config.input_channels * height * width, config.width)
+        self.weight = nn.Parameter(torch.empty(config.width, config.width))
+        nn.init.orthogonal_(self.weight, gain=0.5 * config.factor)
+        self.classifier = nn.Linear(config.width, config.num_classes)
+        self._proven: tuple[tuple[int, int], float] | None = None
+
+    def inject(self, x: Tensor) -> Tensor:
+        """Normalise images, shape (B, C, H, W) in [0, 1], and map them to (B, D).
+
+        Raises:
+            DataError: If the images have another shape.
+        """
+        if tuple(x.shape[1:]) != self.input_shape:
+            raise DataError(
+                f"images of shape {tuple(x.shape)} cannot enter this model, which takes (B, "
+                f"{', '.join(map(str, self.input_shape))})."
+            )
+        if self.training:
+            self._project()
+        injection: Tensor = self.encoder(self.normalize(x).flatten(1))
+        return injection
+
+    def initial_state(self, injection: Tensor) -> Tensor:
+        """Return zeros of shape (B, D)."""
+        return torch.zeros_like(injection)
+
+    def draw_masks(self, rows: int, generator: torch.Generator | None = None) -> None:
+        """Return None: nothing is dropped in training."""
+
+    def cell(self, z: Tensor, injection: Tensor) -> Tensor:
+        """Evaluate relu(W z + injection), from (B, D) to (B, D)."""
+        return F.relu(F.linear(z, self.weight) + injection)
+
+    def readout(self, z: Tensor) -> Tensor:
+        """Map states, shape (B, D), to logits, shape (B, K)."""
+        logits: Tensor = self.classifier(z)
+        return logits
+
+    def factor(self) -> float:
+        """Return the proven contraction factor L of the stored weight."""
+        key = (self.weight._version, self.weight.data_ptr())
+        if self._proven is None or self._proven[0] != key:
+            self._proven = key, spectral_norm_bound(self.weight)
+        return self._proven[1]
+
+    def rounding(self, z: Tensor, injection: Tensor) -> tuple[Tensor, Tensor]:
+        """Bound the rounding of a float64 evaluation; see :class:`EnclosedModel`.
+
+        Each element of W z + u and each logit is an inner product with one more addition, so its
+        error is at most gamma_(D+1) times the inner product of the absolute values, and that is at
+        most the product of the norms (Cauchy and Schwarz). relu adds none.
+        """
+        gamma = MARGIN * rounding_constant(self.weight.shape[1] + 2)
+        size = torch.linalg.vector_norm(z, dim=1)
+        weight, classifier = self.weight.double(), self.classifier.weight.double()
+        entering = torch.linalg.vector_norm(injection, dim=1)
+        cell = gamma * (torch.linalg.matrix_norm(weight) * size + entering)
+        widest = torch.linalg.vector_norm(classifier, dim=1).max()
+        logit = gamma * (widest * size + self.classifier.bias.double().abs().max())
+        # Two logits, and the rounding of their difference.
+        return MARGIN * cell + TINY, 4.0 * logit + TINY
+
+    def error_bound(self, residual: Tensor) -> Tensor:
+        """Return residual / (1 - L), shape (B,), float64, rounded up.
+
+        Raises:
+            ConfigError: If the stored weight is not proven to contract.
+        """
+        factor = self.factor()
+        if not factor < 1.0:
+            raise ConfigError(
+                f"the spectral norm of the model's weight is only proven to be at most {factor:g}, "
+                "but its cell contracts below 1; train it longer or with a smaller FACTOR."
+            )
+        return MARGIN * residual.double() / (1.0 - factor)
+
+    def readout_lipschitz(self) -> Tensor:
+        """Return ||c_i - c_j||_2 of the readout's rows, shape (K, K), float64, rounded up."""
+        rows = self.classifier.weight.detach().double()
+        distances: Tensor = torch.linalg.vector_norm(rows[:, None] - rows[None], dim=2)
+        return MARGIN * distances
+
+    @torch.no_grad()
+    def _project(self) -> None:
+        size = torch.linalg.matrix_norm(self.weight.double(), 2).item()
+        if size > self.config.factor:
+            # A little more, so that rounding does not leave it outside again.
+            self.weight.mul_(self.config.factor / size * (1.0 - 1e-5))

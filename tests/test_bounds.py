@@ -22,12 +22,13 @@ from deqcert.certify.bounds import (
 from deqcert.certify.metrics import average_certified_radius, certified_accuracy
 from deqcert.errors import ConfigError
 
+UNAUDITED = ("standard", "independent")
 SANITY = [(400, 184, 0.995), (1000, 71, 1.157), (2000, 33, 1.267), (5000, 10, 1.402)]
 
 
 def certifier(name, **options):
     given = {"n0": 100, "n": 10000, "alpha": 0.001} | options
-    if name == "standard":
+    if name in UNAUDITED:
         return get_certifier(name, predictor=reference(), **given)
     given = {"audit": 400, "reference": reference()} | given
     return get_certifier(name, predictor=warm(AlwaysFirst()), **given)
@@ -130,7 +131,7 @@ def test_impossible_requests_are_refused_before_any_solve(name):
         {"alpha": float("nan")},
         {"n": 0},
         {"n0": 0},
-        {"n": 5, "audit": 5} if name != "standard" else {"n": 9},
+        {"n": 5, "audit": 5} if name not in UNAUDITED else {"n": 9},
         {"unknown": 1},
     ):
         with pytest.raises(ConfigError) as error:
@@ -147,8 +148,9 @@ def test_the_refusal_of_too_few_samples_says_how_many_would_do():
 
 
 def test_chained_starts_are_refused_where_samples_must_be_independent():
-    with pytest.raises(ConfigError, match="serialized"):
-        get_certifier("standard", predictor=warm(AlwaysFirst()), n0=1, n=100, alpha=0.1)
+    for name in UNAUDITED:
+        with pytest.raises(ConfigError, match=f"'{name}'.*serialized"):
+            get_certifier(name, predictor=warm(AlwaysFirst()), n0=1, n=100, alpha=0.1)
     with pytest.raises(ConfigError, match="independent reference"):
         certifier("serialized", reference=warm(AlwaysFirst()))
     with pytest.raises(ConfigError, match="there is no method"):

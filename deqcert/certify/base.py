@@ -59,6 +59,13 @@ class Certifier(ABC):
     def best_p_lower(self) -> float:
         """Return the bound that a unanimous vote without disagreements would give."""
 
+    def check(self, sigma: float) -> None:  # noqa: B027
+        """Refuse what no vote could reach with noise of deviation ``sigma``; here nothing.
+
+        Raises:
+            ConfigError: If there is something of that kind.
+        """
+
     def too_small(self) -> str:
         """Say that even a unanimous vote certifies nothing, and what would."""
         least = self.n
@@ -95,11 +102,15 @@ class Certifier(ABC):
         p_lower: float,
         spent: tuple[Votes, ...],
         *,
+        n: int | None = None,
         votes: int = 0,
         audited: int = 0,
         disagreements: int = 0,
     ) -> Certificate:
-        """Put a certificate together; it abstains where p_lower is at most 1/2."""
+        """Put a certificate together; it abstains where p_lower is at most 1/2.
+
+        ``n`` is given where fewer samples than asked for were drawn.
+        """
         prediction = guess if p_lower > 0.5 else None
         return Certificate(
             prediction=prediction,
@@ -107,7 +118,7 @@ class Certifier(ABC):
             p_lower=p_lower,
             sigma=engine.sigma,
             n0=self.n0,
-            n=self.n,
+            n=self.n if n is None else n,
             alpha=self.alpha,
             method=self.name,
             sound=self.sound,

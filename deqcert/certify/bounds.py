@@ -36,8 +36,8 @@ def lower_confidence_bound(successes: int, n: int, alpha: float) -> float:
 
     **Source:** C. J. Clopper and E. S. Pearson (1934).
     """
-    successes, n = _count("successes", successes), _count("n", n)
-    _probability("alpha", alpha)
+    successes, n = check_count("successes", successes), check_count("n", n)
+    check_probability("alpha", alpha)
     if not 0 <= successes <= n or n < 1:
         raise ConfigError(f"{successes} successes of {n} trials are impossible.")
     if successes == 0:
@@ -66,9 +66,9 @@ def disagreements_upper_bound(found: int, audited: int, population: int, alpha: 
     **Source:** inversion of the hypergeometric test; T. Wright, "Exact Confidence Bounds when
     Sampling from Small Finite Universes" (1991).
     """
-    found, audited = _count("found", found), _count("audited", audited)
-    population = _count("population", population)
-    _probability("alpha", alpha)
+    found, audited = check_count("found", found), check_count("audited", audited)
+    population = check_count("population", population)
+    check_probability("alpha", alpha)
     if not 0 <= found <= audited <= population:
         raise ConfigError(f"{found} found among {audited} audited of {population} is impossible.")
     least, most = found, population - (audited - found)
@@ -124,13 +124,18 @@ def two_sided_p_value(first: int, second: int) -> float:
     **Source:** K. Hung and W. Fithian, "Rank verification for exponential families" (2019), as used
     in PREDICT of Cohen et al. (2019).
     """
-    first, second = _count("first", first), _count("second", second)
+    first, second = check_count("first", first), check_count("second", second)
     if first + second == 0:
         return 1.0
     return float(stats.binomtest(first, first + second, 0.5).pvalue)
 
 
-def _count(name: str, value: int) -> int:
+def check_count(name: str, value: int) -> int:
+    """Return the value as an int, or refuse what is no whole number.
+
+    Raises:
+        ConfigError: If it is not an integer.
+    """
     if isinstance(value, bool):
         raise ConfigError(f"{name} is {value}, but it must be a whole number.")
     try:
@@ -139,6 +144,11 @@ def _count(name: str, value: int) -> int:
         raise ConfigError(f"{name} is {value!r}, but it must be a whole number.") from None
 
 
-def _probability(name: str, value: float) -> None:
+def check_probability(name: str, value: float) -> None:
+    """Refuse what is not strictly between 0 and 1.
+
+    Raises:
+        ConfigError: If it is not.
+    """
     if not 0.0 < value < 1.0:
         raise ConfigError(f"{name} is {value}, but it must lie strictly between 0 and 1.")

@@ -15,7 +15,7 @@ class Certificate:
         p_lower: Lower bound of the probability of the class under the noise.
         sigma: Standard deviation of the noise, in input units.
         n0: Noisy samples that chose the class.
-        n: Noisy samples that bounded its probability.
+        n: Noisy samples that bounded its probability; with a goal, as many as were drawn.
         alpha: Probability, over the method's own randomness, that the certificate is wrong.
         method: Name of the certifier.
         sound: Whether the method's guarantee is proven.

@@ -6,6 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from deqcert.certify.base import Certifier
+from deqcert.certify.independent import Independent
 from deqcert.certify.serialized import Serialized
 from deqcert.certify.serialized_paper import SerializedPaper
 from deqcert.certify.serialized_released import SerializedReleased
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 _CERTIFIERS: dict[str, type[Certifier]] = {
     certifier.name: certifier
-    for certifier in (Standard, Serialized, SerializedPaper, SerializedReleased)
+    for certifier in (Standard, Independent, Serialized, SerializedPaper, SerializedReleased)
 }
 
 
@@ -41,20 +42,23 @@ def get_certifier(name: str, predictor: Predictor, **options: Any) -> Certifier:
     Args:
         name: One of :func:`certifier_names`.
         predictor: How a noisy copy is classified.
-        **options: ``n0``, ``n`` and ``alpha``; with an audit, also ``reference`` and ``audit``.
+        **options: ``n0``, ``n`` and ``alpha``; with an audit, also ``reference`` and ``audit``;
+            where samples may stop early, a ``goal``.
 
     Raises:
         ConfigError: If there is no such method, an option is unknown or missing, or a value is
             impossible.
     """
     certifier = _find(name)
-    known = [p for p in inspect.signature(certifier).parameters if p != "predictor"]
+    parameters = inspect.signature(certifier).parameters
+    known = [p for p in parameters if p != "predictor"]
     for option in options:
         if option not in known:
             raise ConfigError(
                 f"method '{name}' has no option '{option}'; it has {', '.join(known)}."
             )
-    missing = [option for option in known if option not in options]
+    missing = [p for p in known if parameters[p].default is inspect.Parameter.empty]
+    missing = [option for option in missing if option not in options]
     if missing:
         raise ConfigError(f"method '{name}' also needs {', '.join(missing)}.")
     return certifier(predictor, **options)

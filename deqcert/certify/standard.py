@@ -38,8 +38,8 @@ class Standard(Certifier):
     def __init__(self, predictor: Predictor, *, n0: int, n: int, alpha: float) -> None:
         if not predictor.independent:
             raise ConfigError(
-                f"method 'standard' needs independent samples, but start '{predictor.start.name}' "
-                "chains them; method 'serialized' audits a chained start."
+                f"method '{self.name}' needs independent samples, but start "
+                f"'{predictor.start.name}' chains them; method 'serialized' audits a chained start."
             )
         super().__init__(predictor, n0=n0, n=n, alpha=alpha)
 

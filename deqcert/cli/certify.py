@@ -22,9 +22,10 @@ from deqcert.cli.options import (
 
 if TYPE_CHECKING:
     from deqcert.certify import Certifier
+    from deqcert.certify.goals import Goal
     from deqcert.cli.progress import Progress
     from deqcert.runs import Run
-    from deqcert.smoothing import SmoothingEngine
+    from deqcert.smoothing import Predictor, SmoothingEngine
 
 METHODS_WITH_AUDIT = ("serialized", "serialized-paper", "serialized-released")
 
@@ -34,9 +35,10 @@ METHODS_WITH_AUDIT = ("serialized", "serialized-paper", "serialized-released")
 @click.option(
     "--method",
     metavar="NAME",
-    help="standard (independent starts only), serialized (any start, made sound by an audit), "
+    help="standard (independent starts only), independent (the same, and samples may stop early: "
+    "--goal), serialized (any start, made sound by an audit), "
     "serialized-paper, or serialized-released (UNSOUND, to reproduce published tables); default: "
-    "standard with --start cold, else serialized.",
+    "standard with --start cold, independent if it has a --goal, else serialized.",
 )
 @click.option(
     "--n0", type=int, default=100, show_default=True, help="Noisy copies that choose the class."
@@ -58,6 +60,14 @@ METHODS_WITH_AUDIT = ("serialized", "serialized-paper", "serialized-released")
     help="Votes that are solved again cold, for the methods with an audit; default: 1000, or n if "
     "that is less.",
 )
+@click.option(
+    "--goal",
+    default="budget",
+    show_default=True,
+    help="When an image has had enough: budget (all of --n), radii=R,R,... (each of these is "
+    "certified or out of reach; 0 asks for a class), or relative=SHARE (within that share of the "
+    "radius that all of --n could give).",
+)
 @solving_options()
 @starting_options()
 @click.option(
@@ -76,6 +86,7 @@ def command(
     n: int,
     alpha: float,
     audit: int | None,
+    goal: str,
     out: str | None,
     radii: str | None,
     quiet: bool,
@@ -88,6 +99,7 @@ def command(
     is finished prints its table.
     """
     from deqcert.certify import get_certifier
+    from deqcert.certify.goals import Radii, parse_goal
     from deqcert.cli import build
     from deqcert.cli.progress import progress_kind
     from deqcert.errors import ConfigError
@@ -95,23 +107,31 @@ def command(
     from deqcert.runs import Run, certify_images, machine, versions
 
     asked_radii = parse_radii(radii)
+    asked_goal = parse_goal(goal)
+    if asked_radii is None and isinstance(asked_goal, Radii):
+        asked_radii = list(asked_goal.radii)
     predictor = build.make_predictor(solving, starting)
-    name = method or ("standard" if predictor.independent else "serialized")
+    name = method or _method(predictor, asked_goal)
     options: dict[str, Any] = {"n0": n0, "n": n, "alpha": alpha}
     if name in METHODS_WITH_AUDIT:
         options["reference"] = build.make_cold(solving)
         options["audit"] = min(1000, n) if audit is None else audit
+    if asked_goal is not None:
+        options["goal"] = asked_goal
     certifier = get_certifier(name, predictor, **options)
     if audit is not None and "audit" not in options:
         raise ConfigError(f"method '{name}' has no audit; leave --audit out")
     subject = build.load(source)
     engine = build.make_engine(source, subject.model, _watched())
+    certifier.check(engine.sigma)
 
     parameters = {"method": name, "n0": n0, "n": n, "alpha": alpha, **subject.parameters}
     parameters["predictor"] = build.describe_predictor(predictor)
     if name in METHODS_WITH_AUDIT:
         parameters["audit"] = options["audit"]
         parameters["reference"] = build.describe_predictor(options["reference"])
+    if asked_goal is not None:
+        parameters["goal"] = asked_goal.describe()
     folder = Path(out or f"runs/{Path(source.model).name}-{name}-sigma{engine.sigma:g}")
     notes = {**subject.notes, "assumptions": certifier.assumptions(), "sound": certifier.sound}
     environment = {**versions(), **machine()}
@@ -135,6 +155,13 @@ def command(
                     "and the same command goes on from there"
                 ) from None
         _conclude(run, certifier, asked_radii, progress)
+
+
+def _method(predictor: Predictor, goal: Goal | None) -> str:
+    """Choose the method where none is asked for."""
+    if not predictor.independent:
+        return "serialized"
+    return "standard" if goal is None else "independent"
 
 
 def _watched() -> type[SmoothingEngine]:

@@ -62,6 +62,8 @@ class Results:
     def title(self) -> str:
         """Name, method, sigma and n in one short line; UNSOUND where the method is."""
         known = [f"{key}={self.facts[key]}" for key in ("sigma", "n") if key in self.facts]
+        if "n_mean" in self.facts:  # samples stopped early, at another number for each image
+            known[-1] = f"n={self.facts['n_mean']} on average"
         words = " ".join([word for word in (self.facts.get("method"),) if word] + known)
         text = f"{self.name} ({words})" if words else self.name
         return text if self.sound else f"{text} UNSOUND"
@@ -229,6 +231,9 @@ def _facts(
         if key in columns:
             values = {row[list(columns).index(key)] for _, row in rows}
             facts[key] = values.pop() if len(values) == 1 else "mixed"
+            if key == "n" and facts[key] == "mixed" and all(map(str.isdecimal, values)):
+                at = list(columns).index("n")
+                facts["n_mean"] = str(round(sum(int(row[at]) for _, row in rows) / len(rows)))
         elif isinstance(parameters, dict) and parameters.get(key) is not None:
             facts[key] = str(parameters[key])
     return facts

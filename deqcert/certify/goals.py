@@ -1,0 +1,138 @@
+"""When enough has been seen: goals that a certificate is drawn for."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deqcert.errors import ConfigError
+
+
+class Goal(ABC):
+    """What a certificate is for; sampling and auditing stop once it is settled.
+
+    A goal decides about effort only. The bounds that it looks at hold at every look, so no goal
+    can make a certificate wrong.
+    """
+
+    @abstractmethod
+    def settled(self, now: NDArray[np.float64], best: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return whether further effort is pointless.
+
+        Args:
+            now: Radii certified so far, in input units; -inf where nothing is.
+            best: The largest radii that are still to be reckoned with, of the same shape; -inf
+                where even an abstention is settled.
+        """
+
+    @abstractmethod
+    def refuse(self, most: float) -> str | None:
+        """Say in a clause why the goal is out of reach, or None.
+
+        Args:
+            most: The radius of a unanimous vote after all the effort allowed, in input units.
+        """
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return the goal as ``--goal`` takes it."""
+
+
+@dataclass(frozen=True)
+class Radii(Goal):
+    """Decide for each of some radii whether it is certified or will not be.
+
+    Args:
+        radii: In input units, at least 0; 0 asks for a class, whatever its radius.
+
+    Raises:
+        ConfigError: If there is none, or one is out of range.
+    """
+
+    radii: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.radii or not all(0.0 <= radius < math.inf for radius in self.radii):
+            raise ConfigError("the goal radii needs one or more numbers from 0.")
+
+    def settled(self, now: NDArray[np.float64], best: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return whether each radius is reached or out of reach."""
+        decided = np.ones(np.shape(now), dtype=np.bool_)
+        for radius in self.radii:
+            decided &= (now >= radius) | (best < radius)
+        return decided
+
+    def refuse(self, most: float) -> str | None:
+        """Refuse a radius that not even a unanimous vote certifies."""
+        largest = max(self.radii)
+        if largest <= most:
+            return None
+        return f"the goal asks for radius {largest:g}, but not even a unanimous vote certifies it"
+
+    def describe(self) -> str:
+        """Return the goal as ``--goal`` takes it."""
+        return "radii=" + ",".join(f"{radius:g}" for radius in self.radii)
+
+
+@dataclass(frozen=True)
+class Relative(Goal):
+    """Come within a share of the radius that all the effort allowed would be reckoned to give.
+
+    Args:
+        share: In (0, 1); 0.02 gives up two percent of the radius.
+
+    Raises:
+        ConfigError: If it is out of range.
+    """
+
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.share < 1.0:
+            raise ConfigError(
+                f"the goal relative is {self.share}, but it must lie strictly between 0 and 1."
+            )
+
+    def settled(self, now: NDArray[np.float64], best: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return whether at most the share is missing; an abstention once nothing is in reach."""
+        nothing: NDArray[np.bool_] = best == -np.inf
+        return nothing | (now >= (1.0 - self.share) * best)
+
+    def refuse(self, most: float) -> str | None:
+        """Refuse nothing: any radius is within a share of the best there is."""
+        return None
+
+    def describe(self) -> str:
+        """Return the goal as ``--goal`` takes it."""
+        return f"relative={self.share:g}"
+
+
+def parse_goal(text: str) -> Goal | None:
+    """Read a goal.
+
+    Args:
+        text: ``radii=R,R,...``, ``relative=SHARE``, or ``budget``: spend all that is allowed.
+
+    Returns:
+        The goal; None for ``budget``.
+
+    Raises:
+        ConfigError: If it is none of these.
+    """
+    kind, _, value = text.partition("=")
+    if text == "budget":
+        return None
+    try:
+        if kind == "radii":
+            return Radii(tuple(sorted({float(part) for part in value.split(",")})))
+        if kind == "relative":
+            return Relative(float(value))
+    except ValueError:
+        pass
+    raise ConfigError(
+        f"goal is {text!r}, but it must read budget, radii=0.25,0.5 or relative=0.02."
+    )

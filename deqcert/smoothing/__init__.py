@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from deqcert.smoothing.early import EarlyStop
 from deqcert.smoothing.engine import NOBODY, Batch, SmoothingEngine, Votes
 from deqcert.smoothing.noise import noisy_copies
 from deqcert.smoothing.predictor import Predictor
-from deqcert.smoothing.starts import StartPolicy, get_start, start_names
+from deqcert.smoothing.starts import Learned, StartPolicy, get_start, start_names
 
 __all__ = [
     "NOBODY",
     "Batch",
+    "EarlyStop",
+    "Learned",
     "Predictor",
     "SmoothingEngine",
     "StartPolicy",

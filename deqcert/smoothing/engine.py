@@ -31,7 +31,7 @@ class Votes:
         predictions: Class of each sample, shape (n,), int16; -1 where it votes for nobody, because
             its solve did not converge or was not finite. Such samples stay in n.
         classes: Number of classes.
-        nfe: Cell evaluations spent, start-up included.
+        nfe: Cell evaluations spent, start-up included: a learned start counts by its cost.
         seconds: Wall time, in seconds.
         margins: Gap between the two largest logits of each sample, shape (n,), float32; how sure a
             vote is of itself. 0 where a sample votes for nobody.
@@ -39,7 +39,7 @@ class Votes:
 
     predictions: NDArray[np.int16]
     classes: int
-    nfe: int
+    nfe: float
     seconds: float
     margins: NDArray[np.float32]
 
@@ -60,7 +60,8 @@ class Batch:
         logits: Shape (b, K).
         predictions: Class of each sample or -1, shape (b,), int16.
         residual: Residual of the state read out, shape (b,); NaN at a fixed depth.
-        nfe: Cell evaluations of each sample, shape (b,), int64.
+        nfe: Cell evaluations of each sample, shape (b,), int64; its start is not among them.
+        start_nfe: What each sample's start cost, in cell evaluations.
         overhead: Further evaluations spent for this batch, such as the noiseless solve.
         z: States read out, shape (b, D).
         injection: What entered the cell, shape (b, ...).
@@ -71,6 +72,7 @@ class Batch:
     predictions: NDArray[np.int16]
     residual: NDArray[np.float64]
     nfe: NDArray[np.int64]
+    start_nfe: float
     overhead: int
     z: Tensor
     injection: Tensor
@@ -158,7 +160,9 @@ class SmoothingEngine:
             predictions[at], margins[at] = batch.predictions, _margins(batch)
             nfe += int(batch.nfe.sum()) + batch.overhead
             classes = batch.logits.shape[1]
-        return Votes(predictions, classes, nfe, time.perf_counter() - began, margins)
+        # One product at the end: the sum does not depend on how the samples were split.
+        spent = nfe + predictor.start.cost * len(samples) if predictor.start.cost else nfe
+        return Votes(predictions, classes, spent, time.perf_counter() - began, margins)
 
     def batches(
         self,
@@ -178,7 +182,8 @@ class SmoothingEngine:
         clean = self._input(x)
         blocks = self._blocks(clean, image, stage, samples)
         with torch.no_grad():
-            if predictor.independent and not predictor.stop.fixed_depth:
+            each_its_own = not predictor.stop.fixed_depth or predictor.early is not None
+            if predictor.independent and each_its_own:
                 yield from self._streamed(predictor, blocks)
             else:
                 yield from self._chained(predictor, clean, blocks)
@@ -197,10 +202,10 @@ class SmoothingEngine:
     def _streamed(
         self, predictor: Predictor, blocks: Iterator[tuple[NDArray[np.int64], Tensor]]
     ) -> Iterator[Batch]:
-        """Solve cold, each row until its own residual is small, keeping the batch full."""
+        """Solve each row until its own residual is small, keeping the batch full."""
         stop = predictor.stop
-        for solved in solve_stream(self.model, predictor.solver, stop, blocks, self.batch):
-            batch, _ = self._read(solved.samples, solved.injection, solved.result, stop, 0)
+        for solved in solve_stream(self.model, predictor, blocks, self.batch):
+            batch, _ = self._read(predictor, solved.samples, solved.injection, solved.result, stop)
             yield batch
 
     def _chained(
@@ -224,22 +229,23 @@ class SmoothingEngine:
             stop, start = predictor.stop, None
             refresh = predictor.refresh > 0 and number % predictor.refresh == 0
             if chain.ready and not refresh:
-                start = chain.start(self.model.initial_state(injection))
+                start = chain.start(predictor.start.initial(self.model, injection))
             elif predictor.warmup is not None:
                 stop = predictor.warmup
             result = self._solve(predictor, injection, start, stop)
-            batch, usable = self._read(samples, injection, result, stop, overhead)
+            batch, usable = self._read(predictor, samples, injection, result, stop, overhead)
             chain.learn(result.z, usable)
             yield batch
             overhead = 0
 
     def _read(
         self,
+        predictor: Predictor,
         samples: NDArray[np.int64],
         injection: Tensor,
         result: SolveResult,
         stop: StopRule,
-        overhead: int,
+        overhead: int = 0,
     ) -> tuple[Batch, Tensor]:
         """Read the classes out; also return which rows may vote, shape (b,)."""
         usable = result.status != Status.NONFINITE if stop.fixed_depth else result.converged
@@ -252,6 +258,7 @@ class SmoothingEngine:
             predictions=winners.cpu().numpy().astype(np.int16),
             residual=result.residual.cpu().numpy(),
             nfe=result.nfe.cpu().numpy(),
+            start_nfe=predictor.start.cost,
             overhead=overhead,
             z=result.z,
             injection=injection,

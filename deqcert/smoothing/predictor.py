@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deqcert.errors import ConfigError
+from deqcert.smoothing.early import EarlyStop
 from deqcert.smoothing.starts import Cold, StartPolicy
 from deqcert.solvers import Solver, StopRule
 
@@ -25,9 +26,12 @@ class Predictor:
         warmup: For a chained start, when the cold solves end that fill the chain: those of the
             first batch and of every ``refresh``-th. Must be None for an independent start.
         refresh: Batches between two cold ones, at least 1; 0 warms up only once.
+        early: For an independent start and a fixed depth: when a row ends before that depth, and
+            votes all the same.
 
     Raises:
-        ConfigError: If warmup is missing for a chained start or given for an independent one.
+        ConfigError: If warmup is missing for a chained start or given for an independent one, or
+            if early is given where it has no meaning.
     """
 
     solver: Solver[Any]
@@ -35,6 +39,7 @@ class Predictor:
     start: StartPolicy = field(default_factory=Cold)
     warmup: StopRule | None = None
     refresh: int = 0
+    early: EarlyStop | None = None
 
     def __post_init__(self) -> None:
         if self.start.independent and (self.warmup is not None or self.refresh):
@@ -44,6 +49,16 @@ class Predictor:
         if isinstance(self.refresh, bool) or self.refresh < 0:
             raise ConfigError(f"refresh is {self.refresh}, but it must be a whole number from 0.")
 
+        if self.early is not None and not self.start.independent:
+            raise ConfigError(
+                f"start '{self.start.name}' makes a fixed number of evaluations, so it takes no "
+                "early stop; leave it out or use an independent start."
+            )
+        if self.early is not None and not self.stop.fixed_depth:
+            raise ConfigError(
+                "an early stop ends rows before a fixed depth; give a stop rule with tol 0."
+            )
+
     @property
     def independent(self) -> bool:
         """Whether samples are independent draws of one base classifier."""
@@ -51,11 +66,16 @@ class Predictor:
 
     def describe(self) -> str:
         """Say in words what the predictor does."""
-        if self.stop.fixed_depth:
+        if self.early is not None:
+            depth = (
+                f"up to {self.stop.max_nfe} evaluations, the last the first that begins at a "
+                f"residual (rel) of at most {self.early.residual:g}"
+            )
+        elif self.stop.fixed_depth:
             depth = f"{self.stop.max_nfe} evaluations"
         else:
             depth = (
                 f"residual ({self.stop.mode}) at most {self.stop.tol:g} "
                 f"within {self.stop.max_nfe} evaluations"
             )
-        return f"{self.solver.name} from a {self.start.name} start, {depth}"
+        return f"{self.solver.name} from {self.start.describe()}, {depth}"

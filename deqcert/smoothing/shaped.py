@@ -29,21 +29,22 @@ class ShapedModel:
 
     def inject(self, x: Tensor) -> Tensor:
         """Return the injections of inputs (b, C, H, W)."""
-        return self._apply(self.model.inject, x)
+        return self.apply(self.model.inject, x)
 
     def initial_state(self, injection: Tensor) -> Tensor:
         """Return the cold start states, shape (b, D)."""
-        return self._apply(self.model.initial_state, injection)
+        return self.apply(self.model.initial_state, injection)
 
     def cell(self, z: Tensor, injection: Tensor) -> Tensor:
         """Evaluate the cell, from (b, D) to (b, D)."""
-        return self._apply(self.model.cell, z, injection)
+        return self.apply(self.model.cell, z, injection)
 
     def readout(self, z: Tensor) -> Tensor:
         """Return the logits, shape (b, K)."""
-        return self._apply(self.model.readout, z)
+        return self.apply(self.model.readout, z)
 
-    def _apply(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    def apply(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        """Evaluate a function of rows, each tensor (b, ...), in the declared shape."""
         total = len(tensors[0])
         parts = []
         for first in range(0, total, self.rows):

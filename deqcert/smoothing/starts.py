@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deqcert.errors import ConfigError
+from deqcert.smoothing.shaped import ShapedModel
 
 Equilibrium = Callable[[], Tensor]
 """Solve the noiseless input cold and return its equilibrium, shape (D,)."""
@@ -25,7 +26,7 @@ class Chain(ABC):
 
     @abstractmethod
     def start(self, cold: Tensor) -> Tensor:
-        """Return start states for a batch, given its cold ones; shape (b, D)."""
+        """Return start states for a batch, given its initial ones; shape (b, D)."""
 
     def learn(self, z: Tensor, usable: Tensor) -> None:  # noqa: B027 - most chains learn nothing
         """Take in the states a batch ended in, shape (b, D), and which may be used, shape (b,)."""
@@ -38,10 +39,26 @@ class StartPolicy(ABC):
         name: What the registry calls it.
         independent: Whether the start is a function of that row's noisy input alone. Then a fixed
             solve from it is an ordinary base classifier; otherwise only an audit is sound.
+        cost: What :meth:`initial` costs a row, in cell evaluations.
     """
 
     name: ClassVar[str]
     independent: ClassVar[bool]
+    cost: float = 0.0
+
+    def describe(self) -> str:
+        """Say in words where a solve starts."""
+        return f"a {self.name} start"
+
+    def initial(self, model: ShapedModel, injection: Tensor) -> Tensor:
+        """Return where rows start by themselves, shape (b, D): the model's cold start.
+
+        Args:
+            model: The model in its declared shape, in which everything a row depends on is
+                evaluated.
+            injection: The rows' injections, shape (b, ...).
+        """
+        return model.initial_state(injection)
 
     @abstractmethod
     def begin(self, batch: int, equilibrium: Equilibrium) -> Chain:
@@ -58,6 +75,43 @@ class Cold(StartPolicy):
 
     name = "cold"
     independent = True
+
+    def begin(self, batch: int, equilibrium: Equilibrium) -> Chain:
+        """Begin without memory."""
+        return _ColdChain()
+
+
+class Learned(StartPolicy):
+    """Start every solve from what a network makes of that row's injection.
+
+    Args:
+        net: Maps injections, shape (b, ...), to states, shape (b, D), rows independent; see
+            :mod:`deqcert.models.start`.
+        cost: Measured time of the network in times of one cell evaluation, at least 0.
+        sha256: Hash of the file that it comes from, for descriptions.
+
+    Raises:
+        ConfigError: If the cost is out of range.
+
+    **Source:** in the spirit of Bai, Koltun, Kolter, "Neural Deep Equilibrium Solvers" (ICLR 2022).
+    """
+
+    name = "learned"
+    independent = True
+
+    def __init__(self, net: Callable[[Tensor], Tensor], cost: float, sha256: str = "") -> None:
+        if not 0.0 <= cost < float("inf"):
+            raise ConfigError(f"the cost of a start is {cost}, but it must be at least 0.")
+        self.net, self.cost, self.sha256 = net, float(cost), sha256
+
+    def describe(self) -> str:
+        """Say which network it is."""
+        file = f", file {self.sha256[:12]}" if self.sha256 else ""
+        return f"a learned start ({self.cost:.2f} evaluations{file})"
+
+    def initial(self, model: ShapedModel, injection: Tensor) -> Tensor:
+        """Return the network's states, shape (b, D), evaluated in the declared shape."""
+        return model.apply(self.net, injection)
 
     def begin(self, batch: int, equilibrium: Equilibrium) -> Chain:
         """Begin without memory."""
@@ -162,7 +216,7 @@ _STARTS: dict[str, type[StartPolicy]] = {
 
 
 def start_names() -> tuple[str, ...]:
-    """Return the names that :func:`get_start` knows."""
+    """Return the names that :func:`get_start` knows: those that need nothing else."""
     return tuple(_STARTS)
 
 
@@ -172,6 +226,11 @@ def get_start(name: str) -> StartPolicy:
     Raises:
         ConfigError: If there is none.
     """
+    if name == Learned.name:
+        raise ConfigError(
+            "start 'learned' is a network in a file; read it with deqcert.models.load_start and "
+            "make a deqcert.smoothing.Learned of it."
+        )
     if name not in _STARTS:
         raise ConfigError(f"there is no start policy '{name}'; there are {', '.join(_STARTS)}.")
     return _STARTS[name]()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deqcert.smoothing.early import EarlyFlight
+from deqcert.smoothing.predictor import Predictor
 from deqcert.smoothing.shaped import ShapedModel
-from deqcert.solvers import Solver, SolveResult, StopRule, bind
+from deqcert.solvers import SolveResult, bind
 from deqcert.solvers.flight import Flight
 
 
@@ -48,20 +49,18 @@ class _Rows:
 
 def solve_stream(
     model: ShapedModel,
-    solver: Solver[Any],
-    stop: StopRule,
+    predictor: Predictor,
     blocks: Iterator[tuple[NDArray[np.int64], Tensor]],
     slots: int,
 ) -> Iterator[Solved]:
-    """Solve rows cold as they come, keeping ``slots`` of them in flight.
+    """Solve rows as they come, keeping ``slots`` of them in flight.
 
     With a stop rule on each row's own residual the cost is then the mean of the rows' evaluations
     rather than the largest of every batch. A row's result is the one it would have alone.
 
     Args:
         model: The model in its declared shape.
-        solver: The fixed-point solver.
-        stop: When a row ends; with a tolerance.
+        predictor: How they are solved; its start is independent.
         blocks: Sample indices and their injections, shapes (b,) and (b, ...).
         slots: Rows in flight, at least 1.
 
@@ -77,7 +76,8 @@ def solve_stream(
             if block is None:
                 break
             samples, injection = block
-            waiting = _join(waiting, _Rows(samples, injection, model.initial_state(injection)))
+            start = predictor.start.initial(model, injection)
+            waiting = _join(waiting, _Rows(samples, injection, start))
         if waiting is None or not len(waiting.samples):
             return None
         new, waiting = waiting.split(count)
@@ -87,7 +87,7 @@ def solve_stream(
     if rows is None:
         return
     samples, injection = rows.samples.copy(), rows.injection.clone()
-    flight = Flight(solver, rows.start.clone(), stop)
+    flight = _flight(predictor, rows.start.clone())
     ready: list[Solved] = []
     while len(samples):
         ended, part = flight.advance(bind(model.cell, injection))
@@ -111,6 +111,12 @@ def solve_stream(
         yield from _full(ready, slots)
     if ready:
         yield _merge(ready)
+
+
+def _flight(predictor: Predictor, z: Tensor) -> Flight:
+    if predictor.early is None:
+        return Flight(predictor.solver, z, predictor.stop)
+    return EarlyFlight(predictor.solver, z, predictor.stop, predictor.early)
 
 
 def _join(front: _Rows | None, back: _Rows) -> _Rows:

@@ -59,7 +59,12 @@ class Progress:
             share: How much of the training is done, from 0 to 1.
             entry: What the epoch gave.
         """
-        text = f"epoch {entry['epoch']:.0f}  loss {entry['loss']:.4f}  nfe {entry['nfe']:.1f}"
+        self.tell(
+            share, f"epoch {entry['epoch']:.0f}  loss {entry['loss']:.4f}  nfe {entry['nfe']:.1f}"
+        )
+
+    def tell(self, share: float, text: str) -> None:
+        """Report how far it is, from 0 to 1, and one line about it."""
         if self._bar is not None:
             self._bar.update(self._task, completed=share, description=text)
         elif time.perf_counter() - self._spoke >= PLAIN_EVERY or share >= 1.0:

@@ -1,0 +1,100 @@
+"""A depth that each row chooses for itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deqcert import kernels
+from deqcert.errors import ConfigError
+from deqcert.solvers import Solver, SolveResult, Status, StopRule
+from deqcert.solvers.cells import Cell
+from deqcert.solvers.flight import Flight, keep_rows
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyStop:
+    """End a row after the first step that began at a small residual.
+
+    Unlike a tolerance, which returns the best state that was evaluated and lets other rows vote
+    for nobody, this one reads out the state *after* the step (its evaluation is paid for, and it is
+    usually the better one), and a row that never gets there is read out at the full depth. So every
+    row votes, at a depth that is a function of that row alone.
+
+    Args:
+        residual: Relative residual ``||f(z) - z|| / ||f(z)||`` at which the step is the row's last,
+            above 0. Unlike a tolerance it need not be small: 0.05 to 0.3 are usual.
+
+    Raises:
+        ConfigError: If the value is out of range.
+    """
+
+    residual: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.residual < float("inf"):
+            raise ConfigError(f"early is {self.residual}, but it must be above 0.")
+
+
+class EarlyFlight(Flight):
+    """Rows in flight of which each ends by an early stop, or at the fixed depth.
+
+    Args:
+        solver: The method.
+        z: Start states, shape (B, D); taken over and overwritten.
+        stop: The fixed depth.
+        early: When a row ends before it.
+    """
+
+    def __init__(self, solver: Solver[Any], z: Tensor, stop: StopRule, early: EarlyStop) -> None:
+        super().__init__(solver, z, stop)
+        self.early = early
+        self.spent = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+
+    def advance(self, cell: Cell) -> tuple[Tensor, SolveResult]:
+        """Evaluate every row once and step; see :meth:`Flight.advance`."""
+        watched = _Watched(cell)
+        ended, part = super().advance(watched)
+        self.spent += 1
+        settled = watched.residual <= self.early.residual
+        settled[ended] = False
+        rows = torch.nonzero(settled).squeeze(1)
+        if not rows.numel():
+            return ended, part
+        return torch.cat([ended, rows]), SolveResult(
+            z=torch.cat([part.z, self.z[rows]]),
+            # Nobody evaluated the cell at the state after the step.
+            residual=torch.cat([part.residual, part.residual.new_full(rows.shape, torch.nan)]),
+            status=torch.cat([part.status, part.status.new_full(rows.shape, Status.CONVERGED)]),
+            nfe=torch.cat([part.nfe, self.spent[rows]]),
+        )
+
+    def select(self, rows: Tensor) -> None:
+        """Keep only the rows with the given indices, shape (b,)."""
+        super().select(rows)
+        self.spent = keep_rows(self.spent, rows)
+
+    def restart(self, rows: Tensor, z: Tensor) -> None:
+        """Begin anew in the rows with the given indices, shape (b,), from z, shape (b, D)."""
+        super().restart(rows, z)
+        self.spent[rows] = 0
+
+
+class _Watched:
+    """A cell that remembers the relative residual of what it was last given, shape (b,)."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        self.residual = torch.empty(0)
+
+    def __call__(self, z: Tensor, /) -> Tensor:
+        fz = self._cell(z).contiguous()
+        square, scale = kernels.residual_norms(z, fz)
+        self.residual = (square / scale).sqrt()
+        return fz
+
+    def select(self, rows: Tensor, /) -> Cell:
+        return self._cell.select(rows)

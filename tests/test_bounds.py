@@ -28,6 +28,8 @@ SANITY = [(400, 184, 0.995), (1000, 71, 1.157), (2000, 33, 1.267), (5000, 10, 1.
 
 def certifier(name, **options):
     given = {"n0": 100, "n": 10000, "alpha": 0.001} | options
+    if name == "enclosed":
+        return get_certifier(name, predictor=warm(AlwaysFirst()), **{"depth": 30} | given)
     if name in UNAUDITED:
         return get_certifier(name, predictor=reference(), **given)
     given = {"audit": 400, "reference": reference()} | given
@@ -131,7 +133,7 @@ def test_impossible_requests_are_refused_before_any_solve(name):
         {"alpha": float("nan")},
         {"n": 0},
         {"n0": 0},
-        {"n": 5, "audit": 5} if name not in UNAUDITED else {"n": 9},
+        {"n": 5, "audit": 5} if name not in (*UNAUDITED, "enclosed") else {"n": 9},
         {"unknown": 1},
     ):
         with pytest.raises(ConfigError) as error:

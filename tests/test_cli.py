@@ -130,7 +130,7 @@ def test_unsound_methods_say_so(
 
 
 def test_the_methods_with_an_audit_are_known() -> None:
-    assert {*METHODS_WITH_AUDIT, "standard", "independent"} == set(certifier_names())
+    assert {*METHODS_WITH_AUDIT, "standard", "independent", "enclosed"} == set(certifier_names())
 
 
 def test_help_names_everything_there_is(capsys: pytest.CaptureFixture[str]) -> None:

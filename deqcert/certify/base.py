@@ -59,8 +59,8 @@ class Certifier(ABC):
     def best_p_lower(self) -> float:
         """Return the bound that a unanimous vote without disagreements would give."""
 
-    def check(self, sigma: float) -> None:  # noqa: B027
-        """Refuse what no vote could reach with noise of deviation ``sigma``; here nothing.
+    def check(self, engine: SmoothingEngine) -> None:  # noqa: B027
+        """Refuse an engine whose model or noise cannot serve, before the first solve; here none.
 
         Raises:
             ConfigError: If there is something of that kind.

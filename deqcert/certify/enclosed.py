@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from deqcert.certify.base import Certifier, Stage
@@ -54,6 +55,16 @@ class Enclosed(Certifier):
         """Return the bound of a unanimous vote that is proven to the last sample."""
         return lower_confidence_bound(self.n, self.n, self.alpha)
 
+    def check(self, engine: SmoothingEngine) -> None:
+        """Refuse a model that offers no bounds, or whose bounds do not hold for its weights.
+
+        Raises:
+            ConfigError: If it is such a model.
+        """
+        from deqcert.smoothing.enclosure import Enclosure
+
+        Enclosure(engine.raw)
+
     def certify(self, engine: SmoothingEngine, x: Any, image: int) -> Certificate:
         """Certify one input; see :meth:`Certifier.certify`.
 
@@ -63,13 +74,14 @@ class Enclosed(Certifier):
         """
         from deqcert.smoothing.enclosure import Enclosure, proven_votes
 
-        enclosure = Enclosure(engine.raw)
-        guess, selection = self.select(engine, x, image)
-        if guess is None:
-            return self.certificate(engine, None, 0.0, (selection,))
-        estimate = proven_votes(
-            engine, enclosure, self.predictor, x, image, Stage.ESTIMATE, self.n, self.depth
+        vote = functools.partial(
+            proven_votes, engine, Enclosure(engine.raw), self.predictor, x, image, depth=self.depth
         )
+        selection = vote(Stage.SELECT, self.n0)
+        if not selection.counts.sum():
+            return self.certificate(engine, None, 0.0, (selection,))
+        guess = int(selection.counts.argmax())
+        estimate = vote(Stage.ESTIMATE, self.n)
         votes = int(estimate.counts[guess])
         p_lower = lower_confidence_bound(votes, self.n, self.alpha)
         return self.certificate(engine, guess, p_lower, (selection, estimate), votes=votes)

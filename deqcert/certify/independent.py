@@ -70,25 +70,25 @@ class Independent(Standard):
             f"n must be at least {least}."
         )
 
-    def check(self, sigma: float) -> None:
+    def check(self, engine: SmoothingEngine) -> None:
         """Refuse a goal that no vote could reach with this noise.
 
         Raises:
             ConfigError: If there is such a goal.
         """
-        most = certified_radius(self.best_p_lower(), sigma)
+        most = certified_radius(self.best_p_lower(), engine.sigma)
         reason = None if self.goal is None else self.goal.refuse(most)
         if reason is not None:
             raise ConfigError(
-                f"{reason} with n={self.n} at alpha {self.alpha:g} and sigma {sigma:g} (at most "
-                f"{most:.3f}); raise n or ask for less."
+                f"{reason} with n={self.n} at alpha {self.alpha:g} and sigma {engine.sigma:g} "
+                f"(at most {most:.3f}); raise n or ask for less."
             )
 
     def certify(self, engine: SmoothingEngine, x: Any, image: int) -> Certificate:
         """Certify one input; see :meth:`Certifier.certify`."""
         if self.goal is None:
             return super().certify(engine, x, image)
-        self.check(engine.sigma)
+        self.check(engine)
         guess, selection = self.select(engine, x, image)
         if guess is None:
             return self.certificate(engine, None, 0.0, (selection,))

@@ -6,6 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from deqcert.certify.base import Certifier
+from deqcert.certify.enclosed import Enclosed
 from deqcert.certify.independent import Independent
 from deqcert.certify.serialized import Serialized
 from deqcert.certify.serialized_paper import SerializedPaper
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
 
 _CERTIFIERS: dict[str, type[Certifier]] = {
     certifier.name: certifier
-    for certifier in (Standard, Independent, Serialized, SerializedPaper, SerializedReleased)
+    for certifier in (
+        Standard,
+        Independent,
+        Enclosed,
+        Serialized,
+        SerializedPaper,
+        SerializedReleased,
+    )
 }
 
 

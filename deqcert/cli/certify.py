@@ -36,9 +36,10 @@ METHODS_WITH_AUDIT = ("serialized", "serialized-paper", "serialized-released")
     "--method",
     metavar="NAME",
     help="standard (independent starts only), independent (the same, and samples may stop early: "
-    "--goal), serialized (any start, made sound by an audit), "
-    "serialized-paper, or serialized-released (UNSOUND, to reproduce published tables); default: "
-    "standard with --start cold, independent if it has a --goal, else serialized.",
+    "--goal), enclosed (any start, for models that prove their equilibria: --preset contractive), "
+    "serialized (any start, made sound by an audit), serialized-paper, or serialized-released "
+    "(UNSOUND, to reproduce published tables); default: standard with --start cold, independent "
+    "if it has a --goal, else serialized.",
 )
 @click.option(
     "--n0", type=int, default=100, show_default=True, help="Noisy copies that choose the class."
@@ -110,12 +111,14 @@ def command(
     asked_goal = parse_goal(goal)
     if asked_radii is None and isinstance(asked_goal, Radii):
         asked_radii = list(asked_goal.radii)
-    predictor = build.make_predictor(solving, starting)
+    predictor = build.make_predictor(source, solving, starting)
     name = method or _method(predictor, asked_goal)
     options: dict[str, Any] = {"n0": n0, "n": n, "alpha": alpha}
     if name in METHODS_WITH_AUDIT:
         options["reference"] = build.make_cold(solving)
         options["audit"] = min(1000, n) if audit is None else audit
+    if name == "enclosed":
+        options["depth"] = solving.depth
     if asked_goal is not None:
         options["goal"] = asked_goal
     certifier = get_certifier(name, predictor, **options)
@@ -123,13 +126,15 @@ def command(
         raise ConfigError(f"method '{name}' has no audit; leave --audit out")
     subject = build.load(source)
     engine = build.make_engine(source, subject.model, _watched())
-    certifier.check(engine.sigma)
+    certifier.check(engine)
 
     parameters = {"method": name, "n0": n0, "n": n, "alpha": alpha, **subject.parameters}
     parameters["predictor"] = build.describe_predictor(predictor)
     if name in METHODS_WITH_AUDIT:
         parameters["audit"] = options["audit"]
         parameters["reference"] = build.describe_predictor(options["reference"])
+    if name == "enclosed":
+        parameters["depth"] = options["depth"]
     if asked_goal is not None:
         parameters["goal"] = asked_goal.describe()
     folder = Path(out or f"runs/{Path(source.model).name}-{name}-sigma{engine.sigma:g}")

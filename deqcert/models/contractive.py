@@ -45,7 +45,7 @@ class ContractiveConfig:
         ConfigError: If a value is out of range.
     """
 
-    width: int = 64
+    width: int = 128
     factor: float = 0.9
     num_classes: int = 10
     image_size: tuple[int, int] = (8, 8)

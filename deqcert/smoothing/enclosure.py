@@ -119,6 +119,7 @@ def proven_votes(
     image: int,
     stage: int,
     n: int,
+    *,
     depth: int,
 ) -> Votes:
     """Classify n noisy copies of an input by their exact equilibria, as far as these are proven.
@@ -143,11 +144,12 @@ def proven_votes(
     """
     began = time.perf_counter()
     predictions = np.full(n, NOBODY, dtype=np.int16)
-    nfe = classes = 0
+    nfe, classes = 0.0, 0
     for batch in engine.batches(predictor, x, image, stage, np.arange(n, dtype=np.int64)):
         proven, spent = enclosure.prove(batch.z, batch.injection, predictor.solver, depth)
         predictions[batch.samples] = proven.cpu().numpy().astype(np.int16)
         nfe += int(batch.nfe.sum()) + batch.overhead + spent
+        nfe += batch.start_nfe * len(batch.samples)
         classes = batch.logits.shape[1]
     margins = np.full(n, np.nan, dtype=np.float32)
     return Votes(predictions, classes, nfe, time.perf_counter() - began, margins)

@@ -23,7 +23,8 @@ class Certificate:
         votes: Samples among n that voted for the class.
         audited: Samples solved again by the reference to audit the votes.
         disagreements: Audited samples whose class changed.
-        nfe: Cell evaluations in all, start-up, selection and audit included.
+        nfe: Cell evaluations in all, start-up, selection and audit included; a learned start
+            counts by its cost.
         seed: Seed of the noise.
         seconds: Wall time, in seconds.
     """
@@ -41,6 +42,6 @@ class Certificate:
     votes: int
     audited: int
     disagreements: int
-    nfe: int
+    nfe: float
     seed: int
     seconds: float

@@ -19,7 +19,7 @@ import click
 from deqcert import __version__
 from deqcert.errors import ConfigError, DeqcertError
 
-COMMANDS = ("train", "certify", "predict", "report", "bench", "doctor")
+COMMANDS = ("train", "train-start", "certify", "predict", "report", "bench", "doctor")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -34,10 +34,10 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import ``deqcert.cli.<name>`` and return its ``command``."""
+        """Import ``deqcert.cli.<name>``, dashes as underscores, and return its ``command``."""
         if cmd_name not in COMMANDS:
             return None
-        found = importlib.import_module(f"deqcert.cli.{cmd_name}").command
+        found = importlib.import_module(f"deqcert.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(found, click.Command)
         return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from deqcert.data import Dataset, load_dataset
 from deqcert.errors import ConfigError, DataError
 from deqcert.memory import keep_freed_memory
 from deqcert.models import Model, checkpoint_path, file_hash, load_model
-from deqcert.smoothing import Predictor, SmoothingEngine, get_start
+from deqcert.models.start_file import StartFile, load_start, start_path
+from deqcert.smoothing import EarlyStop, Learned, Predictor, SmoothingEngine, get_start
 from deqcert.solvers import Solver, StopRule, get_solver, solver_options
 
 
@@ -158,26 +160,68 @@ def make_cold(solving: Solving) -> Predictor:
     return Predictor(make_solver(solving), stop, get_start("cold"))
 
 
-def make_predictor(solving: Solving, starting: Starting) -> Predictor:
-    """Make the predictor that casts the votes: cold, or warm with a fixed depth.
+def make_predictor(source: Source, solving: Solving, starting: Starting) -> Predictor:
+    """Make the predictor that casts the votes.
 
     Raises:
-        ConfigError: an option is out of range, or says nothing about a cold start.
+        ConfigError: an option is out of range, or says nothing about the start that is asked for.
+        CheckpointError: a learned start cannot be read or belongs to another model.
     """
-    start, cold = get_start(starting.start), make_cold(solving)
-    if start.independent:
-        if starting.warmup is not None or starting.refresh:
-            raise ConfigError(
-                f"start {starting.start!r} has no chain; leave --warmup and --refresh out"
-            )
-        return dataclasses.replace(cold, start=start)
+    name, _, file = starting.start.partition(":")
+    if file and name != Learned.name:
+        raise ConfigError(f"start {name!r} takes no file; only --start learned:FILE does")
+    if name not in ("cold", Learned.name):
+        return _make_chained(solving, starting)
+    if starting.warmup is not None or starting.refresh:
+        raise ConfigError(f"start {name!r} has no chain; leave --warmup and --refresh out")
+    early = None if starting.early is None else EarlyStop(starting.early)
+    if name == Learned.name:
+        return _make_learned(source, solving, starting.steps, early, file)
+    if starting.steps is not None:
+        raise ConfigError("a cold start is solved as --depth and --tol say; leave --steps out")
+    cold = make_cold(solving)
+    if early is not None:
+        cold = dataclasses.replace(cold, stop=StopRule(0.0, max_nfe=solving.depth), early=early)
+    return cold
+
+
+def make_start(file: str | Path, source: Source) -> tuple[StartFile, Learned]:
+    """Read a learned start for the model of the options.
+
+    Raises:
+        CheckpointError: it cannot be read or belongs to another model.
+    """
+    start = load_start(file, source.model)
+    return start, Learned(start.net.to(source.device), start.cost, file_hash(file))
+
+
+def _make_learned(
+    source: Source, solving: Solving, steps: int | None, early: EarlyStop | None, file: str
+) -> Predictor:
+    start, policy = make_start(file or start_path(source.model), source)
+    if steps == 0:
+        if early is not None:
+            raise ConfigError("--early ends a solve of --steps evaluations; give 1 or more of them")
+        return dataclasses.replace(make_cold(solving), start=policy)
+    if steps is None:
+        steps = start.steps
+        if early is None and start.early is not None:
+            early = EarlyStop(start.early)
+    stop = StopRule(tol=0.0, max_nfe=steps)
+    return Predictor(make_solver(solving), stop, policy, early=early)
+
+
+def _make_chained(solving: Solving, starting: Starting) -> Predictor:
+    cold = make_cold(solving)
+    if starting.early is not None:
+        raise ConfigError(f"start {starting.start!r} has a fixed depth; leave --early out")
     warmup = cold.stop
     if starting.warmup is not None:
         warmup = StopRule(tol=0.0, max_nfe=starting.warmup)
     return Predictor(
         solver=cold.solver,
-        stop=StopRule(tol=0.0, max_nfe=starting.steps),
-        start=start,
+        stop=StopRule(tol=0.0, max_nfe=3 if starting.steps is None else starting.steps),
+        start=get_start(starting.start),
         warmup=warmup,
         refresh=starting.refresh,
     )
@@ -194,6 +238,10 @@ def describe_predictor(predictor: Predictor) -> dict[str, Any]:
         },
         "stop": dataclasses.asdict(predictor.stop),
     }
+    if isinstance(predictor.start, Learned):
+        parameters["start_sha256"] = predictor.start.sha256
+    if predictor.early is not None:
+        parameters["early"] = predictor.early.residual
     if predictor.warmup is not None:
         parameters["warmup"] = dataclasses.asdict(predictor.warmup)
         parameters["refresh"] = predictor.refresh

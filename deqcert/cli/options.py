@@ -65,17 +65,19 @@ class Solving:
 
 @dataclass(frozen=True)
 class Starting:
-    """How a warm solve starts and ends.
+    """How a solve that casts a vote starts and ends.
 
     Args:
-        start: name of the start policy.
-        steps: cell evaluations of a warm solve.
+        start: name of the start policy; learned may have a file: learned:FILE.
+        steps: cell evaluations of a chained or learned solve; None: 3, or as the file says.
+        early: relative residual at which a solve from an independent start ends; None: at none.
         warmup: evaluations of the cold batches of a chain; None: as a cold solve.
         refresh: batches between two cold ones; 0: only the first.
     """
 
     start: str
-    steps: int
+    steps: int | None
+    early: float | None
     warmup: int | None
     refresh: int
 
@@ -196,15 +198,24 @@ def starting_options() -> Decorator:
             "--start",
             default="cold",
             show_default=True,
-            help="Where the solve of a noisy copy starts: cold, previous, mean or clean.",
+            metavar="NAME",
+            help="Where the solve of a noisy copy starts: cold, learned, previous, mean or clean. "
+            "learned:FILE names what `deqcert train-start` wrote; alone it is beside the model.",
         ),
         click.option(
             "--steps",
             type=int,
-            default=3,
-            show_default=True,
             metavar="S",
-            help="Cell evaluations of a warm solve; unused with --start cold.",
+            help="Cell evaluations of a solve that does not start cold; default: 3, and with "
+            "--start learned the depth that was tuned for it. learned only: 0 for --depth and "
+            "--tol.",
+        ),
+        click.option(
+            "--early",
+            type=float,
+            metavar="R",
+            help="Make a solve's first step from a relative residual of at most R its last one; "
+            "every copy votes. For cold (in place of --tol) and learned starts.",
         ),
         click.option(
             "--warmup",

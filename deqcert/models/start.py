@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -53,7 +54,7 @@ class PyramidStart(nn.Module):
         self.mix = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for width in widths)
         self.squeeze = nn.Linear(widths[-1], widths[-1]) if widths else None
         self.up = nn.ModuleList(
-            nn.Conv2d(below, width, 1) for width, below in zip(widths, widths[1:], strict=False)
+            nn.Conv2d(below, width, 1) for width, below in itertools.pairwise(widths)
         )
         self.blend = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for width in widths[:-1])
         self.shuffle = nn.Conv2d(widths[0], 4 * first, 1) if widths else None

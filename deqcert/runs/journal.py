@@ -96,7 +96,8 @@ class Row:
             "votes": str(c.votes),
             "audited": str(c.audited),
             "disagreements": str(c.disagreements),
-            "nfe": str(c.nfe),
+            # A learned start costs a fraction of an evaluation; whole sums stay whole numbers.
+            "nfe": str(int(c.nfe)) if float(c.nfe).is_integer() else f"{c.nfe:.1f}",
             "seed": str(c.seed),
         }
         return "\t".join(cells[column] for column in COLUMNS) + "\n"
@@ -206,9 +207,9 @@ class Journal:
             if len(cells) != len(COLUMNS) or position >= len(self._images):
                 return False
             entry = dict(zip(COLUMNS, cells, strict=True))
-            for key in ("label", "predict", "n0", "n", "votes", "audited", "nfe", "seed"):
+            for key in ("label", "predict", "n0", "n", "votes", "audited", "seed"):
                 int(entry[key])
-            for key in ("radius", "p_lower", "sigma", "alpha"):
+            for key in ("radius", "p_lower", "sigma", "alpha", "nfe"):
                 float(entry[key])
             return int(entry["idx"]) == self._images[position]
         except ValueError:

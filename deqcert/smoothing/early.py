@@ -56,7 +56,7 @@ class EarlyFlight(Flight):
 
     def advance(self, cell: Cell) -> tuple[Tensor, SolveResult]:
         """Evaluate every row once and step; see :meth:`Flight.advance`."""
-        watched = _Watched(cell)
+        watched = WatchedCell(cell)
         ended, part = super().advance(watched)
         self.spent += 1
         settled = watched.residual <= self.early.residual
@@ -83,18 +83,24 @@ class EarlyFlight(Flight):
         self.spent[rows] = 0
 
 
-class _Watched:
-    """A cell that remembers the relative residual of what it was last given, shape (b,)."""
+class WatchedCell:
+    """A cell that remembers the relative residual of what it was last given.
+
+    Attributes:
+        residual: Of each row, shape (b,), float64; NaN or infinite where a value is not finite.
+    """
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
         self.residual = torch.empty(0)
 
     def __call__(self, z: Tensor, /) -> Tensor:
+        """Evaluate the rows z, shape (b, D)."""
         fz = self._cell(z).contiguous()
         square, scale = kernels.residual_norms(z, fz)
         self.residual = (square / scale).sqrt()
         return fz
 
     def select(self, rows: Tensor, /) -> Cell:
+        """Return the cell of the given rows, no longer watched."""
         return self._cell.select(rows)

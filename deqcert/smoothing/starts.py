@@ -232,5 +232,6 @@ def get_start(name: str) -> StartPolicy:
             "make a deqcert.smoothing.Learned of it."
         )
     if name not in _STARTS:
-        raise ConfigError(f"there is no start policy '{name}'; there are {', '.join(_STARTS)}.")
+        names = ", ".join([*_STARTS, Learned.name])
+        raise ConfigError(f"there is no start policy '{name}'; there are {names}.")
     return _STARTS[name]()

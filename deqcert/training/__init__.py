@@ -6,5 +6,14 @@ from deqcert.training.augment import augmentation_names
 from deqcert.training.config import TrainConfig
 from deqcert.training.loop import train
 from deqcert.training.objectives import objective_names
+from deqcert.training.start import train_start
+from deqcert.training.start_config import StartConfig
 
-__all__ = ["TrainConfig", "augmentation_names", "objective_names", "train"]
+__all__ = [
+    "StartConfig",
+    "TrainConfig",
+    "augmentation_names",
+    "objective_names",
+    "train",
+    "train_start",
+]

@@ -59,7 +59,7 @@ class Pool:
 
 
 def solve_states(model: ImplicitModel, x: Tensor, start: Tensor | None, stop: StopRule) -> Solved:
-    """Solve inputs, shape (B, C, H, W), from start states or cold; rows that are lost are left out."""
+    """Solve inputs, shape (B, C, H, W), from start states or cold; leave out rows that are lost."""
     with torch.no_grad():
         injection = model.inject(x)
         z0 = model.initial_state(injection) if start is None else start

@@ -1,271 +1,120 @@
-"""Fit a start network to a frozen model: regression on solved states, through the cell."""
+"""From a checkpoint to its start network: fit, measure, tune, save."""
 
 from __future__ import annotations
 
-import contextlib
-import math
+import dataclasses
+import json
+import platform
+import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from deqcert.data import Dataset, load_dataset
-from deqcert.errors import ConfigError, DataError
-from deqcert.models import ImplicitModel, load_model
-from deqcert.models.start import PyramidStart, build_start, start_architecture
-from deqcert.solvers import StopRule
-from deqcert.training.augment import augmentation_names, get_augmentation
-from deqcert.training.pool import Pool, Solved, solve_states
-from deqcert.training.progress import Progress
+import deqcert
+from deqcert.data import load_dataset
+from deqcert.errors import RunError
+from deqcert.models import file_hash, load_model
+from deqcert.models.start_file import StartFile, save_start, start_path
+from deqcert.training.depth import choose_depth, follow, start_cost
+from deqcert.training.fitting import fit_start
+from deqcert.training.start_config import StartConfig
 
-REGRESSION = 0.15
-"""Share of the training in which only the start itself is compared: no cell, several times faster."""
+ROWS = 100
+"""Rows on which the cost of a start is measured."""
 
-PARTS = 8
-"""Batches of solved states in a round; each round draws new images and new noise."""
-
-PATIENCE = 5
-"""Steps in a row that may fail to be finite before the training gives up."""
+POINTS = 20
+"""Entries of the course that are kept in the record."""
 
 
-@dataclass(frozen=True)
-class StartConfig:
-    """Parameters of the training of one start.
-
-    Args:
-        model: Checkpoint of the model that the start is for; it stays as it is.
-        config: Its YAML configuration; the ``.yaml`` beside it if not given.
-        data: Images, as :func:`deqcert.data.load_dataset` names them; the training split is used,
-            its labels are not.
-        sigma: Standard deviation of the noise in [0, 1] pixel units; what will be certified with.
-        steps: Gradient steps.
-        minutes: If above 0, train for this long instead, however many steps that makes. The
-            result then depends on the machine's speed.
-        batch: Images a step.
-        lr: Adam's first learning rate; it falls to 0 along a cosine.
-        clip: Norm to which gradients are clipped, above 0.
-        cells: Cell evaluations from the start to the state that is compared, too: 1 to 3. Take
-            the depth that votes will be cast at.
-        divergence: Weight of the divergence between the logits at that state and at the solved one.
-        tol: Relative residual at which a state counts as solved.
-        max_nfe: Most cell evaluations of such a solve.
-        reuse: Passes over solved states before new ones are made.
-        augment: Augmentation of the images before the noise, one of
-            :func:`deqcert.training.augmentation_names`.
-        seed: Of the initial weights, the order and all noise.
-        device: Where to train, as torch names it.
-        progress: Whether to report progress on standard error.
-
-    Raises:
-        ConfigError: If a value is out of range or a name is unknown.
-    """
-
-    model: Path
-    config: Path | None = None
-    data: str = "digits"
-    sigma: float = 0.25
-    steps: int = 2000
-    minutes: float = 0.0
-    batch: int = 64
-    lr: float = 3e-3
-    clip: float = 1.0
-    cells: int = 1
-    divergence: float = 2.0
-    tol: float = 1e-2
-    max_nfe: int = 20
-    reuse: int = 3
-    augment: str = "auto"
-    seed: int = 0
-    device: str = "cpu"
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        for field in ("sigma", "minutes", "divergence", "tol"):
-            if not 0.0 <= getattr(self, field) < float("inf"):
-                raise ConfigError(f"{field} is {getattr(self, field)}, but it must be at least 0.")
-        for field in ("lr", "clip"):
-            if not 0.0 < getattr(self, field) < float("inf"):
-                raise ConfigError(f"{field} is {getattr(self, field)}, but it must be above 0.")
-        for field in ("steps", "batch", "max_nfe", "reuse"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"{field} is {getattr(self, field)}, but it must be at least 1.")
-        if not 1 <= self.cells <= 3:
-            raise ConfigError(f"cells is {self.cells}, but it must be from 1 to 3.")
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed is {self.seed}, but it must be from 0 to 2^63 - 1.")
-        if self.augment not in augmentation_names():
-            raise ConfigError(
-                f"there is no augment '{self.augment}'; there are {', '.join(augmentation_names())}."
-            )
-
-
-def fit_start(
-    model: ImplicitModel, data: Dataset, config: StartConfig
-) -> tuple[nn.Module, dict[str, object], list[dict[str, float]]]:
-    """Fit a start network to any model of the protocol.
-
-    Args:
-        model: The model; put into evaluation mode. Its weights do not change.
-        data: Training images.
-        config: Everything else; its ``model`` and ``data`` are not looked at.
+def train_start(config: StartConfig) -> Path:
+    """Fit a start network to a checkpoint, tune its depth, and save both.
 
     Returns:
-        The network in evaluation mode, its architecture for
-        :func:`deqcert.models.start.build_start`, and one entry a round of the course.
+        The file. Beside it is a JSON record with the parameters, the versions, the course, and
+        what was measured on noisy training images.
 
     Raises:
-        ConfigError: If there are too few images, or the training diverges.
-        DataError: If the images do not fit the model.
+        ConfigError: If parameters do not fit, or the training diverges.
+        CheckpointError: If the checkpoint cannot be read.
+        DataError: If the images cannot be used.
+        RunError: If the file exists already or cannot be written.
     """
-    if len(data) < config.batch:
-        raise ConfigError(
-            f"batch is {config.batch}, but there are {len(data)} training images; lower it."
-        )
-    expected = getattr(model, "input_shape", None)
-    if expected is not None and tuple(expected) != tuple(data.shape):
-        raise DataError(
-            f"the images of {data.name} have shape {tuple(data.shape)}, but the model takes "
-            f"{tuple(expected)} (channels, height, width)."
-        )
-    if isinstance(model, nn.Module):
-        model.eval().to(config.device)
-    one = torch.from_numpy(data.batch(np.arange(1))).to(config.device)
+    path = start_path(config.model) if config.out is None else Path(config.out)
+    _check_out(path)
+    began = time.perf_counter()
+    model, sha256 = load_model(config.model, config.config), file_hash(config.model)
+    data = load_dataset(config.data, "train")
+    net, architecture, history = fit_start(model, data, config)
+    fitted = time.perf_counter() - began
+    x = torch.from_numpy(data.batch(np.arange(min(ROWS, len(data))))).to(config.device)
     with torch.no_grad():
-        architecture = start_architecture(model, model.inject(one))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        net = build_start(architecture).to(config.device)
-    with _frozen(model):
-        history = _Fitting(model, net, data, config).run()
-    return net.eval(), architecture, history
-
-
-@contextlib.contextmanager
-def _frozen(model: ImplicitModel) -> Iterator[None]:
-    """Ask for no gradients of the model's weights; they would cost as much as those of states."""
-    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
-    before = [parameter.requires_grad for parameter in parameters]
+        cost = start_cost(model, net, model.inject(x))
+    courses = follow(
+        model,
+        net,
+        data,
+        sigma=config.sigma,
+        images=config.tune_images,
+        steps=config.most,
+        seed=config.seed,
+        device=config.device,
+    )
+    depth = choose_depth(courses, config.disagreement)
+    known = courses.truth >= 0
+    agreement = (courses.classes[known] == courses.truth[known, None]).mean(axis=0)
+    size, whole = (sum(p.numel() for p in module.parameters()) for module in (net, model))
+    start = StartFile(
+        net, architecture, sha256, config.sigma, cost, steps=depth.steps, early=depth.early
+    )
+    record = {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "parameters": {
+            field: str(value) if isinstance(value, Path) else value
+            for field, value in dataclasses.asdict(config).items()
+        },
+        "measured": {
+            "cost": round(cost, 4),
+            "parameters": size,
+            "share_of_parameters": round(size / whole, 4),
+            "agreement": [round(float(share), 4) for share in agreement],
+            "depth": dataclasses.asdict(depth),
+        },
+        "seconds": round(time.perf_counter() - began, 1),
+        "seconds_fitting": round(fitted, 1),
+        "threads": torch.get_num_threads(),
+        "model_sha256": sha256,
+        "data_sha256": {"train": data.hash()},
+        "versions": {
+            "deqcert": deqcert.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "course": [
+            {key: round(value, 4) for key, value in history[index].items()}
+            for index in sorted({round(i) for i in np.linspace(0, len(history) - 1, POINTS)})
+        ],
+    }
     try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter, asked in zip(parameters, before, strict=True):
-            parameter.requires_grad_(asked)
+        save_start(path, start)
+        text = json.dumps(record, indent=2) + "\n"
+        path.with_suffix(".json").write_text(text, encoding="utf-8")
+    except (OSError, RuntimeError) as error:
+        raise RunError(f"cannot write {path} ({error}); free the disk and train again.") from None
+    return path
 
 
-class _Fitting:
-    """The state of one training: network, optimiser, and where it stands."""
-
-    def __init__(
-        self, model: ImplicitModel, net: nn.Module, data: Dataset, config: StartConfig
-    ) -> None:
-        self.model, self.net, self.data, self.config = model, net, data, config
-        self.generator = torch.Generator().manual_seed(config.seed)
-        self.optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
-        self.augment = get_augmentation(config.augment, data.shape[0])
-        self.pool = Pool(config.batch)
-        self.stop = StopRule(tol=config.tol, max_nfe=config.max_nfe)
-        self.began = time.perf_counter()
-        self.done = self.lost = 0
-
-    def run(self) -> list[dict[str, float]]:
-        """Train to the end; return one entry a round."""
-        history: list[dict[str, float]] = []
-        with Progress(self.config.progress) as progress:
-            while self._share() < 1.0:
-                self._refill(cold=not history)
-                losses = []
-                for _ in range(self.config.reuse):
-                    for solved in self.pool.draw(self.generator):
-                        if self._share() < 1.0:
-                            losses.append(self._step(solved))
-                if not losses:
-                    break
-                # The last step says what there is to say: earlier ones may have had fewer parts.
-                entry = {"step": float(self.done), "seconds": time.perf_counter() - self.began}
-                entry |= {
-                    name: float(np.mean([step[name] for step in losses if name in step]))
-                    for name in losses[-1]
-                }
-                history.append(entry)
-                progress.tell(
-                    min(1.0, self._share()),
-                    "  ".join(f"{name} {value:.4g}" for name, value in entry.items()),
-                )
-        return history
-
-    def _refill(self, cold: bool) -> None:
-        """Solve new noisy images, from the network's own guess as soon as there is one."""
-        self.pool.clear()
-        size = self.config.batch
-        rows = torch.randint(len(self.data), (PARTS, size), generator=self.generator).numpy()
-        for part in rows:
-            x = self.augment(torch.from_numpy(self.data.batch(part)), self.generator)
-            x = x + self.config.sigma * torch.randn(x.shape, generator=self.generator)
-            x = x.to(self.config.device)
-            with torch.no_grad():
-                start = None if cold else self.net(self.model.inject(x))
-            self.pool.add(solve_states(self.model, x, start, self.stop))
-
-    def _step(self, solved: Solved) -> dict[str, float]:
-        """Take one step; return the parts of its loss."""
-        share = min(1.0, self._share())
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * 0.5 * (1.0 + math.cos(math.pi * share))
-        z = self.net(solved.injection)
-        total = self._error(z, solved.z)
-        parts = {"start": total.item()}
-        if share >= REGRESSION:
-            for _ in range(self.config.cells):
-                z = self.model.cell(z, solved.injection)
-            after = self._error(z, solved.z)
-            divergence = F.kl_div(
-                F.log_softmax(self.model.readout(z), dim=1),
-                F.log_softmax(solved.logits, dim=1),
-                reduction="batchmean",
-                log_target=True,
-            )
-            # The start's own error shows the way at first; what counts is where it leads.
-            total = (1.0 - share) * total + after + self.config.divergence * divergence
-            parts |= {"after": after.item(), "divergence": divergence.item()}
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        size = torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip)
-        self.done += 1
-        if math.isfinite(total.item()) and math.isfinite(size.item()):
-            self.optimizer.step()
-            self.lost = 0
-        else:
-            self.lost += 1
-            if self.lost >= PATIENCE:
-                raise ConfigError(
-                    f"the training of the start diverged; lower lr below {self.config.lr:g}."
-                )
-        return parts
-
-    def _error(self, z: Tensor, target: Tensor) -> Tensor:
-        """Return the mean squared error relative to the target's square, a resolution at a time."""
-        pairs: Sequence[tuple[Tensor, Tensor]] = [(z, target)]
-        if isinstance(self.net, PyramidStart):
-            unpack = self.net.layout.unpack
-            pairs = list(zip(unpack(z), unpack(target), strict=True))
-        return torch.stack(
-            [
-                ((guess - truth).flatten(1).square().sum(1) / truth.flatten(1).square().sum(1))
-                .clamp(max=1e6)
-                .mean()
-                for guess, truth in pairs
-            ]
-        ).mean()
-
-    def _share(self) -> float:
-        """Return how much of the training is done, from 0 to 1."""
-        if self.config.minutes > 0.0:
-            return (time.perf_counter() - self.began) / (60.0 * self.config.minutes)
-        return self.done / self.config.steps
+def _check_out(path: Path) -> None:
+    if path.exists():
+        raise RunError(f"{path} exists already; choose another out or remove it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.with_name(f".{path.name}.probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunError(
+            f"cannot write to {path.parent} ({error.strerror}); choose another out."
+        ) from None

@@ -14,10 +14,13 @@ from deqcert.models.base import EnclosedModel, ImplicitModel, Normalize
 from deqcert.models.checkpoints import checkpoint_path, file_hash, load_model
 from deqcert.models.config import MDEQConfig
 from deqcert.models.contractive import ContractiveConfig, ContractiveDEQ
+from deqcert.models.folding import fold
+from deqcert.models.forms import FORMS, form_names, in_form
 from deqcert.models.mdeq import MDEQ
 from deqcert.models.state import StateLayout
 
 __all__ = [
+    "FORMS",
     "MDEQ",
     "Config",
     "ContractiveConfig",
@@ -31,6 +34,9 @@ __all__ = [
     "build_model",
     "checkpoint_path",
     "file_hash",
+    "fold",
+    "form_names",
+    "in_form",
     "load_model",
     "preset",
     "preset_names",

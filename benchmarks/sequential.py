@@ -54,11 +54,10 @@ def decisions(certificate: Certificate, at: tuple[float, ...]) -> list[bool]:
 
 
 def simulated(p, goal, n, batch, repeats, rng, at):  # type: ignore[no-untyped-def]
-    """Return mean samples, and for each radius how often it is certified: stopped early, and not."""
+    """Return mean samples, and what is certified at each radius by stopping early, and without."""
     sampling = Sampling(n, ALPHA)
     votes = np.zeros(repeats, dtype=np.int64)
     p_lower, stopped = np.zeros(repeats), np.zeros(repeats, dtype=np.int64)
-    held = np.zeros(repeats)
     drawn = 0
     for look in sampling.looks(batch):
         votes, drawn = votes + rng.binomial(look - drawn, p, repeats), look
@@ -145,7 +144,7 @@ def main(
         click.echo(lines[-1])
         notes += [
             f"- {goal.describe()}: image {image} at {r:g}: p_lower {a:.6f} when stopped, {b:.6f} "
-            f"of all {n}; {'in' if certified_radius(b, SIGMA) >= r else 'not'} certified by these"
+            f"of all {n}; {certified_radius(b, SIGMA):.4f} is the radius of these"
             for image, r, a, b in differing
         ]
     lines += ["", *(notes or ["No decision differs."]), ""]

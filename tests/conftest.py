@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 # Read by torch when it is imported, and by every subprocess: waiting threads of several small
 # problems beside each other cost more than a second thread brings. Tests of threads set their own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What was measured on a developer's machine must not decide what the tests run.
+_cache = tempfile.TemporaryDirectory(prefix="deqcert-tests-")
+os.environ["DEQCERT_CACHE"] = _cache.name
 
 import hypothesis
 import pytest

@@ -34,9 +34,10 @@ ROOMS: dict[str, set[str]] = {
 }
 EVERYTHING = set(ROOMS)
 ROOMS["bench"] = EVERYTHING - {"training"}
+ROOMS["bench_forms"] = ERRORS | {"models"}
 ROOMS["bench_solvers"] = ERRORS | {"kernels", "kernels_reference", "solvers"}
 ROOMS["doctor"] = EVERYTHING - {"training"}
-ROOMS["cli"] = EVERYTHING | {"bench", "bench_solvers", "doctor"}
+ROOMS["cli"] = EVERYTHING | {"bench", "bench_forms", "bench_solvers", "doctor"}
 ROOMS["__main__"] = {"cli"}
 
 FILES = sorted(ROOT.rglob("*.py"))

@@ -11,11 +11,20 @@ from typing import Any
 import torch
 
 from deqcert import __version__, kernels
+from deqcert.cli import choices
 from deqcert.cli.options import Solving, Source, Starting, parse_images, parse_knobs
 from deqcert.data import Dataset, load_dataset
 from deqcert.errors import ConfigError, DataError
 from deqcert.memory import keep_freed_memory
-from deqcert.models import Model, checkpoint_path, file_hash, load_model
+from deqcert.models import (
+    ImplicitModel,
+    Model,
+    checkpoint_path,
+    file_hash,
+    form_names,
+    in_form,
+    load_model,
+)
 from deqcert.models.start_file import StartFile, load_start, start_path
 from deqcert.smoothing import EarlyStop, Learned, Predictor, SmoothingEngine, get_start
 from deqcert.solvers import Solver, StopRule, get_solver, solver_options
@@ -26,14 +35,14 @@ class Subject:
     """What is certified, predicted or measured.
 
     Args:
-        model: the loaded checkpoint.
+        model: the loaded checkpoint, in its form.
         dataset: the images.
         images: the chosen indices.
         parameters: what identifies all of it, as JSON values.
         notes: the paths as they were given.
     """
 
-    model: Model
+    model: ImplicitModel
     dataset: Dataset
     images: range
     parameters: dict[str, Any]
@@ -67,6 +76,7 @@ def load(source: Source) -> Subject:
     images = parse_images(source.images, len(dataset))
     check_fit(model, dataset, images)
     shape = source.batch if source.shape is None else source.shape
+    form = choose_form(source.form, model, shape, threads, source.device)
     parameters = {
         "checkpoint_sha256": file_hash(source.model),
         "model_config": dataclasses.asdict(model.config),
@@ -78,12 +88,26 @@ def load(source: Source) -> Subject:
         "batch": source.batch,
         "shape": shape,
         "device": source.device,
+        "form": form,
         "threads": threads,
         "kernels": kernels.status().path,
         "deqcert": __version__,
     }
     notes = {"model": source.model, "config": source.config, "data": source.data}
-    return Subject(model, dataset, images, parameters, notes)
+    formed = in_form(model, form, rows=shape, device=source.device)
+    return Subject(formed, dataset, images, parameters, notes)
+
+
+def choose_form(asked: str, model: Model, rows: int, threads: int, device: str) -> str:
+    """Return the form to evaluate a model in: as asked for, or for "auto" the cached choice."""
+    if asked != "auto":
+        return asked
+    possible = form_names(model)
+    key = choices.describe(dataclasses.asdict(model.config), rows, threads, device)
+    found = choices.recall(key)
+    if found in possible:
+        return found
+    return "folded" if "folded" in possible else "eager"
 
 
 def noise(source: Source) -> float:
@@ -125,7 +149,9 @@ def check_fit(model: Model, dataset: Dataset, images: range) -> None:
             )
 
 
-def make_engine(source: Source, model: Model, kind: type[SmoothingEngine]) -> SmoothingEngine:
+def make_engine(
+    source: Source, model: ImplicitModel, kind: type[SmoothingEngine]
+) -> SmoothingEngine:
     """Make an engine of the given kind as the options say.
 
     Raises:

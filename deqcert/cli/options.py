@@ -29,6 +29,7 @@ class Source:
         seed: of the noise.
         device: as torch names it.
         threads: CPU threads; None leaves torch's own choice.
+        form: how the model is evaluated; "auto": as was measured to be the fastest here.
     """
 
     model: str
@@ -42,6 +43,7 @@ class Source:
     seed: int
     device: str
     threads: int | None
+    form: str
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,14 @@ def source_options(images: str, batch: int = 100) -> Decorator:
             "--device", default="cpu", show_default=True, help="Where the model runs: cpu or cuda."
         ),
         click.option("--threads", type=int, metavar="T", help="CPU threads; default: torch's own."),
+        click.option(
+            "--form",
+            default="auto",
+            show_default=True,
+            help="How the model is evaluated: eager, folded, compiled (takes a C++ compiler) or "
+            "bfloat16; part of what is certified. auto: what `deqcert bench forms` found to be "
+            "the fastest here, or else folded where the model can be.",
+        ),
     )
 
 

@@ -49,7 +49,7 @@ def in_form(model: ImplicitModel, form: str, *, rows: int, device: str = "cpu") 
             model itself that is returned.
         form: One of :func:`form_names`.
         rows: Rows of every evaluation: what :class:`SmoothingEngine` calls its shape.
-        device: Where the model runs, as torch names it.
+        device: Where to compile for, as torch names it; the other forms run anywhere.
 
     Raises:
         ConfigError: If there is no such form, the model does not have it, or this machine cannot
@@ -65,9 +65,9 @@ def in_form(model: ImplicitModel, form: str, *, rows: int, device: str = "cpu") 
     if form == "eager":
         return model
     given: Any = model
-    lean = (fold(given) if isinstance(given, MDEQ) else given.eval()).to(device)
+    lean = fold(given) if isinstance(given, MDEQ) else given.eval()
     if form == "compiled":
-        return Compiled(lean, rows)
+        return Compiled(lean, rows, device)
     return Bfloat16(lean) if form == "bfloat16" else lean
 
 
@@ -114,12 +114,13 @@ class Compiled(_Wrapped):
     Args:
         model: Any module of the protocol with an ``input_shape``; its weights become constants.
         rows: Rows of every evaluation.
+        device: Where it will run, as torch names it.
 
     Raises:
         ConfigError: If the model does not say its input's shape, or if it cannot be compiled here.
     """
 
-    def __init__(self, model: Any, rows: int) -> None:
+    def __init__(self, model: Any, rows: int, device: str = "cpu") -> None:
         super().__init__(model)
         if not hasattr(model, "input_shape"):
             raise ConfigError("form 'compiled' needs a model that says its input_shape.")
@@ -131,11 +132,10 @@ class Compiled(_Wrapped):
             name: torch.compile(getattr(model, name), dynamic=False, options=options)
             for name in ("inject", "cell", "readout")
         }
-        parameter = next(model.parameters(), torch.zeros(0))
-        images = torch.zeros(
-            rows, *model.input_shape, dtype=parameter.dtype, device=parameter.device
-        )
         try:
+            model.to(device)
+            dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
+            images = torch.zeros(rows, *model.input_shape, dtype=dtype, device=device)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 injection = self.inject(images)

@@ -25,7 +25,14 @@ from deqcert.certify.metrics import average_certified_radius, certified_accuracy
 from deqcert.errors import ConfigError
 from deqcert.models import ImplicitModel
 from deqcert.report.picture import COLOURS, new_figure, save_figure
-from deqcert.smoothing import NOBODY, Batch, Predictor, SmoothingEngine, get_start
+from deqcert.smoothing import (
+    NOBODY,
+    Batch,
+    EarlyStop,
+    Predictor,
+    SmoothingEngine,
+    StartPolicy,
+)
 from deqcert.solvers import Solver, StopRule
 
 if TYPE_CHECKING:
@@ -50,8 +57,10 @@ class Setting:
 
     @property
     def depth(self) -> str:
-        """The stop rule in short: a depth, or a tolerance with its largest depth."""
-        stop = self.predictor.stop
+        """The stop rule in short: a depth, a tolerance, or the residual of an early stop."""
+        stop, early = self.predictor.stop, self.predictor.early
+        if early is not None:
+            return f"early {early.residual:g}"
         return str(stop.max_nfe) if stop.fixed_depth else f"tol {stop.tol:g}"
 
 
@@ -62,11 +71,12 @@ class Measurement:
     Args:
         solver: name and knobs of the solver.
         start: name of the start policy.
-        depth: evaluations a solve, or "tol T".
+        depth: evaluations a solve, "tol T", or "early R".
         method: the certifier used.
         baseline: whether it is a cold baseline.
-        nfe: cell evaluations of a vote itself. The cold batch that begins a chain is left out
-            here, in agreement, residual and accuracy, so that they describe the warm solves.
+        nfe: cell evaluations of a vote itself, a learned start by its cost. The cold batch that
+            begins a chain is left out here, in agreement, residual and accuracy, so that they
+            describe the warm solves.
         nfe_total: cell evaluations a vote, everything included: selection, cold batches, audit.
         agreement: share of the votes whose class is that of the converged cold solve.
         residual: median relative residual of the states that were read out.
@@ -171,7 +181,7 @@ class _Measuring(SmoothingEngine):
         self.watched = predictor
         self.cast: list[tuple[NDArray[np.int64], NDArray[np.int16], bool]] = []
         self.residuals: list[NDArray[np.float64]] = []
-        self.nfe = 0
+        self.nfe = 0.0
         self.aside = 0.0  # seconds spent on looking, which no setting pays for
 
     def batches(
@@ -193,35 +203,38 @@ class _Measuring(SmoothingEngine):
                     fz = self.model.cell(batch.z, batch.injection)
                     square, scale = kernels.residual_norms(batch.z.contiguous(), fz.contiguous())
                     self.residuals.append((square / scale).sqrt().cpu().numpy())
-                    self.nfe += int(batch.nfe.sum())
+                    self.nfe += int(batch.nfe.sum()) + batch.start_nfe * len(batch.nfe)
                 self.aside += time.perf_counter() - began
             yield batch
 
 
 def grid(
     solvers: dict[str, Solver[Any]],
-    starts: Sequence[str],
+    starts: Sequence[StartPolicy],
     depths: Sequence[int],
     *,
     cold: StopRule,
     tolerances: Sequence[float],
+    early: Sequence[float] = (),
 ) -> list[Setting]:
     """Lay out settings: every solver, start and depth, and the cold baselines of every solver.
 
     Args:
         solvers: solvers by what to call them.
-        starts: names of start policies.
+        starts: start policies.
         depths: fixed depths, at least 1.
         cold: how a cold solve ends: that of warm-ups and audits. Its largest depth, as a fixed
             one, is a baseline, too.
         tolerances: relative residuals at which a cold baseline stops, above 0.
+        early: relative residuals at which solves from independent starts end early, the largest
+            of the depths their most; above 0.
 
     Returns:
         list: the settings. Cold at every depth is among them even if "cold" is not asked for: a
         warm start has to beat it.
 
     Raises:
-        ConfigError: an unknown start, or a value out of range.
+        ConfigError: a value is out of range.
     """
     settings = []
     for name, solver in solvers.items():
@@ -232,9 +245,17 @@ def grid(
         for tol in tolerances:
             stop = StopRule(tol=tol, max_nfe=cold.max_nfe)
             settings.append(Setting(Predictor(solver, stop), name, baseline=True))
-        for policy in map(get_start, starts):
+        most = StopRule(tol=0.0, max_nfe=max(depths))
+        for residual in early:
+            stopping = Predictor(solver, most, early=EarlyStop(residual))
+            settings.append(Setting(stopping, name, baseline=True))
+        for policy in starts:
             if policy.name == "cold":
                 continue
+            if policy.independent:
+                for residual in early:
+                    stopping = Predictor(solver, most, policy, early=EarlyStop(residual))
+                    settings.append(Setting(stopping, name))
             for depth in sorted(set(depths)):
                 stop = StopRule(tol=0.0, max_nfe=depth)
                 warmup = None if policy.independent else cold
@@ -385,7 +406,7 @@ def draw_bench(result: Bench, path: str | Path, *, title: str = "Agreement") -> 
     for i, solver in enumerate(solvers):
         for j, start in enumerate(starts):
             rows = [row for row in result.rows if (row.solver, row.start) == (solver, start)]
-            fixed = [row for row in rows if not row.depth.startswith("tol")]
+            fixed = [row for row in rows if row.depth.isdigit()]
             style: dict[str, Any] = {
                 "color": COLOURS[j % len(COLOURS)],
                 "marker": MARKERS[i % len(MARKERS)],
@@ -400,7 +421,7 @@ def draw_bench(result: Bench, path: str | Path, *, title: str = "Agreement") -> 
                 **style,
             )
             for row in rows:
-                if row.depth.startswith("tol"):
+                if not row.depth.isdigit():
                     axes.plot(
                         [row.nfe],
                         [100 * row.agreement],

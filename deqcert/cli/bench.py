@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deqcert.cli.benches import Benches
 from deqcert.cli.options import Solving, Source, parse_knobs, parse_radii, source_options
 
 if TYPE_CHECKING:
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
     from deqcert.solvers import Solver
 
 
-@click.command(short_help="Agreement, residual, time and certificates by solver, start and depth.")
+@click.command(
+    "starts",
+    short_help="Agreement, residual, time and certificates by solver, start and depth.",
+    epilog="deqcert bench forms measures a model in its forms, deqcert bench solvers the solvers "
+    "beside the cell; each has its own --help.",
+)
 @source_options(images="0:10")
 @click.option(
     "--solver",
@@ -32,7 +38,8 @@ if TYPE_CHECKING:
     default="cold,previous,mean,clean",
     show_default=True,
     metavar="NAME,...",
-    help="Start policies; cold is always measured.",
+    help="Start policies; cold is always measured. learned or learned:FILE: as deqcert train-start "
+    "wrote it.",
 )
 @click.option(
     "--depths",
@@ -40,6 +47,12 @@ if TYPE_CHECKING:
     show_default=True,
     metavar="D,...",
     help="Cell evaluations of a solve.",
+)
+@click.option(
+    "--early",
+    metavar="R,...",
+    help="Also end solves from cold and learned starts after their first step from a relative "
+    "residual of at most R, the largest of --depths their most.",
 )
 @click.option(
     "--depth",
@@ -86,11 +99,12 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print for machines.")
 @click.option("--quiet", is_flag=True, help="Print the table only.")
-def command(
+def starts_command(
     source: Source,
     solvers: tuple[str, ...],
     starts: str,
     depths: str,
+    early: str | None,
     depth: int,
     tolerances: str,
     reference_tol: float,
@@ -126,10 +140,11 @@ def command(
     cold = StopRule(tol=min(tols), max_nfe=depth)
     settings = grid(
         {text: _solver(text) for text in solvers},
-        [name.strip() for name in starts.split(",")],
+        [build.make_policy(name.strip(), source)[0] for name in starts.split(",")],
         _numbers("depths", depths, int),
         cold=cold,
         tolerances=tols,
+        early=[] if early is None else _numbers("early", early, float),
     )
     exact = get_solver("anderson")
     asked_radii = parse_radii(radii)
@@ -160,6 +175,13 @@ def command(
             picture,
             title=f"{Path(source.model).name}, sigma {subject.parameters['sigma']:g}",
         )
+
+
+command = Benches(
+    starts_command,
+    name="bench",
+    short_help="What starts, depths, forms of a model and solvers cost and give here.",
+)
 
 
 def _tell(row: Measurement) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from deqcert.models import (
     load_model,
 )
 from deqcert.models.start_file import StartFile, load_start, start_path
-from deqcert.smoothing import EarlyStop, Learned, Predictor, SmoothingEngine, get_start
+from deqcert.smoothing import EarlyStop, Learned, Predictor, SmoothingEngine, StartPolicy, get_start
 from deqcert.solvers import Solver, StopRule, get_solver, solver_options
 
 
@@ -193,51 +192,47 @@ def make_predictor(source: Source, solving: Solving, starting: Starting) -> Pred
         ConfigError: an option is out of range, or says nothing about the start that is asked for.
         CheckpointError: a learned start cannot be read or belongs to another model.
     """
-    name, _, file = starting.start.partition(":")
-    if file and name != Learned.name:
-        raise ConfigError(f"start {name!r} takes no file; only --start learned:FILE does")
-    if name not in ("cold", Learned.name):
-        return _make_chained(solving, starting)
+    policy, tuned = make_policy(starting.start, source)
+    if not policy.independent:
+        return _make_chained(solving, starting, policy)
     if starting.warmup is not None or starting.refresh:
-        raise ConfigError(f"start {name!r} has no chain; leave --warmup and --refresh out")
+        raise ConfigError(f"start {policy.name!r} has no chain; leave --warmup and --refresh out")
     early = None if starting.early is None else EarlyStop(starting.early)
-    if name == Learned.name:
-        return _make_learned(source, solving, starting.steps, early, file)
-    if starting.steps is not None:
-        raise ConfigError("a cold start is solved as --depth and --tol say; leave --steps out")
-    cold = make_cold(solving)
-    if early is not None:
-        cold = dataclasses.replace(cold, stop=StopRule(0.0, max_nfe=solving.depth), early=early)
-    return cold
-
-
-def make_start(file: str | Path, source: Source) -> tuple[StartFile, Learned]:
-    """Read a learned start for the model of the options.
-
-    Raises:
-        CheckpointError: it cannot be read or belongs to another model.
-    """
-    start = load_start(file, source.model)
-    return start, Learned(start.net.to(source.device), start.cost, file_hash(file))
-
-
-def _make_learned(
-    source: Source, solving: Solving, steps: int | None, early: EarlyStop | None, file: str
-) -> Predictor:
-    start, policy = make_start(file or start_path(source.model), source)
+    steps = starting.steps
+    if tuned is None:
+        if steps is not None:
+            raise ConfigError("a cold start is solved as --depth and --tol say; leave --steps out")
+        steps = 0 if early is None else solving.depth
+    elif steps is None:
+        steps = tuned.steps
+        if early is None and tuned.early is not None:
+            early = EarlyStop(tuned.early)
     if steps == 0:
         if early is not None:
             raise ConfigError("--early ends a solve of --steps evaluations; give 1 or more of them")
         return dataclasses.replace(make_cold(solving), start=policy)
-    if steps is None:
-        steps = start.steps
-        if early is None and start.early is not None:
-            early = EarlyStop(start.early)
     stop = StopRule(tol=0.0, max_nfe=steps)
     return Predictor(make_solver(solving), stop, policy, early=early)
 
 
-def _make_chained(solving: Solving, starting: Starting) -> Predictor:
+def make_policy(text: str, source: Source) -> tuple[StartPolicy, StartFile | None]:
+    """Make the start policy of that name; also return the file of a learned one.
+
+    Raises:
+        ConfigError: there is none of that name, or it takes no file.
+        CheckpointError: a learned start cannot be read or belongs to another model.
+    """
+    name, _, file = text.partition(":")
+    if name != Learned.name:
+        if file:
+            raise ConfigError(f"start {name!r} takes no file; only learned:FILE does")
+        return get_start(name), None
+    path = file or start_path(source.model)
+    found = load_start(path, source.model)
+    return Learned(found.net.to(source.device), found.cost, file_hash(path)), found
+
+
+def _make_chained(solving: Solving, starting: Starting, start: StartPolicy) -> Predictor:
     cold = make_cold(solving)
     if starting.early is not None:
         raise ConfigError(f"start {starting.start!r} has a fixed depth; leave --early out")
@@ -247,7 +242,7 @@ def _make_chained(solving: Solving, starting: Starting) -> Predictor:
     return Predictor(
         solver=cold.solver,
         stop=StopRule(tol=0.0, max_nfe=3 if starting.steps is None else starting.steps),
-        start=get_start(starting.start),
+        start=start,
         warmup=warmup,
         refresh=starting.refresh,
     )

@@ -132,10 +132,17 @@ def bench_forms(
         FormBench: one timing a form.
 
     Raises:
-        ConfigError: A number is out of range, or the model has no such form.
+        ConfigError: A number is out of range, the device is not there, or the model has no such
+            form.
     """
     if rounds < 1 or evaluations < 1:
         raise ConfigError("rounds and evaluations must be whole numbers from 1.")
+    try:
+        images = images.to(device)
+    except (RuntimeError, AssertionError):
+        raise ConfigError(
+            f"device '{device}' cannot be used here; 'cpu' works everywhere."
+        ) from None
     asked = [*(form_names(model) if forms is None else forms)]
     made: dict[str, ImplicitModel] = {}
     seconds, failures = {}, {}
@@ -150,7 +157,6 @@ def bench_forms(
                 raise
             failures[form] = str(error)
         seconds[form] = time.perf_counter() - began
-    images = images.to(device)
     if isinstance(model, torch.nn.Module):
         model.eval().to(device)
     with torch.no_grad():

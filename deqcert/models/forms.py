@@ -49,7 +49,7 @@ def in_form(model: ImplicitModel, form: str, *, rows: int, device: str = "cpu") 
             model itself that is returned.
         form: One of :func:`form_names`.
         rows: Rows of every evaluation: what :class:`SmoothingEngine` calls its shape.
-        device: Where to compile for, as torch names it; the other forms run anywhere.
+        device: Where it will run, as torch names it.
 
     Raises:
         ConfigError: If there is no such form, the model does not have it, or this machine cannot
@@ -65,7 +65,9 @@ def in_form(model: ImplicitModel, form: str, *, rows: int, device: str = "cpu") 
     if form == "eager":
         return model
     given: Any = model
-    lean = fold(given) if isinstance(given, MDEQ) else given.eval()
+    lean = given.eval()
+    if isinstance(given, MDEQ):
+        lean = fold(given, channels_last=device.startswith("cpu"))
     if form == "compiled":
         return Compiled(lean, rows, device)
     return Bfloat16(lean) if form == "bfloat16" else lean

@@ -1,0 +1,59 @@
+"""The commands under ``deqcert bench``: without a name it measures starts and depths."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from deqcert.errors import ConfigError
+
+MORE = ("forms", "solvers")
+
+
+class Benches(click.Group):
+    """A group with a command of its own for everything that does not begin with a name.
+
+    Args:
+        default: that command.
+    """
+
+    def __init__(self, default: click.Command, **options: Any) -> None:
+        super().__init__(**options)
+        self.default = default
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the default command's name where none is given."""
+        if not args or args[0] not in MORE:
+            args = [str(self.default.name), *args]
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names there are."""
+        return [str(self.default.name), *MORE]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import ``deqcert.cli.bench_<name>`` and return its ``command``."""
+        if cmd_name not in MORE:
+            return self.default
+        found = importlib.import_module(f"deqcert.cli.bench_{cmd_name}").command
+        assert isinstance(found, click.Command)
+        return found
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """Read whole numbers from 1, separated by commas.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = [0]
+    if min(numbers) < 1:
+        raise ConfigError(
+            f"{option} is {text!r}, but it must be whole numbers from 1, separated by commas"
+        )
+    return numbers

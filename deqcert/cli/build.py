@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from deqcert import __version__, kernels
 from deqcert.cli import choices
 from deqcert.cli.options import Solving, Source, Starting, parse_images, parse_knobs
 from deqcert.data import Dataset, load_dataset
-from deqcert.errors import ConfigError, DataError
+from deqcert.errors import ConfigError, DataError, RunError
 from deqcert.memory import keep_freed_memory
 from deqcert.models import (
     ImplicitModel,
@@ -25,6 +26,7 @@ from deqcert.models import (
     load_model,
 )
 from deqcert.models.start_file import StartFile, load_start, start_path
+from deqcert.runs import Manifest
 from deqcert.smoothing import EarlyStop, Learned, Predictor, SmoothingEngine, StartPolicy, get_start
 from deqcert.solvers import Solver, StopRule, get_solver, solver_options
 
@@ -95,6 +97,21 @@ def load(source: Source) -> Subject:
     notes = {"model": source.model, "config": source.config, "data": source.data}
     formed = in_form(model, form, rows=shape, device=source.device)
     return Subject(formed, dataset, images, parameters, notes)
+
+
+def continued(source: Source, folder: Path) -> Source:
+    """Return the options with the form of the run in a folder, where "auto" leaves it open.
+
+    A choice that was measured since the run began must not end it.
+    """
+    if source.form != "auto":
+        return source
+    try:
+        begun = Manifest.read(folder)
+    except RunError:  # whoever opens the run will say what is wrong with it
+        return source
+    form = None if begun is None else begun.parameters.get("form")
+    return dataclasses.replace(source, form=form) if isinstance(form, str) else source
 
 
 def choose_form(asked: str, model: Model, rows: int, threads: int, device: str) -> str:

@@ -124,6 +124,8 @@ def command(
     certifier = get_certifier(name, predictor, **options)
     if audit is not None and "audit" not in options:
         raise ConfigError(f"method '{name}' has no audit; leave --audit out")
+    folder = Path(out or f"runs/{Path(source.model).name}-{name}-sigma{build.noise(source):g}")
+    source = build.continued(source, folder)
     subject = build.load(source)
     engine = build.make_engine(source, subject.model, _watched())
     certifier.check(engine)
@@ -137,7 +139,6 @@ def command(
         parameters["depth"] = options["depth"]
     if asked_goal is not None:
         parameters["goal"] = asked_goal.describe()
-    folder = Path(out or f"runs/{Path(source.model).name}-{name}-sigma{engine.sigma:g}")
     notes = {**subject.notes, "assumptions": certifier.assumptions(), "sound": certifier.sound}
     environment = {**versions(), **machine()}
 
@@ -196,7 +197,8 @@ def _conclude(
 
     results = read_results(run.folder)
     made = table([results], radii)
-    run.finish({"radii": list(made.radii), **made.rows[0], "assumptions": certifier.assumptions()})
+    about = {"assumptions": certifier.assumptions(), "form": run.manifest.parameters["form"]}
+    run.finish({"radii": list(made.radii), **made.rows[0], **about})
     picture = draw_curves([results], run.folder / "curve.png")
     print(made.text())
     print(f"run folder: {run.folder}\ncurve: {picture}")

@@ -172,10 +172,10 @@ def _parse(data: Any) -> dict[str, Any]:
     sections = _mapping(data, "the file")
     _refuse_unknown(sections, {"MODEL", "DATASET", "INPUT"} | IGNORED, "")
     model = _mapping(sections.get("MODEL"), "section MODEL")
-    known = set(_MODEL_KEYS) | _IGNORED_MODEL | {"NAME", "IMAGE_SIZE", "EXTRA"}
-    _refuse_unknown(model, known, "MODEL.")
     if model.get("NAME", "mdeq") != "mdeq":
         raise ConfigError(f"MODEL.NAME is '{model['NAME']}', but there are mdeq and contractive.")
+    known = set(_MODEL_KEYS) | _IGNORED_MODEL | {"NAME", "IMAGE_SIZE", "EXTRA"}
+    _refuse_unknown(model, known, "MODEL.")
     extra = _mapping(model.get("EXTRA"), "MODEL.EXTRA")
     _refuse_unknown(extra, {"FULL_STAGE"}, "MODEL.EXTRA.")
     stage = _mapping(extra.get("FULL_STAGE"), "MODEL.EXTRA.FULL_STAGE")

@@ -144,15 +144,15 @@ def proven_votes(
     """
     began = time.perf_counter()
     predictions = np.full(n, NOBODY, dtype=np.int16)
-    nfe, classes = 0.0, 0
+    nfe = classes = 0
     for batch in engine.batches(predictor, x, image, stage, np.arange(n, dtype=np.int64)):
         proven, spent = enclosure.prove(batch.z, batch.injection, predictor.solver, depth)
         predictions[batch.samples] = proven.cpu().numpy().astype(np.int16)
         nfe += int(batch.nfe.sum()) + batch.overhead + spent
-        nfe += batch.start_nfe * len(batch.samples)
         classes = batch.logits.shape[1]
+    total = nfe + predictor.start.cost * n if predictor.start.cost else nfe
     margins = np.full(n, np.nan, dtype=np.float32)
-    return Votes(predictions, classes, nfe, time.perf_counter() - began, margins)
+    return Votes(predictions, classes, total, time.perf_counter() - began, margins)
 
 
 def _in_float64(model: EnclosedModel) -> EnclosedModel:

@@ -190,6 +190,7 @@ class ContractiveDEQ(nn.Module):
         most the product of the norms (Cauchy and Schwarz). relu adds none.
         """
         gamma = MARGIN * rounding_constant(self.weight.shape[1] + 2)
+        gamma *= 1.0 + 2.0 * rounding_constant(self.weight.numel())  # of the Frobenius norm itself
         size = torch.linalg.vector_norm(z, dim=1)
         weight, classifier = self.weight.double(), self.classifier.weight.double()
         entering = torch.linalg.vector_norm(injection, dim=1)

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from deqcert import kernels
 from deqcert.errors import ConfigError
+from deqcert.kernels import NFE, STATUS
 from deqcert.solvers import Solver, SolveResult, Status, StopRule
 from deqcert.solvers.cells import Cell
-from deqcert.solvers.flight import Flight, keep_rows
+from deqcert.solvers.flight import Flight
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +53,13 @@ class EarlyFlight(Flight):
     def __init__(self, solver: Solver[Any], z: Tensor, stop: StopRule, early: EarlyStop) -> None:
         super().__init__(solver, z, stop)
         self.early = early
-        self.spent = torch.zeros(len(z), dtype=torch.int64, device=z.device)
 
     def advance(self, cell: Cell) -> tuple[Tensor, SolveResult]:
         """Evaluate every row once and step; see :meth:`Flight.advance`."""
         watched = WatchedCell(cell)
         ended, part = super().advance(watched)
-        self.spent += 1
-        settled = watched.residual <= self.early.residual
-        settled[ended] = False
-        rows = torch.nonzero(settled).squeeze(1)
+        running = self.watch.progress[:, STATUS] < 0
+        rows = torch.nonzero(running & (watched.residual <= self.early.residual)).squeeze(1)
         if not rows.numel():
             return ended, part
         return torch.cat([ended, rows]), SolveResult(
@@ -69,18 +67,8 @@ class EarlyFlight(Flight):
             # Nobody evaluated the cell at the state after the step.
             residual=torch.cat([part.residual, part.residual.new_full(rows.shape, torch.nan)]),
             status=torch.cat([part.status, part.status.new_full(rows.shape, Status.CONVERGED)]),
-            nfe=torch.cat([part.nfe, self.spent[rows]]),
+            nfe=torch.cat([part.nfe, self.watch.progress[rows, NFE].long()]),
         )
-
-    def select(self, rows: Tensor) -> None:
-        """Keep only the rows with the given indices, shape (b,)."""
-        super().select(rows)
-        self.spent = keep_rows(self.spent, rows)
-
-    def restart(self, rows: Tensor, z: Tensor) -> None:
-        """Begin anew in the rows with the given indices, shape (b,), from z, shape (b, D)."""
-        super().restart(rows, z)
-        self.spent[rows] = 0
 
 
 class WatchedCell:

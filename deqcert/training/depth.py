@@ -103,7 +103,7 @@ def follow(
         flight = Flight(
             Anderson(),
             cold.clone() if net is None else net(injection),
-            StopRule(tol=0.0, max_nfe=steps),
+            StopRule(tol=0.0, max_nfe=steps + 1),  # a row that ended would have no next state
         )
         cell = WatchedCell(bind(model.cell, injection))
         logits, residuals = [], []

@@ -115,7 +115,12 @@ class _Fitting:
                         if self._share() < 1.0:
                             losses.append(self._step(solved))
                 if not losses:
-                    break
+                    if history:
+                        break  # the time was over while new states were solved
+                    raise ConfigError(
+                        "no step could be taken: the time is too short, or no noisy image could "
+                        "be solved; give more minutes, a larger max_nfe or another model."
+                    )
                 # The last step says what there is to say: earlier ones may have had fewer parts.
                 entry = {"step": float(self.done), "seconds": time.perf_counter() - self.began}
                 entry |= {

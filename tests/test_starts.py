@@ -1,0 +1,385 @@
+"""Learned starts and early stops: independent rows, exact counts, files bound to their model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_smoothing import FIXED, SmallDeq, X, engine
+from toys import ORIGIN, SIGMA, HalfLine
+
+from deqcert.certify import get_certifier
+from deqcert.cli import main
+from deqcert.cli.train_start import KNOBS
+from deqcert.errors import CheckpointError, ConfigError, RunError
+from deqcert.models import MDEQ, load_model, preset
+from deqcert.models.checkpoints import ZOO
+from deqcert.models.start import (
+    LowRankStart,
+    PyramidStart,
+    build_start,
+    start_architecture,
+)
+from deqcert.models.start_file import load_start, start_path
+from deqcert.smoothing import NOBODY, EarlyStop, Learned, Predictor, SmoothingEngine, get_start
+from deqcert.solvers import Anderson, Picard, StopRule, bind
+from deqcert.training import StartConfig, train_start
+from deqcert.training.depth import Courses, choose_depth, follow
+
+TOLERANCE = StopRule(tol=1e-3, max_nfe=40)
+
+
+def learned(cost: float = 0.25) -> Learned:
+    """A start for SmallDeq, with weights that nobody fitted."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return Learned(LowRankStart(24, 24, 5).requires_grad_(False), cost)
+
+
+def predictors() -> dict[str, Predictor]:
+    return {
+        "fixed": Predictor(Anderson(), FIXED, learned()),
+        "tolerance": Predictor(Anderson(), TOLERANCE, learned()),
+        "early": Predictor(Anderson(), StopRule(0, max_nfe=9), learned(), early=EarlyStop(0.01)),
+        "early, cold": Predictor(Picard(), StopRule(0, max_nfe=9), early=EarlyStop(0.05)),
+    }
+
+
+@pytest.mark.parametrize("kind", predictors())
+def test_votes_depend_neither_on_the_batch_nor_on_the_order(kind: str) -> None:
+    predictor = predictors()[kind]
+    assert predictor.independent
+    whole = engine().votes(predictor, X, 5, 1, 150)
+    assert len(set(whole.predictions.tolist())) > 1
+    for batch in (1, 7, 64):
+        other = engine(batch=batch).votes(predictor, X, 5, 1, 150)
+        np.testing.assert_array_equal(whole.predictions, other.predictions)
+        assert other.nfe == whole.nfe
+    order = np.random.default_rng(0).permutation(150)
+    mixed = engine(batch=16).classify(predictor, X, 5, 1, order)
+    np.testing.assert_array_equal(mixed.predictions, whole.predictions[order])
+
+
+def test_a_start_is_counted_by_its_cost() -> None:
+    fixed, tolerance = predictors()["fixed"], predictors()["tolerance"]
+    assert engine().votes(fixed, X, 5, 1, 100).nfe == 100 * (4 + 0.25)
+    free = dataclasses.replace(tolerance, start=learned(cost=0.0))
+    spent = engine().votes(free, X, 5, 1, 100).nfe
+    assert engine().votes(tolerance, X, 5, 1, 100).nfe == spent + 25
+    batch = next(engine().batches(fixed, X, 5, 1, np.arange(64)))
+    assert batch.start_nfe == 0.25
+    assert set(batch.nfe) == {4}
+    certificate = get_certifier("standard", fixed, n0=10, n=100, alpha=0.01).certify(engine(), X, 5)
+    assert certificate.nfe == 110 * 4.25
+    assert "learned start (0.25 evaluations)" in certificate.assumptions
+
+
+def test_an_early_stop_is_that_of_each_row_alone() -> None:
+    """Against a loop that does nothing else, one row at a time, in the same declared shape."""
+    solve = engine()
+    early = Predictor(Picard(), StopRule(0, max_nfe=6), learned(), early=EarlyStop(0.06))
+    votes = solve.votes(early, X, 3, 1, 80)
+    depths, model = [], solve.model
+    always = Predictor(Picard(), StopRule(0, max_nfe=1), learned())
+    for batch in solve.batches(always, X, 3, 1, np.arange(80)):
+        for row, sample in enumerate(batch.samples):
+            injection = batch.injection[row : row + 1]
+            with torch.no_grad():
+                z = model.apply(early.start.net, injection)
+                depth, residual = 0, 1.0
+                while depth < 6 and residual > 0.06:
+                    fz = model.cell(z, injection)
+                    residual = ((fz - z).norm() / fz.norm()).item()
+                    z, depth = fz, depth + 1
+                assert model.readout(z).argmax().item() == votes.predictions[sample]
+            depths.append(depth)
+    assert len(set(depths)) > 2
+    assert votes.nfe == sum(depths) + 80 * 0.25
+
+
+def test_rows_that_are_lost_vote_for_nobody_whatever_the_stop() -> None:
+    class Poisoned(HalfLine):
+        def cell(self, z, injection):
+            value = super().cell(z, injection)
+            return torch.where(injection > 0.4, torch.full_like(value, torch.nan), value)
+
+    predictor = Predictor(Picard(), StopRule(0, max_nfe=5), early=EarlyStop(10.0))
+    solve = SmoothingEngine(Poisoned(0.5), sigma=SIGMA, batch=16)
+    votes = solve.votes(predictor, ORIGIN, 0, 1, 200)
+    lost = votes.predictions == NOBODY
+    usual = SmoothingEngine(HalfLine(0.5), sigma=SIGMA).votes(predictor, ORIGIN, 0, 1, 200)
+    assert 0 < lost.sum() < 100
+    np.testing.assert_array_equal(votes.predictions[~lost], usual.predictions[~lost])
+    assert usual.nfe == 200  # every row ends after its first step
+
+
+def test_impossible_starts_and_stops_are_refused_in_one_sentence() -> None:
+    chained = {"start": get_start("mean"), "warmup": FIXED}
+    for call in (
+        lambda: EarlyStop(0.0),
+        lambda: EarlyStop(float("nan")),
+        lambda: learned(cost=-1.0),
+        lambda: learned(cost=float("inf")),
+        lambda: get_start("learned"),
+        lambda: Predictor(Picard(), TOLERANCE, early=EarlyStop(0.1)),
+        lambda: Predictor(Picard(), FIXED, early=EarlyStop(0.1), **chained),
+        lambda: Predictor(Picard(), FIXED, learned(), warmup=FIXED),
+        lambda: build_start({"kind": "crystal ball"}),
+        lambda: StartConfig("digits", cells=4),
+        lambda: StartConfig("digits", disagreement=2.0),
+        lambda: StartConfig("digits", lr=0.0),
+        lambda: StartConfig("digits", augment="blur"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            call()
+        assert str(error.value).endswith(".")
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "large"])
+def test_a_start_has_at_most_a_fifth_of_the_model_and_the_state_of_it(name: str) -> None:
+    model = MDEQ(preset(name)).eval()
+    injection = model.inject(torch.rand(3, *model.input_shape))
+    net = build_start(start_architecture(model, injection)).eval()
+    assert isinstance(net, PyramidStart)
+    weights, whole = (sum(p.numel() for p in m.parameters()) for m in (net, model))
+    assert weights <= whole / 5
+    states = net(injection)
+    assert states.shape == model.initial_state(injection).shape
+    torch.testing.assert_close(net(injection[1:2]), states[1:2], rtol=1e-4, atol=1e-4)
+
+
+def test_other_models_and_single_resolutions_get_a_start_too() -> None:
+    small = SmallDeq()
+    net = build_start(start_architecture(small, small.inject(torch.rand(2, 1, 8, 8))))
+    assert isinstance(net, LowRankStart)
+    assert 5 * sum(p.numel() for p in net.parameters()) <= sum(
+        p.numel() for p in small.parameters()
+    )
+    line = HalfLine(0.5)
+    assert build_start(start_architecture(line, torch.zeros(2, 1)))(torch.zeros(2, 1)).shape == (
+        2,
+        1,
+    )
+    single = PyramidStart(((8, 4, 4),), channels=3, scale=1.0, groups=4)
+    assert single(torch.rand(2, 3, 4, 4)).shape == (2, 128)
+
+
+def courses(wrong: list[list[int]], residuals: list[list[float]]) -> Courses:
+    """Two classes, the truth always 0; ``wrong`` says after which steps another was read out."""
+    missed = np.array(wrong)
+    logits = np.stack([1.0 - missed, missed], axis=2).astype(np.float32)
+    rows = len(missed)
+    return Courses(np.zeros(rows, int), np.zeros(rows, int), logits, np.array(residuals, float))
+
+
+def test_the_cheapest_depth_that_keeps_to_the_disagreement_is_chosen() -> None:
+    easy, hard = [[0, 0, 0]] * 8, [[1, 1, 0]] * 2
+    residuals = [[0.1, 0.05, 0.02]] * 8 + [[0.9, 0.5, 0.1]] * 2
+    depth = choose_depth(courses(easy + hard, residuals), 0.0)
+    assert depth.steps == 3
+    assert depth.early == pytest.approx(0.1)
+    assert depth.nfe == pytest.approx((8 * 1 + 2 * 3) / 10)
+    assert depth.disagreement == 0
+    assert choose_depth(courses(easy + hard, residuals), 0.2).nfe == 1
+    same = choose_depth(courses(easy, residuals[:8]), 0.0)
+    assert (same.steps, same.early) == (1, None)
+    never = choose_depth(courses([[1, 1, 1]] * 4, [[0.1] * 3] * 4), 0.5)
+    assert (never.steps, never.early, never.disagreement) == (3, None, 1.0)
+    unknown = courses(easy, residuals[:8])
+    lost = dataclasses.replace(unknown, truth=np.full(8, -1))
+    assert choose_depth(lost, 0.5).steps == 3
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the shipped model with a start that was fitted for a few seconds."""
+    folder = tmp_path_factory.mktemp("digits")
+    for ending in ("pth", "yaml", "json"):
+        shutil.copy(ZOO / f"digits.{ending}", folder)
+    path = train_start(
+        StartConfig(folder / "digits.pth", steps=48, reuse=2, tune_images=200, progress=False)
+    )
+    assert path == folder / "digits.start.pth"
+    return folder / "digits.pth"
+
+
+def test_a_fitted_start_is_worth_more_than_a_cold_cell(digits: Path) -> None:
+    from deqcert.data import load_dataset
+
+    model, start = load_model(digits), load_start(start_path(digits), digits)
+    data = load_dataset("digits", "test")
+    agreement, residual = [], []
+    for net in (None, start.net):
+        found = follow(model, net, data, sigma=0.25, images=200, steps=2, seed=5)
+        agreement.append((found.classes[:, 0] == found.truth).mean())
+        residual.append(np.median(found.residuals, axis=0))
+    assert agreement[1] > agreement[0]
+    assert agreement[1] > 0.95
+    # The start is nearer than a cold one, and so is where its first cell leads.
+    assert (residual[1] < residual[0]).all()
+    record = json.loads(start_path(digits).with_suffix(".json").read_text())
+    assert record["measured"]["share_of_parameters"] <= 0.2
+    assert record["measured"]["depth"]["steps"] == start.steps
+    assert record["course"][-1]["start"] < record["course"][0]["start"]
+    assert start.cost > 0
+
+
+def test_what_is_followed_is_what_a_solve_reads_out(digits: Path) -> None:
+    from deqcert.data import load_dataset
+
+    model, net = load_model(digits), load_start(start_path(digits), digits).net
+    data = load_dataset("digits", "train")
+    found = follow(model, net, data, sigma=0.25, images=20, steps=3, seed=2)
+    rows = np.unique(np.linspace(0, len(data) - 1, 20).round().astype(int))
+    noise = torch.randn((20, 1, 8, 8), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        injection = model.inject(torch.from_numpy(data.batch(rows)) + 0.25 * noise)
+        for steps in (1, 2, 3):
+            stop = StopRule(0, max_nfe=steps)
+            solved = Anderson().solve(bind(model.cell, injection), net(injection), stop)
+            torch.testing.assert_close(
+                torch.from_numpy(found.logits[:, steps - 1]), model.readout(solved.z)
+            )
+
+
+def test_a_saved_start_casts_the_same_votes(digits: Path) -> None:
+    model, path = load_model(digits), start_path(digits)
+    votes = []
+    for _ in range(2):
+        start = load_start(path, digits)
+        predictor = Predictor(Anderson(), StopRule(0, max_nfe=2), Learned(start.net, start.cost))
+        solve = SmoothingEngine(model, sigma=0.25, batch=64)
+        votes.append(solve.votes(predictor, np.zeros((1, 8, 8), np.float32), 0, 1, 128))
+    np.testing.assert_array_equal(votes[0].predictions, votes[1].predictions)
+    assert votes[0].nfe == pytest.approx(128 * (2 + start.cost))
+
+
+def test_a_start_is_refused_with_another_model_and_when_damaged(
+    digits: Path, tmp_path: Path
+) -> None:
+    good = start_path(digits)
+    weights = torch.load(digits, weights_only=True)
+    weights["classifier.bias"] = weights["classifier.bias"] + 1
+    other = tmp_path / "other.pth"
+    torch.save(weights, other)
+    damaged = tmp_path / "damaged.start.pth"
+    damaged.write_bytes(good.read_bytes()[:1000])
+    content = torch.load(good, weights_only=True)
+    changed = {
+        "version": {**content, "version": 99},
+        "weights": {**content, "weights": {}},
+        "architecture": {**content, "architecture": {"kind": "other"}},
+    }
+    for name, entry in changed.items():
+        torch.save(entry, tmp_path / f"{name}.pth")
+    for path, model, words in (
+        (good, other, "another model"),
+        (tmp_path / "none.pth", digits, "there is no start"),
+        (damaged, digits, "damaged"),
+        (digits, digits, "no start network"),
+        (tmp_path / "version.pth", digits, "format version 99"),
+        (tmp_path / "weights.pth", digits, "damaged"),
+        (tmp_path / "architecture.pth", digits, "damaged"),
+    ):
+        with pytest.raises(CheckpointError, match=words) as error:
+            load_start(path, model)
+        assert "\n" not in str(error.value)
+    with pytest.raises(RunError, match="exists already"):
+        train_start(StartConfig(digits, progress=False))
+
+
+def test_a_training_that_diverges_says_so(digits: Path, tmp_path: Path, monkeypatch) -> None:
+    from deqcert.training import fitting
+
+    config = StartConfig(digits, out=tmp_path / "a.start.pth", steps=30, progress=False)
+    monkeypatch.setattr(fitting._Fitting, "_error", lambda self, z, target: z.sum() * float("nan"))
+    with pytest.raises(ConfigError, match="diverged"):
+        train_start(config)
+    assert not config.out.exists()
+    monkeypatch.setattr(fitting._Fitting, "_refill", lambda self, cold: self.pool.clear())
+    monkeypatch.setattr(fitting.Pool, "draw", lambda self, generator: iter(()))
+    with pytest.raises(ConfigError, match="no step"):
+        train_start(config)
+
+
+def test_the_command_has_the_configuration_s_names_and_defaults() -> None:
+    fields = {field.name: field for field in dataclasses.fields(StartConfig)}
+    assert {name for name, *_ in KNOBS} == set(fields) - {"model", "progress"}
+    for name, _, default, _ in KNOBS:
+        assert fields[name].default == default
+
+
+def certify(digits: Path, out: Path, *more: str) -> int:
+    given = f"certify --model {digits} --images 0:1 --n0 10 --n 60 --batch 20 --threads 1 --quiet"
+    return main([*given.split(), "--out", str(out), *more])
+
+
+def test_certify_with_a_learned_start(digits: Path, tmp_path: Path, capsys) -> None:
+    start = load_start(start_path(digits), digits)
+    runs = {
+        "tuned": (["--start", "learned"], start.steps),
+        "named": (["--start", f"learned:{start_path(digits)}", "--steps", "2"], 2),
+        "early": (["--start", "learned", "--steps", "3", "--early", "0.2"], 3),
+        "tolerance": (["--start", "learned", "--steps", "0", "--depth", "25"], 25),
+        "cold, early": (["--depth", "7", "--early", "0.2"], 7),
+    }
+    for name, (options, most) in runs.items():
+        assert certify(digits, tmp_path / name, *options) == 0, capsys.readouterr().err
+        predictor = json.loads((tmp_path / name / "manifest.json").read_text())["parameters"][
+            "predictor"
+        ]
+        assert predictor["stop"]["max_nfe"] == most
+        assert ("start_sha256" in predictor) == (predictor["start"] == "learned")
+        if "--early" in options:
+            assert predictor["early"] == 0.2
+        lines = (tmp_path / name / "certificates.tsv").read_text().splitlines()
+        nfe = [float(line.split("\t")[lines[0].split("\t").index("nfe")]) for line in lines[1:]]
+        cost = start.cost if predictor["start"] == "learned" else 0.0
+        assert all(70 * (1 + cost) - 0.1 <= count <= 70 * (most + cost) + 0.1 for count in nfe)
+    # The journal is read back, fractions of an evaluation included.
+    assert certify(digits, tmp_path / "named", *runs["named"][0]) == 0
+    capsys.readouterr()
+    assert certify(digits, tmp_path / "named", "--start", "learned", "--steps", "3") == 2
+    assert "max_nfe was 2 and is now 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--start learned:nowhere.pth", "there is no start network"),
+        ("--start mean:file.pth", "takes no file"),
+        ("--start learned --steps 0 --early 0.1", "--early ends"),
+        ("--start learned --warmup 3", "has no chain"),
+        ("--start learned --early 0", "early is 0"),
+        ("--start mean --early 0.1", "fixed depth"),
+        ("--start cold --steps 3", "leave --steps out"),
+        ("--start learnt", "there is no start policy"),
+    ],
+)
+def test_what_makes_no_sense_of_a_start_is_one_sentence(
+    digits: Path, tmp_path: Path, capsys, options: str, words: str
+) -> None:
+    assert certify(digits, tmp_path / "run", *options.split()) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+
+
+def test_bench_measures_a_learned_start(digits: Path, capsys) -> None:
+    given = f"bench --model {digits} --images 0:1 --n 40 --n0 10 --batch 20 --depths 1,2 --depth 12"
+    given += " --tol 0.3 --reference-tol 0.01 --reference-depth 20 --early 0.2 --threads 1"
+    assert main([*given.split(), "--starts", "learned", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    cost = load_start(start_path(digits), digits).cost
+    found = {row["depth"]: row for row in rows if row["start"] == "learned"}
+    assert set(found) == {"1", "2", "early 0.2"}
+    assert {row["method"] for row in found.values()} <= {"standard", "independent"}
+    assert found["2"]["nfe"] == pytest.approx(2 + cost)
+    assert 1 + cost - 1e-9 <= found["early 0.2"]["nfe"] <= 2 + cost + 1e-9
+    assert any(row["start"] == "cold" and row["depth"] == "early 0.2" for row in rows)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deqcert import kernels_reference
 from deqcert.errors import ConfigError
+from deqcert.memory import keep_freed_memory, peak_memory
 from deqcert.solvers import StopRule, bind, get_solver, solver_names
 from deqcert.solvers.picard import Picard
 
@@ -24,6 +25,9 @@ COPIED = 1 << 24
 
 LARGEST = 3 << 30
 """Cells of the grid whose torchdeq solve would need more bytes than this are left out."""
+
+SMALLEST_PEAK = 1 << 20
+"""Bytes of a batch of states from which its peak memory stands out of the process's other needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +40,15 @@ class Timing:
         size: Elements of a state.
         window: Window of the method; 1 for Picard.
         threads: Threads of torch.
-        ours: Our solver, its whole solve divided by its iterations, less the cell.
+        ours: Our solver: a whole solve less what was spent in the cell, over its iterations.
         torchdeq: The same method of torchdeq; NaN where it was not run.
         plain: The torch reference of our kernel; NaN where it was not run.
         floor: States read and written by our algorithm, at the best copy bandwidth of the run.
         states: How many states that is, per row.
         bandwidth: Best copy bandwidth of the run, bytes read and written a second.
+        peak: Largest memory of our solve beyond the start states and what the cell returns, in
+            batches of states; NaN where it cannot be measured or is too small to be.
+        peak_torchdeq: The same of torchdeq's.
     """
 
     solver: str
@@ -55,6 +62,8 @@ class Timing:
     floor: float
     states: float
     bandwidth: float
+    peak: float = float("nan")
+    peak_torchdeq: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ class SolverBench:
     def text(self) -> str:
         """A table for people: milliseconds an iteration, and ratios."""
         head = ("solver", "B", "D", "window", "ours ms", "floor ms", "x floor")
-        rows = [(*head, "torchdeq ms", "faster x", "plain ms", "faster x")]
+        rows = [(*head, "torchdeq ms", "faster x", "plain ms", "faster x", "states", "torchdeq's")]
         for t in self.timings:
             rows.append(
                 (
@@ -82,6 +91,8 @@ class SolverBench:
                     f"{t.torchdeq / t.ours:.1f}",
                     f"{t.plain:.3f}",
                     f"{t.plain / t.ours:.1f}",
+                    f"{t.peak:.1f}",
+                    f"{t.peak_torchdeq:.1f}",
                 )
             )
         width = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -137,9 +148,12 @@ def bench_solvers(
 ) -> SolverBench:
     """Measure what solvers cost beside the cell, on a cell of one elementwise operation.
 
-    Every round runs a copy, the cell, our solver, torchdeq's and the plain torch reference one
-    after the other, at a fixed depth; of each the fastest round counts, so that what else the
-    machine does matters less. Times include each solver's allocations.
+    Every round runs a copy, our solver, torchdeq's and the plain torch reference one after the
+    other, at a fixed depth; of each the fastest round counts, so that what else the machine does
+    matters less. On a CPU the cell is timed where it is called, because a solver decides what the
+    cell finds in the caches; on a GPU, where that would need a synchronisation, it is timed alone
+    and taken off. Times include each solver's allocations, from memory that the process keeps
+    (:func:`deqcert.memory.keep_freed_memory`), as it does in every command.
 
     Args:
         solvers: picard, anderson, broyden.
@@ -164,6 +178,7 @@ def bench_solvers(
         )
     if iterations < 4 or rounds < 1 or min(*sizes, *batches, window) < 1:
         raise ConfigError("iterations must be at least 4, everything else at least 1")
+    keep_freed_memory()
     timings = []
     for size in sizes:
         for rows in batches:
@@ -194,47 +209,42 @@ def _measure(
 ) -> Timing:
     held = {"picard": 1, "anderson": window, "broyden": iterations}[name]
     generator = torch.Generator().manual_seed(1)
-    context = torch.randn(rows, size, generator=generator).to(device)
-    # Slopes of every size and sign, so that no method is done within its iterations.
-    slope = torch.linspace(-0.97, 0.97, size).expand(1, size).to(device)
-    image = torch.empty_like(context)
-    start = torch.zeros_like(context)
-
-    def cell(z: Tensor, c: Tensor) -> Tensor:
-        return torch.addcmul(c, slope, z, out=image)
-
+    cell = _Cell(rows, size, device, generator)
+    start = torch.zeros(rows, size, device=device)
     solver = get_solver(name, **({} if name == "picard" else {"window": held}))
     stop = StopRule(tol=0.0, max_nfe=iterations)
     source = torch.empty(COPIED, device=device).normal_()
     target = torch.empty_like(source)
     runs: dict[str, Callable[[], object]] = {
         "copy": lambda: target.copy_(source),
-        "cell": lambda: [cell(image, context) for _ in range(iterations)],
-        "ours": lambda: solver.solve(bind(cell, context), start, stop),
+        "ours": lambda: solver.solve(bind(cell, cell.context), start, stop),
     }
-    evaluated = iterations
     if 4 * rows * size * (2 * held + 8) <= LARGEST:
-        # torchdeq's Broyden evaluates once before it begins to count.
-        evaluated = iterations + (name == "broyden")
-        runs["torchdeq"] = _torchdeq(name, held, iterations, lambda z: cell(z, context), start)
+        runs["torchdeq"] = _torchdeq(name, held, iterations, cell, start)
     if rows * size <= 1 << 21:
-        runs["plain"] = lambda: _plain(solver, lambda z: cell(z, context), start, iterations)
+        runs["plain"] = lambda: _plain(solver, cell, start, iterations)
     best = dict.fromkeys(runs, float("inf"))
-    for _ in range(rounds + 1):  # the first round warms up and may be the fastest
+    for number in range(rounds + 1):  # the first round warms up and may be the fastest
         for key, run in runs.items():
+            if key == "plain" and number > 1:
+                continue  # slow, and far from everything else
+            cell.seconds, cell.calls = 0.0, 0
             _wait(device)
             began = time.perf_counter()
             run()
             _wait(device)
-            best[key] = min(best[key], time.perf_counter() - began)
+            best[key] = min(best[key], time.perf_counter() - began - cell.seconds_in_all())
+    peaks = {
+        key: peak_memory(runs[key], device) / (4 * rows * size)
+        if key in runs and 4 * rows * size >= SMALLEST_PEAK
+        else float("nan")
+        for key in ("ours", "torchdeq")
+    }
     bandwidth = 2 * source.numel() * source.element_size() / best["copy"]
     states = floor_states(name, held, iterations)
 
-    def beside(key: str, evaluations: int = iterations) -> float:
-        if key not in best:
-            return float("nan")
-        share = best["cell"] * evaluations / iterations
-        return 1000 * (best[key] - share) / iterations
+    def beside(key: str) -> float:
+        return 1000 * best[key] / iterations if key in best else float("nan")
 
     return Timing(
         solver=name,
@@ -243,12 +253,50 @@ def _measure(
         window=held,
         threads=torch.get_num_threads(),
         ours=beside("ours"),
-        torchdeq=beside("torchdeq", evaluated),
+        torchdeq=beside("torchdeq"),
         plain=beside("plain"),
         floor=1000 * states * rows * size * 4 / bandwidth,
         states=states,
         bandwidth=bandwidth,
+        peak=peaks["ours"],
+        peak_torchdeq=peaks["torchdeq"],
     )
+
+
+class _Cell:
+    """One elementwise operation, z -> c + slope z, that knows what was spent in it."""
+
+    def __init__(self, rows: int, size: int, device: str, generator: torch.Generator) -> None:
+        self.context = torch.randn(rows, size, generator=generator).to(device)
+        # Slopes of every size and sign, so that no method is done within its iterations.
+        self.slope = torch.linspace(-0.97, 0.97, size, device=device).expand(1, size)
+        self.image = torch.empty_like(self.context)
+        self.seconds, self.calls = 0.0, 0
+        self.alone = 0.0
+        if device.startswith("cuda"):
+            self.alone = self._time_alone(device)
+
+    def __call__(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        began = time.perf_counter()
+        torch.addcmul(self.context if context is None else context, self.slope, z, out=self.image)
+        self.seconds += time.perf_counter() - began
+        self.calls += 1
+        return self.image
+
+    def seconds_in_all(self) -> float:
+        """Seconds spent in the cell since the counters were set to 0."""
+        return self.alone * self.calls if self.alone else self.seconds
+
+    def _time_alone(self, device: str, calls: int = 20) -> float:
+        fastest = float("inf")
+        for _ in range(5):
+            _wait(device)
+            began = time.perf_counter()
+            for _ in range(calls):
+                self(self.image)
+            _wait(device)
+            fastest = min(fastest, (time.perf_counter() - began) / calls)
+        return fastest
 
 
 def _torchdeq(

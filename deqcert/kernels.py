@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch  # before the extension, so that both share the OpenMP runtime that torch brings
@@ -44,6 +45,7 @@ MAX_DIRECTIONS = 1024
 
 _FLOATS = (torch.float32, torch.float64)
 _UINT32 = 1 << 32
+_PAGE = 4096
 
 
 @dataclass(frozen=True)
@@ -177,13 +179,24 @@ def _watched(
     return [_array(watch.progress), _array(watch.best)], watch.rule
 
 
-def _scratch(workspace: Tensor | None, z: Tensor, each: int) -> Tensor:
-    """The workspace given, where it is long enough for kernels that need ``each`` a row."""
+def _scratch(workspace: Tensor | None, method: str, z: Tensor, window: int) -> Tensor:
+    """The workspace given, whose size the extension checks, or a new one."""
     rows = z.shape[0]
     if workspace is None:
+        each = _each(method, z, window)
         return torch.empty((rows, each), dtype=torch.float64, device=z.device)
-    _check("workspace", workspace, (rows, each), torch.float64, z.device, written=True)
+    if workspace.shape[1:] == (0,):
+        raise KernelError("workspace: was made for the torch reference, make one for the extension")
+    _check("workspace", workspace, (rows, *workspace.shape[1:]), torch.float64, z.device)
     return workspace
+
+
+def _run(kernel: Callable[..., None], *arguments: object, **options: object) -> None:
+    """Call the extension, which names the argument that it refuses."""
+    try:
+        kernel(*arguments, **options, threads=torch.get_num_threads())
+    except ValueError as error:
+        raise KernelError(str(error)) from None
 
 
 def workspace(method: str, z: Tensor, window: int = 1) -> Tensor:
@@ -202,6 +215,31 @@ def workspace(method: str, z: Tensor, window: int = 1) -> Tensor:
     """
     rows, _ = _check_state("z", z)
     return torch.empty((rows, _each(method, z, window)), dtype=torch.float64, device=z.device)
+
+
+def empty_states(like: Tensor, shape: tuple[int, ...], quarter: int) -> Tensor:
+    """Allocate states at a chosen quarter of a memory page.
+
+    A processor holds a load back that follows a store to another array at the same place of a page
+    (it compares the low twelve bits of their addresses first). States of 1024 elements and their
+    multiples have every row at the same place, and allocators put arrays of equal size just behind
+    each other: a step can then take three times as long. So what a step reads and what it writes
+    lie in different quarters.
+
+    Args:
+        like: Gives dtype and device.
+        shape: Of the tensor.
+        quarter: 0 to 3; on a GPU it has no meaning.
+
+    Returns:
+        A contiguous tensor of any content.
+    """
+    count = math.prod(shape)
+    if like.device.type != "cpu":
+        return like.new_empty(shape)
+    block = like.new_empty(count + _PAGE // like.element_size())
+    gap = (quarter * _PAGE // 4 - block.data_ptr()) % _PAGE // like.element_size()
+    return block[gap : gap + count].view(shape)
 
 
 def _each(method: str, z: Tensor, window: int) -> int:
@@ -230,7 +268,8 @@ def _array(tensor: Tensor) -> object:
     Producer and consumer share torch's current stream, so none is needed, and one would break the
     capture of a CUDA graph.
     """
-    return torch.utils.dlpack.to_dlpack(tensor.detach())  # type: ignore[attr-defined]
+    plain = tensor.detach() if tensor.requires_grad else tensor
+    return torch.utils.dlpack.to_dlpack(plain)  # type: ignore[attr-defined]
 
 
 @torch.no_grad()
@@ -347,10 +386,11 @@ def anderson_step(
             watch=watch,
         )
         return
-    scratch = _scratch(workspace, z, _each("anderson", z, m))
+    scratch = _scratch(workspace, "anderson", z, m)
     arrays = [_array(t) for t in (z, fz, window_f, window_g, gram, count, out, scratch)]
     watched, rule = _watched(watch)
-    _native.anderson_step(
+    _run(
+        _native.anderson_step,
         *arrays,
         *watched,
         damping=damping,
@@ -358,7 +398,6 @@ def anderson_step(
         growth=growth,
         max_weight=max_weight,
         rule=rule,
-        threads=torch.get_num_threads(),
         stream=_stream(z),
     )
 
@@ -397,15 +436,15 @@ def picard_step(
     if not _use_native(z.device):
         reference.picard_step(z, fz, out, damping=damping, watch=watch)
         return
-    scratch = _scratch(workspace, z, _each("picard", z, 1))
+    scratch = _scratch(workspace, "picard", z, 1)
     arrays = [_array(t) for t in (z, fz, out, scratch)]
     watched, rule = _watched(watch)
-    _native.picard_step(
+    _run(
+        _native.picard_step,
         *arrays,
         *watched,
         damping=damping,
         rule=rule,
-        threads=torch.get_num_threads(),
         stream=_stream(z),
     )
 
@@ -432,7 +471,9 @@ def broyden_step(
     ``H_{j+1} = (I + (d_{j+1} - (1 - lengths_j) d_j) d_j^T / ||d_j||^2) H_j``: the directions
     ``d_j = -H_j g_j`` are all that is kept (Kelley 1995, section 7.3, where lengths are 1). H is
     applied by one read of each. The new direction satisfies the secant equation of the last step.
-    When the window is full, or the update has no pivot (below 1e-8 of its terms), the row begins
+    Inner products with the
+    directions are summed in the states' precision over eight terms a lane, then in float64. When
+    the window is full, or the update has no pivot (below 1e-8 of its terms), the row begins
     again with ``H = -I``, so a window of 1 is Picard iteration. All that a row reads and writes is
     its own.
 
@@ -477,15 +518,15 @@ def broyden_step(
     if not _use_native(z.device):
         reference.broyden_step(z, fz, *state, out, line_search=line_search, watch=watch)
         return
-    scratch = _scratch(workspace, z, _each("broyden", z, m))
+    scratch = _scratch(workspace, "broyden", z, m)
     arrays = [_array(t) for t in (z, fz, *state, out, scratch)]
     watched, rule = _watched(watch)
-    _native.broyden_step(
+    _run(
+        _native.broyden_step,
         *arrays,
         *watched,
         line_search=line_search,
         rule=rule,
-        threads=torch.get_num_threads(),
         stream=_stream(z),
     )
 

@@ -49,8 +49,9 @@ struct Row {
     sums[2] = 0.0;
     if (n == 0 || n == a.window) return;
     T* w = d(n) + low;
-    for (int64_t i = 0; i < count; ++i) w[i] = fz[low + i] - z[low + i];
-    sums[2] = dot(d(0) + low, w, count);
+    const T *from = z + low, *to = fz + low;
+    sums[2] = grow(d(0) + low, count, w,
+                   [&](auto load, int64_t i) { return load(to + i) - load(from + i); });
   }
 
   // w += factor (d_{j+1} - (1 - length_j) d_j), with <d_{j+1}, w>.
@@ -59,25 +60,48 @@ struct Row {
     const T *next = d(j + 1) + low, *present = d(j) + low;
     T* w = d(n) + low;
     const double back = factor * (1.0 - lengths[j]);
+    const T f = static_cast<T>(factor), g = static_cast<T>(back);
+    double* sum = partial + 3 * chunk + 2;
     if (back == 0.0) {
-      partial[3 * chunk + 2] = add<false>(factor, back, next, present, count, w);
+      *sum = grow(next, count, w,
+                  [&](auto load, int64_t i) { return load(w + i) + f * load(next + i); });
     } else {
-      partial[3 * chunk + 2] = add<true>(factor, back, next, present, count, w);
+      *sum = grow(next, count, w, [&](auto load, int64_t i) {
+        return load(w + i) + f * load(next + i) - g * load(present + i);
+      });
     }
   }
 
   // The update of the last step, the new direction and, on the way, its squared norm.
   void end(double keep, double turn, T* out, int64_t chunk) const {
     const int64_t low = chunk * CHUNK, count = length_of(chunk, a.size);
-    const T* last = d(n - 1) + low;
+    const T *last = d(n - 1) + low, *from = z + low;
     T* w = d(n) + low;
-    for (int64_t i = 0; i < count; ++i) {
-      double value = keep * static_cast<double>(w[i]);
-      if (turn != 0.0) value -= turn * static_cast<double>(last[i]);
-      w[i] = static_cast<T>(value);
-      out[low + i] = z[low + i] + w[i];
+    const T k = static_cast<T>(keep), t = static_cast<T>(turn);
+    out += low;
+    Doubles square[REGISTERS] = {};
+    int64_t i = 0;
+    for (; i + SUM_LANES <= count; i += SUM_LANES) {
+      for (int r = 0; r < REGISTERS; ++r) {
+        const int64_t at = i + r * WIDTH;
+        Own<T> value = k * load_own<T>(w + at);
+        if (turn != 0.0) value -= t * load_own<T>(last + at);
+        store_own<T>(w + at, value);
+        store_own<T>(out + at, load_own<T>(from + at) + value);
+        const Doubles wide = __builtin_convertvector(value, Doubles);
+        square[r] += wide * wide;
+      }
     }
-    partial[3 * chunk] = dot(w, w, count);
+    double lanes[SUM_LANES];
+    for (int r = 0; r < REGISTERS; ++r) store(lanes + r * WIDTH, square[r]);
+    for (int l = 0; i < count; ++i, ++l) {
+      T value = k * w[i];
+      if (turn != 0.0) value -= t * last[i];
+      w[i] = value;
+      out[i] = from[i] + value;
+      lanes[l] += static_cast<double>(value) * static_cast<double>(value);
+    }
+    partial[3 * chunk] = combine(lanes);
   }
 
   // d_0 = g.
@@ -98,29 +122,29 @@ struct Row {
     for (int64_t i = 0; i < count; ++i) out[low + i] = z[low + i] - shorter * last[i];
   }
 
-  template <bool Back>
-  static double add(double factor, double back, const T* next, const T* present, int64_t count,
-                    T* w) {
-    Doubles sum[REGISTERS] = {};
+  // w_i = value(i), with the inner product of w and next.
+  template <typename Value>
+  static double grow(const T* next, int64_t count, T* w, const Value& value) {
+    double lanes[SUM_LANES] = {};
+    const int64_t whole = count / SUM_LANES * SUM_LANES;
     int64_t i = 0;
-    for (; i + SUM_LANES <= count; i += SUM_LANES) {
-      for (int r = 0; r < REGISTERS; ++r) {
-        const int64_t at = i + r * WIDTH;
-        const Doubles direction = load(next + at);
-        Doubles value = load(w + at) + factor * direction;
-        if (Back) value -= back * load(present + at);
-        store(w + at, value);
-        sum[r] += value * direction;
+    while (i < whole) {
+      const int64_t stop = i + OWN_TERMS * SUM_LANES < whole ? i + OWN_TERMS * SUM_LANES : whole;
+      Wide<T> sum[WIDES<T>] = {};
+      for (; i < stop; i += SUM_LANES) {
+        for (int r = 0; r < WIDES<T>; ++r) {
+          const int64_t at = i + r * WIDE<T>;
+          const Wide<T> grown = value([](const T* p) { return load_wide(p); }, at);
+          store_wide(w + at, grown);
+          sum[r] += grown * load_wide(next + at);
+        }
       }
+      spill<T>(sum, lanes);
     }
-    double lanes[SUM_LANES];
-    for (int r = 0; r < REGISTERS; ++r) store(lanes + r * WIDTH, sum[r]);
-    for (int l = 0; i + l < count; ++l) {
-      const double direction = next[i + l];
-      double value = static_cast<double>(w[i + l]) + factor * direction;
-      if (Back) value -= back * static_cast<double>(present[i + l]);
-      w[i + l] = static_cast<T>(value);
-      lanes[l] += value * direction;
+    for (int l = 0; i < count; ++i, ++l) {
+      const T grown = value([](const T* p) { return *p; }, i);
+      w[i] = grown;
+      lanes[l] += static_cast<double>(grown * next[i]);
     }
     return combine(lanes);
   }

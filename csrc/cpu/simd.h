@@ -60,6 +60,18 @@ inline void store(float* p, Doubles v) {
   memcpy(p, &narrow, sizeof narrow);
 }
 
+template <typename T>
+Own<T> load_own(const T* p) {
+  Own<T> v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <typename T>
+void store_own(T* p, Own<T> v) {
+  memcpy(p, &v, sizeof v);
+}
+
 // Stores a register of states, past the cache where asked; p is then a multiple of its size.
 template <bool Stream>
 inline void put(double* p, Doubles v) {
@@ -120,6 +132,44 @@ inline int64_t chunks_of(int64_t size) { return (size + CHUNK - 1) / CHUNK; }
 inline int64_t length_of(int64_t chunk, int64_t size) {
   const int64_t rest = size - chunk * CHUNK;
   return rest < CHUNK ? rest : CHUNK;
+}
+
+// A full register of states, for arithmetic in their own precision.
+template <typename T>
+struct WideType {
+  typedef T type __attribute__((vector_size(8 * DEQCERT_WIDTH)));
+};
+template <typename T>
+using Wide = typename WideType<T>::type;
+template <typename T>
+constexpr int WIDE = 8 * DEQCERT_WIDTH / sizeof(T);
+template <typename T>
+constexpr int WIDES = SUM_LANES / WIDE<T>;
+
+// Terms of a lane that are summed in the state's own precision before they go to float64. Few
+// enough that their rounding stays below that of the states themselves.
+constexpr int64_t OWN_TERMS = 8;
+
+template <typename T>
+Wide<T> load_wide(const T* p) {
+  Wide<T> v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <typename T>
+void store_wide(T* p, Wide<T> v) {
+  memcpy(p, &v, sizeof v);
+}
+
+// Adds the lanes of WIDES registers to SUM_LANES sums in float64.
+template <typename T>
+void spill(const Wide<T>* sum, double* lanes) {
+  for (int r = 0; r < WIDES<T>; ++r) {
+    T own[WIDE<T>];
+    memcpy(own, sum + r, sizeof own);
+    for (int l = 0; l < WIDE<T>; ++l) lanes[r * WIDE<T> + l] += static_cast<double>(own[l]);
+  }
 }
 
 inline double combine(double* lanes) {

@@ -80,8 +80,8 @@ class Anderson(Solver[AndersonState]):
         """Make an empty window."""
         rows, elements = z.shape
         return AndersonState(
-            window_f=z.new_empty((rows, self.window, elements)),
-            window_g=z.new_empty((rows, self.window, elements)),
+            window_f=kernels.empty_states(z, (rows, self.window, elements), 1),
+            window_g=kernels.empty_states(z, (rows, self.window, elements), 2),
             gram=z.new_zeros((rows, self.window, self.window), dtype=torch.float64),
             count=z.new_zeros((rows,), dtype=torch.int32),
             workspace=kernels.workspace("anderson", z, self.window),

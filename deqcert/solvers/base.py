@@ -87,19 +87,16 @@ class Solver(ABC, Generic[S]):
 
     def _loop(self, cell: Cell, z0: Tensor, stop: StopRule) -> SolveResult:
         rows = torch.arange(z0.shape[0], device=z0.device)
-        result = SolveResult(
-            z=torch.empty_like(z0),
-            residual=torch.empty(rows.shape, dtype=torch.float64, device=z0.device),
-            status=torch.empty(rows.shape, dtype=torch.int8, device=z0.device),
-            nfe=torch.empty_like(rows),
-        )
-        flight = Flight(self, z0.clone(), stop)
+        flight = Flight(self, z0, stop)
+        result = flight.nobody
         while rows.numel():
             ended, part = flight.advance(cell)
             if ended.numel() == 0:
                 continue
             if ended.numel() == len(z0):
                 return part
+            if rows.numel() == len(z0):  # not before, because it is one state more
+                result = _room_for(z0)
             gone = rows[ended]
             result.z[gone] = part.z
             result.residual[gone] = part.residual
@@ -111,6 +108,13 @@ class Solver(ABC, Generic[S]):
                 flight.select(remaining)
                 cell = cell.select(remaining)
         return result
+
+
+def _room_for(z0: Tensor) -> SolveResult:
+    rows = z0.new_empty(len(z0), dtype=torch.float64)
+    return SolveResult(
+        torch.empty_like(z0), rows, rows.new_empty(len(z0), dtype=torch.int8), rows.long()
+    )
 
 
 def _fill_gaps(count: int, gone: Tensor) -> Tensor:

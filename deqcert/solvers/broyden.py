@@ -76,7 +76,7 @@ class Broyden(Solver[BroydenState]):
         """Start from H = -I, so that the first step is a Picard step."""
         rows, elements = z.shape
         return BroydenState(
-            directions=z.new_empty((rows, self.window, elements)),
+            directions=kernels.empty_states(z, (rows, self.window, elements), 1),
             squares=z.new_zeros((rows, self.window), dtype=torch.float64),
             lengths=z.new_zeros((rows, self.window), dtype=torch.float64),
             merit=z.new_zeros((rows,), dtype=torch.float64),

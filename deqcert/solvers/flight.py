@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deqcert.errors import SolverError
-from deqcert.kernels import NFE, RESIDUAL, START, STATUS, Watch
+from deqcert.kernels import NFE, RESIDUAL, START, STATUS, Watch, empty_states
 from deqcert.solvers.cells import Cell
 from deqcert.solvers.result import SolveResult, Status, StopRule
 
@@ -21,6 +21,9 @@ DIVERGENCE = 1e6
 PATIENCE = 20
 """A row stalls after this many evaluations in a row that did not lower its best residual."""
 
+LOOK_ON_GPU = 4
+"""Evaluations between two looks at the statuses on a GPU, where each look waits for the device."""
+
 
 class Flight:
     """Rows that are being solved, each at its own evaluation.
@@ -31,26 +34,32 @@ class Flight:
 
     Args:
         solver: The method.
-        z: Start states, shape (B, D); taken over and overwritten.
+        z: Start states, shape (B, D).
         stop: When a row ends.
     """
 
     def __init__(self, solver: Solver[Any], z: Tensor, stop: StopRule) -> None:
         self.solver, self.stop = solver, stop
         # The state to evaluate next, and the one evaluated before it.
-        self.z, self.before = z, torch.empty_like(z)
+        shape = (z.shape[0], z.shape[1])
+        self.z, self.before = empty_states(z, shape, 0).copy_(z), empty_states(z, shape, 0)
         self.state = solver.init(z)
         self.start = torch.tensor(START, dtype=torch.float64, device=z.device)
         self.watch = Watch(
             progress=self.start.repeat(z.shape[0], 1),
-            best=torch.empty_like(z),
+            best=empty_states(z, shape, 0),
             tol=0.0 if stop.fixed_depth else stop.tol,
             relative=stop.mode == "rel",
             max_nfe=stop.max_nfe,
             divergence=DIVERGENCE,
             patience=PATIENCE,
         )
+        # Advances until a look at the statuses can find somebody. A row that has ended is left
+        # alone by every step, so that a late look changes no result.
+        self.look = LOOK_ON_GPU if z.device.type == "cuda" else 1
+        self.due = stop.max_nfe if stop.fixed_depth else self.look
         none = self.start[:0]
+        self.nobody_at = none.long()
         self.nobody = SolveResult(z[:0], none, none.to(torch.int8), none.long())
 
     def advance(self, cell: Cell) -> tuple[Tensor, SolveResult]:
@@ -63,7 +72,11 @@ class Flight:
         fz = _evaluate(cell, self.z)
         self.solver.step(self.z, fz, self.state, self.before, self.watch)
         self.z, self.before = self.before, self.z
+        self.due -= 1
+        if self.due > 0:
+            return self.nobody_at, self.nobody
         ended = torch.nonzero(self.watch.progress[:, STATUS] >= 0).squeeze(1)
+        self.due = self._next_look()
         return ended, self._take(ended)
 
     def select(self, rows: Tensor) -> None:
@@ -79,9 +92,18 @@ class Flight:
 
     def restart(self, rows: Tensor, z: Tensor) -> None:
         """Begin anew in the rows with the given indices, shape (b,), from z, shape (b, D)."""
+        if self.stop.fixed_depth:
+            self.due = min(self.due, self.stop.max_nfe)
         self.z[rows] = z
         self.watch.progress[rows] = self.start
         self.state.restart(rows)
+
+    def _next_look(self) -> int:
+        if self.stop.fixed_depth:
+            running = self.watch.progress[:, STATUS] < 0
+            if bool(running.any()):
+                return self.stop.max_nfe - int(self.watch.progress[running, NFE].max())
+        return self.look
 
     def _take(self, rows: Tensor) -> SolveResult:
         if not rows.numel():

@@ -173,6 +173,7 @@ def test_other_models_and_single_resolutions_get_a_start_too() -> None:
 def courses(wrong: list[list[int]], residuals: list[list[float]]) -> Courses:
     """Two classes, the truth always 0; ``wrong`` says after which steps another was read out."""
     missed = np.array(wrong)
+    missed = np.concatenate([missed[:, :1], missed], axis=1)  # at the start, as after a step
     logits = np.stack([1.0 - missed, missed], axis=2).astype(np.float32)
     rows = len(missed)
     return Courses(np.zeros(rows, int), np.zeros(rows, int), logits, np.array(residuals, float))
@@ -244,7 +245,7 @@ def test_what_is_followed_is_what_a_solve_reads_out(digits: Path) -> None:
             stop = StopRule(0, max_nfe=steps)
             solved = Anderson().solve(bind(model.cell, injection), net(injection), stop)
             torch.testing.assert_close(
-                torch.from_numpy(found.logits[:, steps - 1]), model.readout(solved.z)
+                torch.from_numpy(found.logits[:, steps]), model.readout(solved.z)
             )
 
 

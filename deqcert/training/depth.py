@@ -31,7 +31,7 @@ class Courses:
     Attributes:
         truth: Class of the converged cold solve, shape (n,); -1 where it did not converge.
         labels: True classes, shape (n,).
-        logits: What is read out after each step, shape (n, steps, K).
+        logits: What is read out at the start and after each step, shape (n, steps + 1, K).
         residuals: Relative residual at which each step began, shape (n, steps).
     """
 
@@ -43,7 +43,7 @@ class Courses:
     @property
     def classes(self) -> NDArray[np.int64]:
         """Class after each step, shape (n, steps)."""
-        found: NDArray[np.int64] = self.logits.argmax(axis=2)
+        found: NDArray[np.int64] = self.logits[:, 1:].argmax(axis=2)
         return found
 
 
@@ -106,7 +106,7 @@ def follow(
             StopRule(tol=0.0, max_nfe=steps + 1),  # a row that ended would have no next state
         )
         cell = WatchedCell(bind(model.cell, injection))
-        logits, residuals = [], []
+        logits, residuals = [model.readout(flight.z)], []
         for _ in range(steps):
             flight.advance(cell)
             logits.append(model.readout(flight.z))

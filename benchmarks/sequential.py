@@ -18,7 +18,7 @@ import torch
 from deqcert.certify import Certificate, get_certifier
 from deqcert.certify.bounds import certified_radius, lower_confidence_bound
 from deqcert.certify.goals import Radii, parse_goal
-from deqcert.certify.sampling import Sampling, radii
+from deqcert.certify.sampling import Sampling, looks, radii
 from deqcert.data import load_dataset
 from deqcert.models import load_model
 from deqcert.smoothing import Predictor, SmoothingEngine, Votes
@@ -59,7 +59,7 @@ def simulated(p, goal, n, batch, repeats, rng, at):  # type: ignore[no-untyped-d
     votes = np.zeros(repeats, dtype=np.int64)
     p_lower, stopped = np.zeros(repeats), np.zeros(repeats, dtype=np.int64)
     drawn = 0
-    for look in sampling.looks(batch):
+    for look in looks(n, batch):
         votes, drawn = votes + rng.binomial(look - drawn, p, repeats), look
         running = stopped == 0
         p_lower[running] = np.maximum(p_lower, sampling.p_lower(votes, drawn))[running]

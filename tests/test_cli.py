@@ -120,6 +120,28 @@ def test_every_start_can_be_certified_by_default(
     assert f"({method} " in capsys.readouterr().out
 
 
+def test_a_goal_chooses_the_method_and_stays_with_the_run(
+    files: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    goal = ["--goal", "radii=0,0.1"]
+    for start, method in (("cold", "independent"), ("mean", "serialized-strata")):
+        out = tmp_path / start
+        assert main(certify(files, out, *goal, "--start", start)) == 0
+        said = capsys.readouterr().out
+        assert f"({method} " in said
+        assert "r>=0.1" in said  # the goal's radii are those of the table
+        manifest = json.loads((out / "manifest.json").read_text())
+        assert manifest["parameters"]["goal"] == "radii=0,0.1"
+        assert manifest["parameters"]["n"] == 60  # as asked; the journal says what was drawn
+        drawn = [
+            int(line[COLUMNS.index("n") - 1]) for line in without_time(out / "certificates.tsv")[1:]
+        ]
+        assert all(0 < n <= 60 for n in drawn)
+        assert main(certify(files, out, *goal, "--start", start, "--quiet")) == 0  # finished
+    assert main(certify(files, tmp_path / "cold", "--goal", "radii=0")) == 2
+    assert "goal" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("method", METHODS_WITH_AUDIT)
 def test_unsound_methods_say_so(
     files: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
@@ -185,6 +207,12 @@ def bad_inputs() -> list[tuple[str, str]]:
         ("--start mean --refresh -1", "refresh is -1"),
         ("--refresh 2", "has no chain"),
         ("--audit 10", "has no audit"),
+        ("--goal best", "goal is 'best', but it must read budget"),
+        ("--goal radii=0,x", "must read budget, radii=0.25,0.5 or relative=0.02"),
+        ("--goal relative=2", "must lie strictly between 0 and 1"),
+        ("--goal radii=0,5", "the goal asks for radius 5, but not even a unanimous vote"),
+        ("--goal radii=3 --start mean", "raise audit or ask for less"),
+        ("--goal radii=0 --method standard", "has no option 'goal'"),
         ("--method best", "no method 'best'"),
         ("--solver newton", "no solver 'newton'"),
         ("--solver-option windw=3", "has no option 'windw'"),

@@ -70,6 +70,18 @@ def test_takes_method_sigma_and_soundness_from_further_columns(tmp_path: Path) -
     assert "UNSOUND" in table([results]).text()
 
 
+def test_samples_that_stopped_early_are_shown_as_their_mean(tmp_path: Path) -> None:
+    head = HEADER.rstrip("\n") + "\tn\tmethod\tsigma\n"
+    rows = "0\t1\t1\t0.5\t1\t1\t500\todd\t0.5\n1\t1\t1\t0.5\t1\t1\t2000\todd\t0.5\n"
+    results = read_results(written(tmp_path, head + rows))
+    assert results.facts["n"] == "mixed"
+    assert results.title == "theirs (odd sigma=0.5 n=1250 on average)"
+    assert json.loads(table([results]).json())["runs"][0]["n_mean"] == 1250
+    same = read_results(written(tmp_path, (head + rows).replace("2000", "500")))
+    assert same.title == "theirs (odd sigma=0.5 n=500)"
+    assert "n_mean" not in same.facts
+
+
 def test_takes_the_captions_from_the_manifest_beside_it(tmp_path: Path) -> None:
     written(tmp_path, HEADER + ROWS, "certificates.tsv")
     manifest = {

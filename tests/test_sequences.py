@@ -24,7 +24,7 @@ from deqcert.certify.bounds import (
     lower_confidence_bound,
 )
 from deqcert.certify.goals import Goal, Radii, Relative, parse_goal
-from deqcert.certify.sampling import Sampling, radii
+from deqcert.certify.sampling import Sampling, looks, radii
 from deqcert.certify.sequences import (
     PRIOR,
     SLACK,
@@ -40,10 +40,10 @@ from deqcert.smoothing import SmoothingEngine
 # --- success probabilities ------------------------------------------------------------------------
 
 
-def ever(p: float, looks: list[int], wrong) -> float:
+def ever(p: float, sizes: list[int], wrong) -> float:
     """Return the probability that ``wrong(k, n)`` is true at some look, k an array of counts."""
     alive, drawn, lost = np.ones(1), 0, 0.0
-    for look in looks:
+    for look in sizes:
         steps = stats.binom.pmf(np.arange(look - drawn + 1), look - drawn, p)
         alive, drawn = np.convolve(alive, steps), look
         bad = wrong(np.arange(look + 1), look)
@@ -220,15 +220,15 @@ def test_sequences_take_integers_only(bad):
 def test_sampling_holds_at_every_look_and_at_the_last(p, n, batch):
     for alpha in (0.001, 0.05):
         sampling = Sampling(n, alpha)
-        looks = list(sampling.looks(batch))
-        assert looks[-1] == n
-        assert all(look % batch == 0 for look in looks[:-1])
-        assert ever(p, looks, lambda k, look: sampling.p_lower(k, look) > p) <= alpha  # noqa: B023
+        sizes = list(looks(n, batch))
+        assert sizes[-1] == n
+        assert all(size % batch == 0 for size in sizes[:-1])
+        assert ever(p, sizes, lambda k, look: sampling.p_lower(k, look) > p) <= alpha  # noqa: B023
 
 
 def test_peeking_with_clopper_pearson_at_the_looks_is_seen():
-    looks = list(Sampling(600, 0.05).looks(10))
-    assert ever(0.9, looks, clopper_pearson_at_every_look(0.9, 0.05)) > 0.1
+    sizes = list(looks(600, 10))
+    assert ever(0.9, sizes, clopper_pearson_at_every_look(0.9, 0.05)) > 0.1
 
 
 @pytest.mark.parametrize(("p", "asked"), [(0.9, 0.9), (0.9, 0.89), (0.9, 0.91), (0.999, 0.99)])
@@ -238,7 +238,7 @@ def test_what_is_given_up_would_hardly_have_been_reached(p, asked):
     sampling = Sampling(n, alpha)
     needed = next(k for k in range(n + 1) if lower_confidence_bound(k, n, alpha / 2) >= asked)
     alive, drawn, regretted = np.ones(1), 0, 0.0
-    for look in sampling.looks(batch):
+    for look in looks(n, batch):
         steps = stats.binom.pmf(np.arange(look - drawn + 1), look - drawn, p)
         alive, drawn = np.convolve(alive, steps), look
         counts = np.arange(look + 1)
@@ -319,7 +319,7 @@ def test_without_a_goal_independent_is_standard():
 def test_a_goal_stops_at_a_look_with_the_votes_of_those_samples(goal, p):
     engine = SmoothingEngine(HalfLine(p), sigma=SIGMA, seed=3, batch=100)
     found = independent(20_000, 0.001, goal).certify(engine, ORIGIN, 4)
-    assert found.n in set(Sampling(20_000, 0.001).looks(100))
+    assert found.n in set(looks(20_000, 100))
     votes = engine.votes(reference(), ORIGIN, 4, 1, found.n).counts
     assert found.votes in votes
     most = certified_radius(lower_confidence_bound(20_000, 20_000, 0.0005), SIGMA)

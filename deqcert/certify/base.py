@@ -150,7 +150,12 @@ def audit_subset(
     Returns:
         The drawn indices in increasing order, shape (min(size, N),).
     """
-    stream = np.random.SeedSequence([seed, image, int(Stage.AUDIT)])
-    generator = np.random.Generator(np.random.Philox(stream))
     size = min(size, len(candidates))
-    return np.sort(generator.choice(candidates, size=size, replace=False))
+    chosen = audit_generator(seed=seed, image=image).choice(candidates, size=size, replace=False)
+    return np.sort(chosen)
+
+
+def audit_generator(*, seed: int, image: int) -> np.random.Generator:
+    """Return the random stream that chooses what is audited of an image, and nothing else."""
+    stream = np.random.SeedSequence([seed, image, int(Stage.AUDIT)])
+    return np.random.Generator(np.random.Philox(stream))

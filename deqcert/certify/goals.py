@@ -111,6 +111,23 @@ class Relative(Goal):
         return f"relative={self.share:g}"
 
 
+def refuse_goal(goal: Goal | None, most: float, given: str, remedy: str) -> None:
+    """Refuse a goal that all the effort allowed could not reach.
+
+    Args:
+        goal: The goal, if there is one.
+        most: The radius of a unanimous vote after all the effort allowed, in input units.
+        given: What allows no more, in words.
+        remedy: What would allow more, in words.
+
+    Raises:
+        ConfigError: If the goal is out of reach.
+    """
+    reason = None if goal is None else goal.refuse(most)
+    if reason is not None:
+        raise ConfigError(f"{reason} with {given} (at most {most:.3f}); {remedy} or ask for less.")
+
+
 def parse_goal(text: str) -> Goal | None:
     """Read a goal.
 
@@ -127,12 +144,13 @@ def parse_goal(text: str) -> Goal | None:
     if text == "budget":
         return None
     try:
-        if kind == "radii":
-            return Radii(tuple(sorted({float(part) for part in value.split(",")})))
-        if kind == "relative":
-            return Relative(float(value))
+        numbers = [float(part) for part in value.split(",")]
     except ValueError:
-        pass
+        numbers = []
+    if kind == "radii" and numbers:
+        return Radii(tuple(sorted(set(numbers))))
+    if kind == "relative" and len(numbers) == 1:
+        return Relative(numbers[0])
     raise ConfigError(
         f"goal is {text!r}, but it must read budget, radii=0.25,0.5 or relative=0.02."
     )

@@ -8,10 +8,9 @@ import numpy as np
 
 from deqcert.certify.base import Stage
 from deqcert.certify.bounds import certified_radius, lower_confidence_bound
-from deqcert.certify.goals import Goal
-from deqcert.certify.sampling import Sampling, radii
+from deqcert.certify.goals import Goal, refuse_goal
+from deqcert.certify.sampling import Sampling, looks, radii
 from deqcert.certify.standard import Standard
-from deqcert.errors import ConfigError
 
 if TYPE_CHECKING:
     from deqcert.certify.certificate import Certificate
@@ -71,18 +70,13 @@ class Independent(Standard):
         )
 
     def check(self, engine: SmoothingEngine) -> None:
-        """Refuse a goal that no vote could reach with this noise.
-
-        Raises:
-            ConfigError: If there is such a goal.
-        """
-        most = certified_radius(self.best_p_lower(), engine.sigma)
-        reason = None if self.goal is None else self.goal.refuse(most)
-        if reason is not None:
-            raise ConfigError(
-                f"{reason} with n={self.n} at alpha {self.alpha:g} and sigma {engine.sigma:g} "
-                f"(at most {most:.3f}); raise n or ask for less."
-            )
+        """Refuse a goal that no vote could reach with this noise; see :meth:`Certifier.check`."""
+        refuse_goal(
+            self.goal,
+            certified_radius(self.best_p_lower(), engine.sigma),
+            f"n={self.n}, alpha {self.alpha:g} and sigma {engine.sigma:g}",
+            "raise n",
+        )
 
     def certify(self, engine: SmoothingEngine, x: Any, image: int) -> Certificate:
         """Certify one input; see :meth:`Certifier.certify`."""
@@ -95,7 +89,7 @@ class Independent(Standard):
         sampling, parts = Sampling(self.n, self.alpha), [selection]
         votes = drawn = 0
         p_lower = 0.0
-        for look in sampling.looks(engine.batch):
+        for look in looks(self.n, engine.batch):
             samples = np.arange(drawn, look, dtype=np.int64)
             part = engine.classify(self.predictor, x, image, Stage.ESTIMATE, samples)
             parts.append(part)

@@ -12,6 +12,7 @@ from deqcert.certify.serialized import Serialized
 from deqcert.certify.serialized_paper import SerializedPaper
 from deqcert.certify.serialized_released import SerializedReleased
 from deqcert.certify.standard import Standard
+from deqcert.certify.strata import SerializedStrata
 from deqcert.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _CERTIFIERS: dict[str, type[Certifier]] = {
         Independent,
         Enclosed,
         Serialized,
+        SerializedStrata,
         SerializedPaper,
         SerializedReleased,
     )
@@ -51,7 +53,7 @@ def get_certifier(name: str, predictor: Predictor, **options: Any) -> Certifier:
         name: One of :func:`certifier_names`.
         predictor: How a noisy copy is classified.
         **options: ``n0``, ``n`` and ``alpha``; with an audit, also ``reference`` and ``audit``;
-            where samples may stop early, a ``goal``.
+            where samples or audits may stop early, a ``goal``.
 
     Raises:
         ConfigError: If there is no such method, an option is unknown or missing, or a value is

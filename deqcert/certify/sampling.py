@@ -17,6 +17,19 @@ GROWTH = 1 / 8
 """Samples between two looks, as a share of those drawn: what is overshot at most, nearly."""
 
 
+def looks(most: int, batch: int) -> Iterator[int]:
+    """Yield the sample sizes after which to look: whole batches, then the most there may be.
+
+    Args:
+        most: Largest sample size; nothing is yielded for 0.
+        batch: Samples that are solved together, at least 1.
+    """
+    drawn = 0
+    while drawn < most:
+        drawn = min(most, drawn + batch * max(1, math.ceil(GROWTH * drawn / batch)))
+        yield drawn
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Bounds for a vote of at most n samples that is looked at while it grows.
@@ -32,17 +45,6 @@ class Sampling:
 
     n: int
     alpha: float
-
-    def looks(self, batch: int) -> Iterator[int]:
-        """Yield the numbers of samples after which to look: whole batches, then n.
-
-        Args:
-            batch: Samples that are solved together, at least 1.
-        """
-        drawn = 0
-        while drawn < self.n:
-            drawn = min(self.n, drawn + batch * max(1, math.ceil(GROWTH * drawn / batch)))
-            yield drawn
 
     def p_lower(self, votes: ArrayLike, drawn: int) -> NDArray[np.float64]:
         """Bound the probability of the class from below after a number of samples.

@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from deqcert.runs import Run
     from deqcert.smoothing import Predictor, SmoothingEngine
 
-METHODS_WITH_AUDIT = ("serialized", "serialized-paper", "serialized-released")
+METHODS_WITH_AUDIT = (
+    "serialized",
+    "serialized-strata",
+    "serialized-paper",
+    "serialized-released",
+)
 
 
 @click.command(short_help="Certify images; started again, it goes on where it stopped.")
@@ -37,9 +42,10 @@ METHODS_WITH_AUDIT = ("serialized", "serialized-paper", "serialized-released")
     metavar="NAME",
     help="standard (independent starts only), independent (the same, and samples may stop early: "
     "--goal), enclosed (any start, for models that prove their equilibria: --preset contractive), "
-    "serialized (any start, made sound by an audit), serialized-paper, or serialized-released "
-    "(UNSOUND, to reproduce published tables); default: standard with --start cold, independent "
-    "if it has a --goal, else serialized.",
+    "serialized (any start, made sound by an audit), serialized-strata (the same, doubtful votes "
+    "first; the audit may stop early: --goal), serialized-paper, or serialized-released (UNSOUND, "
+    "to reproduce published tables); default: standard with --start cold, else serialized; with "
+    "a --goal independent, else serialized-strata.",
 )
 @click.option(
     "--n0", type=int, default=100, show_default=True, help="Noisy copies that choose the class."
@@ -166,7 +172,7 @@ def command(
 def _method(predictor: Predictor, goal: Goal | None) -> str:
     """Choose the method where none is asked for."""
     if not predictor.independent:
-        return "serialized"
+        return "serialized" if goal is None else "serialized-strata"
     return "standard" if goal is None else "independent"
 
 

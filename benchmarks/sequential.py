@@ -18,7 +18,8 @@ import torch
 from deqcert.certify import Certificate, get_certifier
 from deqcert.certify.bounds import certified_radius, lower_confidence_bound
 from deqcert.certify.goals import Radii, parse_goal
-from deqcert.certify.sampling import Sampling, looks, radii
+from deqcert.certify.plan import forecast
+from deqcert.certify.sampling import radii
 from deqcert.data import load_dataset
 from deqcert.models import load_model
 from deqcert.smoothing import Predictor, SmoothingEngine, Votes
@@ -51,25 +52,6 @@ class Replaying(SmoothingEngine):
 def decisions(certificate: Certificate, at: tuple[float, ...]) -> list[bool]:
     """Return at which radii a class is certified."""
     return [certificate.prediction is not None and certificate.radius >= r for r in at]
-
-
-def simulated(p, goal, n, batch, repeats, rng, at):  # type: ignore[no-untyped-def]
-    """Return mean samples, and what is certified at each radius by stopping early, and without."""
-    sampling = Sampling(n, ALPHA)
-    votes = np.zeros(repeats, dtype=np.int64)
-    p_lower, stopped = np.zeros(repeats), np.zeros(repeats, dtype=np.int64)
-    drawn = 0
-    for look in looks(n, batch):
-        votes, drawn = votes + rng.binomial(look - drawn, p, repeats), look
-        running = stopped == 0
-        p_lower[running] = np.maximum(p_lower, sampling.p_lower(votes, drawn))[running]
-        best = np.maximum(p_lower, sampling.reachable(votes, drawn))
-        ends = running & goal.settled(radii(p_lower, SIGMA), radii(best, SIGMA))
-        stopped[ends] = look
-    stopped[stopped == 0] = n
-    held = np.array([lower_confidence_bound(int(k), n, ALPHA) for k in votes])
-    early, late = (np.array([radii(bound, SIGMA) >= r for r in at]) for bound in (p_lower, held))
-    return stopped.mean(), early, late
 
 
 @click.command()
@@ -161,9 +143,19 @@ def main(
     for goal in goals:
         samples, differ, ties, total = [], 0, 0, 0
         for probability in p:
-            mean, early, late = simulated(probability, goal, n, batch, repeats, rng, grid)
-            samples.append(mean)
-            for one, other in zip(early, late, strict=True):
+            runs = forecast(
+                np.full(repeats, probability),
+                goal,
+                n=n,
+                alpha=ALPHA,
+                sigma=SIGMA,
+                batch=batch,
+                rng=rng,
+            )
+            samples.append(runs.drawn.mean())
+            whole = [lower_confidence_bound(int(k), n, ALPHA) for k in runs.votes]
+            early, late = radii(runs.p_lower, SIGMA), radii(whole, SIGMA)
+            for one, other in ((early >= r, late >= r) for r in grid):
                 share = np.mean(other)
                 differ += int(np.sum(one != other))
                 ties += int(np.sum(one != other)) if 0.01 <= share <= 0.99 else 0

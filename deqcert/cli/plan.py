@@ -1,0 +1,260 @@
+"""``deqcert plan``: samples, audits and time that certificates will need, told before a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from deqcert.cli.options import (
+    Solving,
+    Source,
+    Starting,
+    parse_radii,
+    solving_options,
+    source_options,
+    starting_options,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from deqcert.certify.goals import Radii
+
+RUNS = 200
+"""Simulated runs of a forecast."""
+
+
+@click.command(short_help="Samples, audits and time that asked radii need, before a run.")
+@source_options(images="0:10")
+@click.option("--radii", required=True, metavar="R,R,...", help="Radii to be decided; 0: a class.")
+@click.option(
+    "--p",
+    "guesses",
+    metavar="P,P,...",
+    help="Guesses of the probability of an image's class under the noise; default: 1, the best.",
+)
+@click.option(
+    "--n", type=int, default=100_000, show_default=True, help="Most noisy copies that vote."
+)
+@click.option(
+    "--alpha", type=float, default=0.001, show_default=True, help="Of each certificate, in all."
+)
+@click.option(
+    "--wrong",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Share of warm votes that a cold solve does not give, for the audit.",
+)
+@click.option(
+    "--pilot",
+    type=int,
+    metavar="VOTES",
+    help="Cast so many votes for each of --images, to learn p and the time of a vote.",
+)
+@solving_options()
+@starting_options()
+def command(
+    source: Source,
+    solving: Solving,
+    starting: Starting,
+    radii: str,
+    guesses: str | None,
+    n: int,
+    alpha: float,
+    wrong: float,
+    pilot: int | None,
+) -> None:
+    """Tell what it takes to certify radii, and refuse what no number of samples can do.
+
+    Without --pilot no model is loaded; sigma must then be given. A pilot casts a few votes with
+    noise that certificates never use, and forecasts the whole run from them.
+    """
+    from deqcert.certify.goals import Radii
+    from deqcert.errors import ConfigError
+
+    asked = Radii(tuple(sorted(set(parse_radii(radii) or ()))))
+    chances = _chances(guesses)
+    for name, value in (("alpha", alpha), ("n", n)):
+        if not (0 < value < 1 if name == "alpha" else value >= 1):
+            raise ConfigError(f"{name} is {value}, but it must be {_wanted(name)}")
+    if not 0 <= wrong < 1:
+        raise ConfigError(f"wrong is {wrong}, but it must be at least 0 and below 1")
+    if pilot is not None and pilot < 1:
+        raise ConfigError(f"pilot is {pilot}, but it must be a whole number from 1")
+    sigma = _sigma(source)
+    _refuse(asked, chances, sigma, alpha, n)
+    print(_table(asked, chances, sigma, alpha, n, wrong))
+    if pilot is None:
+        for chance in chances:
+            runs, _ = _sequential([chance] * RUNS, asked, sigma, alpha, n, source.batch)
+            print(
+                f"independent, --goal {asked.describe()}, at p {chance:g}: {runs:.0f} samples on "
+                "average"
+            )
+    else:
+        _pilot(source, solving, starting, asked, alpha, n, pilot)
+
+
+def _chances(text: str | None) -> list[float]:
+    from deqcert.errors import ConfigError
+
+    try:
+        chances = [1.0] if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        chances = [0.0]
+    if not all(0 < chance <= 1 for chance in chances):
+        raise ConfigError(
+            f"p is {text!r}, but it must be probabilities with commas between, as in 0.9,0.999"
+        )
+    return chances
+
+
+def _wanted(name: str) -> str:
+    return "strictly between 0 and 1" if name == "alpha" else "a whole number from 1"
+
+
+def _sigma(source: Source) -> float:
+    from deqcert.errors import ConfigError
+
+    sigma = source.sigma
+    if sigma is None:
+        from deqcert.cli import build
+
+        sigma = build.noise(source)
+    if not 0 < sigma < float("inf"):
+        raise ConfigError(f"sigma is {sigma}, but it must be above 0 (in [0, 1] pixel units)")
+    return sigma
+
+
+def _refuse(asked: Radii, chances: list[float], sigma: float, alpha: float, n: int) -> None:
+    """Refuse a radius that n cannot certify at all, and radii that no guess allows."""
+    from deqcert.certify.bounds import certified_radius, lower_confidence_bound
+    from deqcert.certify.plan import samples_needed
+    from deqcert.errors import ConfigError
+
+    most = certified_radius(lower_confidence_bound(n, n, alpha), sigma)
+    largest = max(asked.radii)
+    least = samples_needed(largest, sigma, alpha)
+    if least is None:
+        raise ConfigError(
+            f"no number of samples certifies radius {largest:g} with sigma {sigma:g}; ask for less "
+            "or train with more noise"
+        )
+    if least > n:
+        raise ConfigError(
+            f"radius {largest:g} needs at least {least} samples, all for one class, but n is {n} "
+            f"(at most {most:.3f}); raise n or ask for less"
+        )
+    reachable = certified_radius(max(chances), sigma)
+    if reachable <= min(asked.radii):
+        raise ConfigError(
+            f"at p {max(chances):g} the true radius is {reachable:.3f}, so no number of samples "
+            f"certifies {min(asked.radii):g}; ask for less"
+        )
+
+
+def _table(
+    asked: Radii, chances: list[float], sigma: float, alpha: float, n: int, wrong: float
+) -> str:
+    """Tabulate what each radius needs at each guess."""
+    from deqcert.certify.plan import audits_needed, probability_needed, samples_needed
+
+    lines = [["p", "radius", "needs p above", "standard n", f"serialized K of {n}"]]
+    for chance in chances:
+        for radius in asked.radii:
+            samples = samples_needed(radius, sigma, alpha, chance)
+            audits = audits_needed(radius, sigma, alpha, n, chance, wrong)
+            lines.append(
+                [
+                    f"{chance:g}",
+                    f"{radius:g}",
+                    f"{probability_needed(radius, sigma):.6f}",
+                    "never" if samples is None else str(samples),
+                    "never" if audits is None else str(audits),
+                ]
+            )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    body = [
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    ]
+    head = f"sigma {sigma:g}, alpha {alpha:g}; standard n: certified in nine of ten runs"
+    return "\n".join([head, *body])
+
+
+def _sequential(
+    chances: list[float] | np.ndarray,
+    asked: Radii,
+    sigma: float,
+    alpha: float,
+    n: int,
+    batch: int,
+) -> tuple[float, list[float]]:
+    """Return mean samples, and for each radius the share of the runs that certify it."""
+    import numpy as np
+
+    from deqcert.certify.plan import forecast
+    from deqcert.certify.sampling import radii
+
+    runs = forecast(
+        np.asarray(chances),
+        asked,
+        n=n,
+        alpha=alpha,
+        sigma=sigma,
+        batch=batch,
+        rng=np.random.default_rng(0),
+    )
+    held = radii(runs.p_lower, sigma)
+    return float(runs.drawn.mean()), [float(np.mean(held >= radius)) for radius in asked.radii]
+
+
+def _pilot(
+    source: Source,
+    solving: Solving,
+    starting: Starting,
+    asked: Radii,
+    alpha: float,
+    n: int,
+    pilot: int,
+) -> None:
+    """Cast a few votes for each image and forecast the run."""
+    import numpy as np
+
+    from deqcert.certify import Stage
+    from deqcert.cli import build
+    from deqcert.smoothing import SmoothingEngine
+
+    predictor = build.make_predictor(source, solving, starting)
+    subject = build.load(source)
+    engine = build.make_engine(source, subject.model, SmoothingEngine)
+    leading: list[int] = []
+    nfe = 0
+    seconds = 0.0
+    for image in subject.images:
+        x = subject.dataset.image(image)
+        votes = engine.votes(predictor, x, image, Stage.PREDICT, pilot)
+        leading.append(int(votes.counts.max()))
+        nfe, seconds = nfe + votes.nfe, seconds + votes.seconds
+    cast = pilot * len(subject.images)
+    k = np.array(leading)
+    # What the pilot leaves open about each image's p is part of the forecast.
+    spread = np.random.default_rng(0).beta(
+        k[:, None] + 0.5, pilot - k[:, None] + 0.5, (len(k), max(1, RUNS // len(k)))
+    )
+    mean, certified = _sequential(spread.ravel(), asked, engine.sigma, alpha, n, source.batch)
+    low, middle, high = np.quantile(k / pilot, (0, 0.5, 1))
+    each = seconds / cast
+    print(
+        f"pilot: {len(k)} images, {pilot} votes each; p from {low:.3f} to {high:.3f}, median "
+        f"{middle:.3f}; {1000 * each:.3f} ms and {nfe / cast:.2f} evaluations a vote\n"
+        f"standard, --n {n}: {n * each:.1f} s an image\n"
+        f"independent, --n {n} --goal {asked.describe()}: {mean:.0f} samples and "
+        f"{mean * each:.1f} s an image on average, {n / mean:.1f} times less; expected to certify "
+        + ", ".join(
+            f"{100 * share:.0f}% at {radius:g}"
+            for radius, share in zip(asked.radii, certified, strict=True)
+        )
+    )

@@ -133,6 +133,7 @@ def test_the_check_itself_finds_a_climbing_arrow() -> None:
         "import deqcert.cli",
         "from deqcert.cli import main; main(['--help'])",
         "from deqcert.cli import main; main(['certify', '--help'])",
+        "from deqcert.cli import main; main(['plan', '--sigma', '1', '--radii', '1'])",
         "from deqcert.cli import main; assert main(['report', '{file}', '--json']) == 0",
     ],
 )

@@ -231,8 +231,7 @@ def _pilot(
     subject = build.load(source)
     engine = build.make_engine(source, subject.model, SmoothingEngine)
     leading: list[int] = []
-    nfe = 0
-    seconds = 0.0
+    nfe = seconds = 0.0
     for image in subject.images:
         x = subject.dataset.image(image)
         votes = engine.votes(predictor, x, image, Stage.PREDICT, pilot)

@@ -1,4 +1,4 @@
-"""Certify CIFAR-10 images with MDEQ-SMALL, as the field does it and as deqcert does; where time goes.
+"""Certify CIFAR-10 images with MDEQ-SMALL, as the field does and as deqcert does; where time goes.
 
     python benchmarks/end_to_end.py --data folder:DIR
 

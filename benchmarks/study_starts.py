@@ -193,7 +193,7 @@ class Study:
         cheap = [r for r in result.rows if r.start == "cold" and r.acr >= 0.99 * full.acr]
         best = min(cheap, key=lambda row: row.nfe_total)
         lines = [
-            f"Against cold {FULL} (ACR {full.acr:.3f}); the cheapest cold solve with 99% of its ACR "
+            f"Against cold {FULL} (ACR {full.acr:.3f}); the cheapest cold solve with 99% of it "
             f"takes {best.nfe_total:.2f} evaluations a vote (depth {best.depth}).",
             "",
             "| start | depth | method | nfe all | fewer than cold 30 | fewer than the best cold "

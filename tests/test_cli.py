@@ -271,7 +271,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     ("command", "says"),
     [
         ("certifi", "did you mean certify?"),
-        ("dance", "there are train, certify"),
+        ("dance", "there are train, train-start"),
         ("--models", "there is no option --models"),
         ("report", "no run is given"),
         ("report /nowhere/run", "no such file"),

@@ -3,9 +3,8 @@
 Noisy images are solved cold until they converge, and then step by step from a cold and from a
 learned start. For each depth: agreement with the converged solve, and accuracy. Then, for several
 rates of disagreement, the least mean cost at which a fixed depth, an early stop by the residual and
-one by a decided margin keep to it. A decided margin is a gap between the two largest logits above
-FACTOR times the largest change of a logit in the last step; it has to read out after every step,
-and every readout but the one that casts the vote is counted by its measured time.
+one by a decided margin keep to it, each at the best of many thresholds, chosen on these very
+images.
 
     python benchmarks/starts_agreement.py --model CKPT --data SPEC --sigma S [--start FILE]
 """
@@ -13,72 +12,26 @@ and every readout but the one that casts the vote is counted by its measured tim
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from deqcert.data import load_dataset
 from deqcert.memory import keep_freed_memory
 from deqcert.models import form_names, in_form, load_model
 from deqcert.models.start_file import load_start, start_path
-from deqcert.training.depth import Courses, choose_depth, follow, start_cost
+from deqcert.training.depth import Courses, choose_depth, costs, follow
 
 RATES = (0.10, 0.05, 0.02, 0.01, 0.005)
-FACTORS = np.geomspace(0.05, 200, 60)
 ROWS = 100
 
 
-def seconds(function: Callable[[], Tensor], repeats: int = 9) -> float:
-    """Return the shortest time of several."""
-    times = []
-    with torch.no_grad():
-        for _ in range(repeats + 1):
-            began = time.perf_counter()
-            function()
-            times.append(time.perf_counter() - began)
-    return min(times[1:])
-
-
-def fixed_cost(courses: Courses, rate: float) -> float | None:
-    """Return the smallest fixed depth whose disagreement is at most the rate."""
-    known = courses.truth >= 0
-    wrong = (courses.classes[known] != courses.truth[known, None]).mean(axis=0)
-    good = np.flatnonzero(wrong <= rate)
-    return None if not len(good) else float(good[0] + 1)
-
-
-def margin_costs(courses: Courses, readout: float) -> Iterator[tuple[float, float]]:
-    """Yield mean cost and disagreement of a decided margin at many factors and largest depths.
-
-    Args:
-        courses: what was followed.
-        readout: time of a readout in times of a cell evaluation.
-    """
-    known = courses.truth >= 0
-    logits = courses.logits[known]
-    leading = np.sort(logits[:, 1:], axis=2)
-    gap = leading[:, :, -1] - leading[:, :, -2]
-    drift = np.abs(np.diff(logits, axis=1)).max(axis=2)
-    wrong = courses.classes[known] != courses.truth[known, None]
-    n, most = wrong.shape
-    for factor in FACTORS:
-        decided = gap > factor * drift
-        first = np.where(decided.any(axis=1), decided.argmax(axis=1), most)
-        for steps in range(1, most + 1):
-            last = np.minimum(first, steps - 1)
-            # One readout at the start and one after each step; the last casts the vote.
-            cost = last + 1 + (last + 1) * readout
-            yield float(cost.mean()), float(wrong[np.arange(n), last].mean())
-
-
-def cheapest(pairs: list[tuple[float, float]], rate: float) -> float | None:
-    """Return the least cost whose disagreement is at most the rate."""
-    return min((cost for cost, wrong in pairs if wrong <= rate), default=None)
+def cheapest(courses: Courses, rate: float, readout: float, kind: str) -> float | None:
+    """Return the least mean evaluations of a kind of rule at this rate, None if there are none."""
+    depth = choose_depth(courses, rate, readout=readout, kinds=(kind,))
+    return depth.nfe if depth.disagreement <= rate else None
 
 
 def percent(hits: NDArray[np.bool_]) -> str:
@@ -107,13 +60,11 @@ def main() -> None:
     data = load_dataset(given.data, "test")
     with torch.no_grad():
         injection = model.inject(torch.from_numpy(data.batch(np.arange(min(ROWS, len(data))))))
-        z = net(injection)
-    cost = start_cost(model, net, injection)
-    cell, out = seconds(lambda: model.cell(z, injection)), seconds(lambda: model.readout(z))
+    cost, readout = costs(model, net, injection)
     lines = [
         f"{given.images} noisy images of the test split, sigma {given.sigma:g}, {ROWS} rows on one "
-        f"thread: a cell takes {1000 * cell / len(injection):.3f} ms a row, a learned start "
-        f"{cost:.2f} and a readout {out / cell:.2f} cells.",
+        f"thread: a learned start takes {cost:.2f} and a readout {readout:.2f} times as long as a "
+        "cell evaluation.",
         "",
     ]
     found = {
@@ -151,20 +102,15 @@ def main() -> None:
     ]
     for name, courses in found.items():
         begin = cost if name == "learned" else 0.0
-        margin = list(margin_costs(courses, out / cell))
-        free = list(margin_costs(courses, 0.0))
-        chosen = [choose_depth(courses, rate) for rate in RATES]
         rules = {
-            "fixed": [fixed_cost(courses, rate) for rate in RATES],
-            "residual": [
-                depth.nfe if depth.disagreement <= rate else None
-                for depth, rate in zip(chosen, RATES, strict=True)
-            ],
-            "margin": [cheapest(margin, rate) for rate in RATES],
-            "margin, readouts not counted": [cheapest(free, rate) for rate in RATES],
+            "fixed": ("fixed", readout),
+            "residual": ("early", readout),
+            "margin": ("margin", readout),
+            "margin, readouts not counted": ("margin", 0.0),
         }
-        for rule, costs in rules.items():
-            cells = " | ".join("-" if c is None else f"{c + begin:.2f}" for c in costs)
+        for rule, (kind, price) in rules.items():
+            least = [cheapest(courses, rate, price, kind) for rate in RATES]
+            cells = " | ".join("-" if c is None else f"{c + begin:.2f}" for c in least)
             lines.append(f"| {name} | {rule} | {cells} |")
     text = "\n".join(lines) + "\n"
     print(text)

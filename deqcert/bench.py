@@ -28,6 +28,7 @@ from deqcert.report.picture import COLOURS, new_figure, save_figure
 from deqcert.smoothing import (
     NOBODY,
     Batch,
+    DecidedStop,
     EarlyStop,
     Predictor,
     SmoothingEngine,
@@ -57,8 +58,10 @@ class Setting:
 
     @property
     def depth(self) -> str:
-        """The stop rule in short: a depth, a tolerance, or the residual of an early stop."""
+        """The stop rule in short: a depth, a tolerance, or when it ends early."""
         stop, early = self.predictor.stop, self.predictor.early
+        if isinstance(early, DecidedStop):
+            return f"margin {early.margin:g}"
         if early is not None:
             return f"early {early.residual:g}"
         return str(stop.max_nfe) if stop.fixed_depth else f"tol {stop.tol:g}"
@@ -71,7 +74,7 @@ class Measurement:
     Args:
         solver: name and knobs of the solver.
         start: name of the start policy.
-        depth: evaluations a solve, "tol T", or "early R".
+        depth: evaluations a solve, "tol T", "early R", or "margin F".
         method: the certifier used.
         baseline: whether it is a cold baseline.
         nfe: cell evaluations of a vote itself, a learned start by its cost. The cold batch that
@@ -203,7 +206,7 @@ class _Measuring(SmoothingEngine):
                     fz = self.model.cell(batch.z, batch.injection)
                     square, scale = kernels.residual_norms(batch.z.contiguous(), fz.contiguous())
                     self.residuals.append((square / scale).sqrt().cpu().numpy())
-                    self.nfe += int(batch.nfe.sum()) + batch.start_nfe * len(batch.nfe)
+                    self.nfe += predictor.spent(int(batch.nfe.sum()), len(batch.nfe))
                 self.aside += time.perf_counter() - began
             yield batch
 

@@ -26,7 +26,15 @@ from deqcert.models.start import (
     start_architecture,
 )
 from deqcert.models.start_file import load_start, start_path
-from deqcert.smoothing import NOBODY, EarlyStop, Learned, Predictor, SmoothingEngine, get_start
+from deqcert.smoothing import (
+    NOBODY,
+    DecidedStop,
+    EarlyStop,
+    Learned,
+    Predictor,
+    SmoothingEngine,
+    get_start,
+)
 from deqcert.solvers import Anderson, Picard, StopRule, bind
 from deqcert.training import StartConfig, train_start
 from deqcert.training.depth import Courses, choose_depth, follow
@@ -46,6 +54,9 @@ def predictors() -> dict[str, Predictor]:
         "fixed": Predictor(Anderson(), FIXED, learned()),
         "tolerance": Predictor(Anderson(), TOLERANCE, learned()),
         "early": Predictor(Anderson(), StopRule(0, max_nfe=9), learned(), early=EarlyStop(0.01)),
+        "margin": Predictor(
+            Anderson(), StopRule(0, max_nfe=9), learned(), early=DecidedStop(4.0, 0.5)
+        ),
         "early, cold": Predictor(Picard(), StopRule(0, max_nfe=9), early=EarlyStop(0.05)),
     }
 
@@ -72,8 +83,8 @@ def test_a_start_is_counted_by_its_cost() -> None:
     spent = engine().votes(free, X, 5, 1, 100).nfe
     assert engine().votes(tolerance, X, 5, 1, 100).nfe == spent + 25
     batch = next(engine().batches(fixed, X, 5, 1, np.arange(64)))
-    assert batch.start_nfe == 0.25
     assert set(batch.nfe) == {4}
+    assert fixed.spent(int(batch.nfe.sum()), 64) == 64 * 4.25
     certificate = get_certifier("standard", fixed, n0=10, n=100, alpha=0.01).certify(engine(), X, 5)
     assert certificate.nfe == 110 * 4.25
     assert "learned start (0.25 evaluations)" in certificate.assumptions
@@ -102,13 +113,39 @@ def test_an_early_stop_is_that_of_each_row_alone() -> None:
     assert votes.nfe == sum(depths) + 80 * 0.25
 
 
-def test_rows_that_are_lost_vote_for_nobody_whatever_the_stop() -> None:
+def test_a_decided_stop_is_that_of_each_row_alone() -> None:
+    solve = engine()
+    early = DecidedStop(margin=5.0, readout=0.5)
+    votes = solve.votes(
+        Predictor(Picard(), StopRule(0, max_nfe=6), learned(), early=early), X, 3, 1, 80
+    )
+    depths, model = [], solve.model
+    always = Predictor(Picard(), StopRule(0, max_nfe=1), learned())
+    for batch in solve.batches(always, X, 3, 1, np.arange(80)):
+        for row, sample in enumerate(batch.samples):
+            injection = batch.injection[row : row + 1]
+            with torch.no_grad():
+                z = model.apply(always.start.net, injection)
+                logits, depth, decided = model.readout(z)[0], 0, False
+                while depth < 6 and not decided:
+                    z, depth = model.cell(z, injection), depth + 1
+                    before, logits = logits, model.readout(z)[0]
+                    first, second = logits.sort(descending=True).values[:2].tolist()
+                    decided = first - second > 5.0 * (logits - before).abs().max().item()
+                assert logits.argmax().item() == votes.predictions[sample]
+            depths.append(depth)
+    assert len(set(depths)) > 2
+    assert votes.nfe == sum(depths) * 1.5 + 80 * 0.25
+
+
+@pytest.mark.parametrize("early", [EarlyStop(10.0), DecidedStop(1e-9, 0.0)])
+def test_rows_that_are_lost_vote_for_nobody_whatever_the_stop(early) -> None:
     class Poisoned(HalfLine):
         def cell(self, z, injection):
             value = super().cell(z, injection)
             return torch.where(injection > 0.4, torch.full_like(value, torch.nan), value)
 
-    predictor = Predictor(Picard(), StopRule(0, max_nfe=5), early=EarlyStop(10.0))
+    predictor = Predictor(Picard(), StopRule(0, max_nfe=5), early=early)
     solve = SmoothingEngine(Poisoned(0.5), sigma=SIGMA, batch=16)
     votes = solve.votes(predictor, ORIGIN, 0, 1, 200)
     lost = votes.predictions == NOBODY
@@ -123,6 +160,8 @@ def test_impossible_starts_and_stops_are_refused_in_one_sentence() -> None:
     for call in (
         lambda: EarlyStop(0.0),
         lambda: EarlyStop(float("nan")),
+        lambda: DecidedStop(0.0, 0.1),
+        lambda: DecidedStop(1.0, -0.1),
         lambda: learned(cost=-1.0),
         lambda: learned(cost=float("inf")),
         lambda: get_start("learned"),
@@ -182,19 +221,35 @@ def courses(wrong: list[list[int]], residuals: list[list[float]]) -> Courses:
 def test_the_cheapest_depth_that_keeps_to_the_disagreement_is_chosen() -> None:
     easy, hard = [[0, 0, 0]] * 8, [[1, 1, 0]] * 2
     residuals = [[0.1, 0.05, 0.02]] * 8 + [[0.9, 0.5, 0.1]] * 2
-    depth = choose_depth(courses(easy + hard, residuals), 0.0)
+    free, dear = {"readout": 0.0}, {"readout": 9.0}
+    depth = choose_depth(courses(easy + hard, residuals), 0.0, **dear)
     assert depth.steps == 3
     assert depth.early == pytest.approx(0.1)
     assert depth.nfe == pytest.approx((8 * 1 + 2 * 3) / 10)
     assert depth.disagreement == 0
-    assert choose_depth(courses(easy + hard, residuals), 0.2).nfe == 1
-    same = choose_depth(courses(easy, residuals[:8]), 0.0)
-    assert (same.steps, same.early) == (1, None)
-    never = choose_depth(courses([[1, 1, 1]] * 4, [[0.1] * 3] * 4), 0.5)
+    assert choose_depth(courses(easy + hard, residuals), 0.2, **dear).nfe == 1
+    for price in (free, dear):
+        same = choose_depth(courses(easy, residuals[:8]), 0.0, **price)
+        assert (same.steps, same.early, same.margin) == (1, None, None)
+    never = choose_depth(courses([[1, 1, 1]] * 4, [[0.1] * 3] * 4), 0.5, **free)
     assert (never.steps, never.early, never.disagreement) == (3, None, 1.0)
     unknown = courses(easy, residuals[:8])
     lost = dataclasses.replace(unknown, truth=np.full(8, -1))
-    assert choose_depth(lost, 0.5).steps == 3
+    assert choose_depth(lost, 0.5, **free).steps == 3
+
+
+def test_a_margin_is_chosen_where_readouts_are_cheap_and_counted_where_not() -> None:
+    """Rows that change little are right at once; the others from the second step on."""
+    logits = np.zeros((10, 4, 2), np.float32)
+    logits[:, :, 0] = 1.0
+    logits[:4, :, 0] = [-1.0, -0.2, 0.5, 1.0]
+    found = Courses(np.zeros(10, int), np.zeros(10, int), logits, np.ones((10, 3)))
+    assert found.classes[:4].tolist() == [[1, 0, 0]] * 4
+    cheap = choose_depth(found, 0.0, readout=0.1)
+    assert cheap.margin is not None
+    assert cheap.nfe == pytest.approx(1.1 * (6 * 1 + 4 * 2) / 10)
+    dear = choose_depth(found, 0.0, readout=0.5)
+    assert (dear.steps, dear.margin, dear.nfe) == (2, None, 2.0)
 
 
 @pytest.fixture(scope="module")
@@ -327,6 +382,7 @@ def test_certify_with_a_learned_start(digits: Path, tmp_path: Path, capsys) -> N
         "tuned": (["--start", "learned"], start.steps),
         "named": (["--start", f"learned:{start_path(digits)}", "--steps", "2"], 2),
         "early": (["--start", "learned", "--steps", "3", "--early", "0.2"], 3),
+        "margin": (["--start", "learned", "--steps", "3", "--margin", "2"], 3),
         "tolerance": (["--start", "learned", "--steps", "0", "--depth", "25"], 25),
         "cold, early": (["--depth", "7", "--early", "0.2"], 7),
     }
@@ -338,11 +394,14 @@ def test_certify_with_a_learned_start(digits: Path, tmp_path: Path, capsys) -> N
         assert predictor["stop"]["max_nfe"] == most
         assert ("start_sha256" in predictor) == (predictor["start"] == "learned")
         if "--early" in options:
-            assert predictor["early"] == 0.2
+            assert predictor["early"] == {"residual": 0.2}
         lines = (tmp_path / name / "certificates.tsv").read_text().splitlines()
         nfe = [float(line.split("\t")[lines[0].split("\t").index("nfe")]) for line in lines[1:]]
         cost = start.cost if predictor["start"] == "learned" else 0.0
-        assert all(70 * (1 + cost) - 0.1 <= count <= 70 * (most + cost) + 0.1 for count in nfe)
+        each = 1 + predictor.get("early", {}).get("readout", 0.0)
+        assert all(
+            70 * (each + cost) - 0.1 <= count <= 70 * (most * each + cost) + 0.1 for count in nfe
+        )
     # The journal is read back, fractions of an evaluation included.
     assert certify(digits, tmp_path / "named", *runs["named"][0]) == 0
     capsys.readouterr()
@@ -355,11 +414,13 @@ def test_certify_with_a_learned_start(digits: Path, tmp_path: Path, capsys) -> N
     [
         ("--start learned:nowhere.pth", "there is no start network"),
         ("--start mean:file.pth", "takes no file"),
-        ("--start learned --steps 0 --early 0.1", "--early ends"),
+        ("--start learned --steps 0 --early 0.1", "give 1 or more"),
         ("--start learned --warmup 3", "has no chain"),
         ("--start learned --early 0", "early is 0"),
         ("--start mean --early 0.1", "fixed depth"),
         ("--start cold --steps 3", "leave --steps out"),
+        ("--start cold --margin 3", "only a learned start"),
+        ("--start learned --margin 3 --early 0.1", "give one of them"),
         ("--start learnt", "there is no start policy"),
     ],
 )

@@ -27,7 +27,15 @@ from deqcert.models import (
 )
 from deqcert.models.start_file import StartFile, load_start, start_path
 from deqcert.runs import Manifest
-from deqcert.smoothing import EarlyStop, Learned, Predictor, SmoothingEngine, StartPolicy, get_start
+from deqcert.smoothing import (
+    DecidedStop,
+    EarlyStop,
+    Learned,
+    Predictor,
+    SmoothingEngine,
+    StartPolicy,
+    get_start,
+)
 from deqcert.solvers import Solver, StopRule, get_solver, solver_options
 
 
@@ -214,7 +222,7 @@ def make_predictor(source: Source, solving: Solving, starting: Starting) -> Pred
         return _make_chained(solving, starting, policy)
     if starting.warmup is not None or starting.refresh:
         raise ConfigError(f"start {policy.name!r} has no chain; leave --warmup and --refresh out")
-    early = None if starting.early is None else EarlyStop(starting.early)
+    early = _early(starting, tuned)
     steps = starting.steps
     if tuned is None:
         if steps is not None:
@@ -222,14 +230,36 @@ def make_predictor(source: Source, solving: Solving, starting: Starting) -> Pred
         steps = 0 if early is None else solving.depth
     elif steps is None:
         steps = tuned.steps
-        if early is None and tuned.early is not None:
-            early = EarlyStop(tuned.early)
+        if early is None:
+            early = early_stop(tuned)
     if steps == 0:
         if early is not None:
-            raise ConfigError("--early ends a solve of --steps evaluations; give 1 or more of them")
+            raise ConfigError(
+                "--early and --margin end a solve of --steps evaluations; give 1 or more of them"
+            )
         return dataclasses.replace(make_cold(solving), start=policy)
     stop = StopRule(tol=0.0, max_nfe=steps)
     return Predictor(make_solver(solving), stop, policy, early=early)
+
+
+def early_stop(tuned: StartFile) -> EarlyStop | DecidedStop | None:
+    """Return the early stop that was tuned for a learned start, or None for a fixed depth."""
+    if tuned.margin is not None:
+        return DecidedStop(tuned.margin, tuned.readout)
+    return None if tuned.early is None else EarlyStop(tuned.early)
+
+
+def _early(starting: Starting, tuned: StartFile | None) -> EarlyStop | DecidedStop | None:
+    if starting.margin is None:
+        return None if starting.early is None else EarlyStop(starting.early)
+    if starting.early is not None:
+        raise ConfigError("--early and --margin are two rules for one depth; give one of them")
+    if tuned is None:
+        raise ConfigError(
+            "--margin counts readouts by their cost, which only a learned start's file holds; use "
+            "--early, or --start learned"
+        )
+    return DecidedStop(starting.margin, tuned.readout)
 
 
 def make_policy(text: str, source: Source) -> tuple[StartPolicy, StartFile | None]:
@@ -251,8 +281,10 @@ def make_policy(text: str, source: Source) -> tuple[StartPolicy, StartFile | Non
 
 def _make_chained(solving: Solving, starting: Starting, start: StartPolicy) -> Predictor:
     cold = make_cold(solving)
-    if starting.early is not None:
-        raise ConfigError(f"start {starting.start!r} has a fixed depth; leave --early out")
+    if starting.early is not None or starting.margin is not None:
+        raise ConfigError(
+            f"start {starting.start!r} has a fixed depth; leave --early and --margin out"
+        )
     warmup = cold.stop
     if starting.warmup is not None:
         warmup = StopRule(tol=0.0, max_nfe=starting.warmup)
@@ -279,7 +311,7 @@ def describe_predictor(predictor: Predictor) -> dict[str, Any]:
     if isinstance(predictor.start, Learned):
         parameters["start_sha256"] = predictor.start.sha256
     if predictor.early is not None:
-        parameters["early"] = predictor.early.residual
+        parameters["early"] = dataclasses.asdict(predictor.early)
     if predictor.warmup is not None:
         parameters["warmup"] = dataclasses.asdict(predictor.warmup)
         parameters["refresh"] = predictor.refresh

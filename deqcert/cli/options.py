@@ -73,6 +73,7 @@ class Starting:
         start: name of the start policy; learned may have a file: learned:FILE.
         steps: cell evaluations of a chained or learned solve; None: 3, or as the file says.
         early: relative residual at which a solve from an independent start ends; None: at none.
+        margin: gap of the logits, in changes of the last step, at which one ends; None: at none.
         warmup: evaluations of the cold batches of a chain; None: as a cold solve.
         refresh: batches between two cold ones; 0: only the first.
     """
@@ -80,6 +81,7 @@ class Starting:
     start: str
     steps: int | None
     early: float | None
+    margin: float | None
     warmup: int | None
     refresh: int
 
@@ -226,6 +228,14 @@ def starting_options() -> Decorator:
             metavar="R",
             help="Make a solve's first step from a relative residual of at most R its last one; "
             "every copy votes. For cold (in place of --tol) and learned starts.",
+        ),
+        click.option(
+            "--margin",
+            type=float,
+            metavar="F",
+            help="Instead: make a step a solve's last once the two largest logits are further "
+            "apart than F times what the step changed in any. For learned starts, whose file holds "
+            "what a readout costs.",
         ),
         click.option(
             "--warmup",

@@ -75,13 +75,14 @@ def command(model: str, threads: int | None, quiet: bool, **given: Any) -> None:
     if not quiet:
         found = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["measured"]
         depth = found["depth"]
-        early = "" if depth["early"] is None else f", --early {depth['early']:g}"
+        rules = {name: depth[name] for name in ("early", "margin") if depth[name] is not None}
+        early = "".join(f" --{name} {value:g}" for name, value in rules.items())
         print(
             f"{found['parameters']} weights, {100 * found['share_of_parameters']:.1f}% of the "
             f"model's; {found['cost']:.2f} cell evaluations a start\n"
             f"agreement with the converged solve after 1, 2, 3 cells: "
             + ", ".join(f"{100 * share:.1f}%" for share in found["agreement"][:3])
-            + f"\ndepth kept: --steps {depth['steps']}{early}: {depth['nfe']:.2f} cells a vote, "
-            f"{100 * depth['disagreement']:.2f}% of the votes differ"
+            + f"\ndepth kept: --steps {depth['steps']}{early}: {depth['nfe']:.2f} evaluations a "
+            f"vote after the start, {100 * depth['disagreement']:.2f}% of the votes differ"
         )
     print(f"start: {path}")

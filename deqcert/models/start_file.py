@@ -29,7 +29,9 @@ class StartFile:
         sigma: Standard deviation of the noise that it was fitted with.
         cost: Measured time of the network in times of one cell evaluation.
         steps: Tuned depth, in cell evaluations.
-        early: Relative residual at which a row ends before that depth; None for a fixed depth.
+        early: Relative residual at which a row ends before that depth, or None.
+        margin: Instead, what the gap between the two largest logits is compared with, or None.
+        readout: Measured time of a readout in times of one cell evaluation.
     """
 
     net: nn.Module
@@ -39,6 +41,8 @@ class StartFile:
     cost: float
     steps: int
     early: float | None
+    margin: float | None
+    readout: float
 
 
 def start_path(checkpoint: str | Path) -> Path:
@@ -64,6 +68,8 @@ def save_start(path: str | Path, start: StartFile) -> None:
         "cost": start.cost,
         "steps": start.steps,
         "early": start.early,
+        "margin": start.margin,
+        "readout": start.readout,
     }
     partial = path.with_name(path.name + ".partial")
     torch.save(content, partial)
@@ -105,7 +111,7 @@ def load_start(path: str | Path, model: str | Path) -> StartFile:
     try:
         net = build_start(content["architecture"])
         net.load_state_dict(content["weights"])
-        early = content["early"]
+        early, margin = content["early"], content["margin"]
         return StartFile(
             net=net.eval().requires_grad_(False),
             architecture=dict(content["architecture"]),
@@ -114,6 +120,8 @@ def load_start(path: str | Path, model: str | Path) -> StartFile:
             cost=float(content["cost"]),
             steps=int(content["steps"]),
             early=None if early is None else float(early),
+            margin=None if margin is None else float(margin),
+            readout=float(content["readout"]),
         )
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError):
         raise CheckpointError(_damaged(path)) from None

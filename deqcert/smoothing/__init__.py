@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deqcert.smoothing.early import EarlyStop
+from deqcert.smoothing.early import DecidedStop, EarlyStop
 from deqcert.smoothing.engine import NOBODY, Batch, SmoothingEngine, Votes
 from deqcert.smoothing.noise import noisy_copies
 from deqcert.smoothing.predictor import Predictor
@@ -11,6 +11,7 @@ from deqcert.smoothing.starts import Learned, StartPolicy, get_start, start_name
 __all__ = [
     "NOBODY",
     "Batch",
+    "DecidedStop",
     "EarlyStop",
     "Learned",
     "Predictor",

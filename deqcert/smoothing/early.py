@@ -1,9 +1,18 @@
-"""A depth that each row chooses for itself."""
+"""A depth that each row chooses for itself.
+
+Unlike a tolerance, which returns the best state that was evaluated and lets other rows vote for
+nobody, an early stop reads out the state *after* the step that it ends with (its evaluation is paid
+for, and it is usually the better one), and a row that never gets there is read out at the full
+depth. So every row votes, at a depth that is a function of that row alone.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,17 +22,12 @@ from deqcert.errors import ConfigError
 from deqcert.kernels import NFE, STATUS
 from deqcert.solvers import Solver, SolveResult, Status, StopRule
 from deqcert.solvers.cells import Cell
-from deqcert.solvers.flight import Flight
+from deqcert.solvers.flight import Flight, keep_rows
 
 
 @dataclass(frozen=True, slots=True)
 class EarlyStop:
     """End a row after the first step that began at a small residual.
-
-    Unlike a tolerance, which returns the best state that was evaluated and lets other rows vote
-    for nobody, this one reads out the state *after* the step (its evaluation is paid for, and it is
-    usually the better one), and a row that never gets there is read out at the full depth. So every
-    row votes, at a depth that is a function of that row alone.
 
     Args:
         residual: Relative residual ``||f(z) - z|| / ||f(z)||`` at which the step is the row's last,
@@ -34,10 +38,51 @@ class EarlyStop:
     """
 
     residual: float
+    readout: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.residual < float("inf"):
             raise ConfigError(f"early is {self.residual}, but it must be above 0.")
+
+    def describe(self) -> str:
+        """Say in words which step is a row's last."""
+        return f"the first that begins at a residual (rel) of at most {self.residual:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class DecidedStop:
+    """End a row after the first step at which its class stands out from what a step changes.
+
+    With l the logits before and l' after a step: when the gap between the two largest of l' exceeds
+    ``margin * max |l' - l|``. It reads out at the start and after every step, which costs.
+
+    Args:
+        margin: What the gap is compared with, above 0; 1 to 10 are usual.
+        readout: Measured time of a readout in times of a cell evaluation, at least 0. Each
+            evaluation counts as ``1 + readout``: every readout but the one that casts the vote.
+
+    Raises:
+        ConfigError: If a value is out of range.
+    """
+
+    margin: float
+    readout: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.margin < float("inf"):
+            raise ConfigError(f"margin is {self.margin}, but it must be above 0.")
+        if not 0.0 <= self.readout < float("inf"):
+            raise ConfigError(
+                f"the cost of a readout is {self.readout}, but it must be at least 0."
+            )
+
+    def describe(self) -> str:
+        """Say in words which step is a row's last."""
+        return (
+            "the first after which the two largest logits are further apart than "
+            f"{self.margin:g} times what the step changed in any ({self.readout:.2f} evaluations a "
+            "readout)"
+        )
 
 
 class EarlyFlight(Flight):
@@ -47,28 +92,89 @@ class EarlyFlight(Flight):
         solver: The method.
         z: Start states, shape (B, D); taken over and overwritten.
         stop: The fixed depth.
-        early: When a row ends before it.
     """
+
+    def __init__(self, solver: Solver[Any], z: Tensor, stop: StopRule) -> None:
+        # One more than the depth: a row that ends there must have a next state, too.
+        super().__init__(solver, z, dataclasses.replace(stop, max_nfe=stop.max_nfe + 1))
+        self.most = stop.max_nfe
+
+    @abstractmethod
+    def settled(self) -> Tensor:
+        """Say which rows may end after the step that was just made, shape (b,), bool."""
+
+    def advance(self, cell: Cell) -> tuple[Tensor, SolveResult]:
+        """Evaluate every row once and step; see :meth:`Flight.advance`."""
+        lost, part = super().advance(cell)
+        nfe = self.watch.progress[:, NFE].long()
+        settled = self.settled()
+        running = self.watch.progress[:, STATUS] < 0
+        rows = torch.nonzero(running & (settled | (nfe >= self.most))).squeeze(1)
+        if not rows.numel():
+            return lost, part
+        status = torch.where(settled[rows], int(Status.CONVERGED), int(Status.MAX_NFE))
+        return torch.cat([lost, rows]), SolveResult(
+            z=torch.cat([part.z, self.z[rows]]),
+            # Nobody evaluated the cell at the state after the step.
+            residual=torch.cat([part.residual, part.residual.new_full(rows.shape, torch.nan)]),
+            status=torch.cat([part.status, status.to(part.status.dtype)]),
+            nfe=torch.cat([part.nfe, nfe[rows]]),
+        )
+
+
+class ResidualFlight(EarlyFlight):
+    """Rows that end by the residual that a step began at; see :class:`EarlyStop`."""
 
     def __init__(self, solver: Solver[Any], z: Tensor, stop: StopRule, early: EarlyStop) -> None:
         super().__init__(solver, z, stop)
         self.early = early
+        self._watched: WatchedCell | None = None
 
     def advance(self, cell: Cell) -> tuple[Tensor, SolveResult]:
         """Evaluate every row once and step; see :meth:`Flight.advance`."""
-        watched = WatchedCell(cell)
-        ended, part = super().advance(watched)
-        running = self.watch.progress[:, STATUS] < 0
-        rows = torch.nonzero(running & (watched.residual <= self.early.residual)).squeeze(1)
-        if not rows.numel():
-            return ended, part
-        return torch.cat([ended, rows]), SolveResult(
-            z=torch.cat([part.z, self.z[rows]]),
-            # Nobody evaluated the cell at the state after the step.
-            residual=torch.cat([part.residual, part.residual.new_full(rows.shape, torch.nan)]),
-            status=torch.cat([part.status, part.status.new_full(rows.shape, Status.CONVERGED)]),
-            nfe=torch.cat([part.nfe, self.watch.progress[rows, NFE].long()]),
-        )
+        self._watched = WatchedCell(cell)
+        return super().advance(self._watched)
+
+    def settled(self) -> Tensor:
+        """Say which rows began the step at a small residual."""
+        assert self._watched is not None
+        return self._watched.residual <= self.early.residual
+
+
+class DecidedFlight(EarlyFlight):
+    """Rows that end when their class stands out; see :class:`DecidedStop`.
+
+    Attributes:
+        logits: What each row reads out now, shape (B, K).
+    """
+
+    def __init__(
+        self,
+        solver: Solver[Any],
+        z: Tensor,
+        stop: StopRule,
+        early: DecidedStop,
+        readout: Callable[[Tensor], Tensor],
+        logits: Tensor,
+    ) -> None:
+        super().__init__(solver, z, stop)
+        self.early, self.readout, self.logits = early, readout, logits
+
+    def settled(self) -> Tensor:
+        """Say which rows have a class that stands out."""
+        before, self.logits = self.logits, self.readout(self.z)
+        drift = (self.logits - before).abs().amax(dim=1)
+        leading = self.logits.topk(min(2, self.logits.shape[1]), dim=1).values
+        return leading[:, 0] - leading[:, -1] > self.early.margin * drift
+
+    def select(self, rows: Tensor) -> None:
+        """Keep only the rows with the given indices, shape (b,)."""
+        super().select(rows)
+        self.logits = keep_rows(self.logits, rows)
+
+    def begin(self, rows: Tensor, logits: Tensor) -> None:
+        """Take in what restarted rows, indices of shape (b,), read out at their start, (b, K)."""
+        self.logits[rows] = logits
 
 
 class WatchedCell:

@@ -144,13 +144,13 @@ def proven_votes(
     """
     began = time.perf_counter()
     predictions = np.full(n, NOBODY, dtype=np.int16)
-    nfe = classes = 0
+    cells = more = classes = 0
     for batch in engine.batches(predictor, x, image, stage, np.arange(n, dtype=np.int64)):
         proven, spent = enclosure.prove(batch.z, batch.injection, predictor.solver, depth)
         predictions[batch.samples] = proven.cpu().numpy().astype(np.int16)
-        nfe += int(batch.nfe.sum()) + batch.overhead + spent
+        cells, more = cells + int(batch.nfe.sum()), more + batch.overhead + spent
         classes = batch.logits.shape[1]
-    total = nfe + predictor.start.cost * n if predictor.start.cost else nfe
+    total = predictor.spent(cells, n) + more
     margins = np.full(n, np.nan, dtype=np.float32)
     return Votes(predictions, classes, total, time.perf_counter() - began, margins)
 

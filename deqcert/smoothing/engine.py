@@ -60,8 +60,8 @@ class Batch:
         logits: Shape (b, K).
         predictions: Class of each sample or -1, shape (b,), int16.
         residual: Residual of the state read out, shape (b,); NaN at a fixed depth.
-        nfe: Cell evaluations of each sample, shape (b,), int64; its start is not among them.
-        start_nfe: What each sample's start cost, in cell evaluations.
+        nfe: Cell evaluations of each sample, shape (b,), int64; what else it cost says
+            :meth:`Predictor.spent`.
         overhead: Further evaluations spent for this batch, such as the noiseless solve.
         z: States read out, shape (b, D).
         injection: What entered the cell, shape (b, ...).
@@ -72,7 +72,6 @@ class Batch:
     predictions: NDArray[np.int16]
     residual: NDArray[np.float64]
     nfe: NDArray[np.int64]
-    start_nfe: float
     overhead: int
     z: Tensor
     injection: Tensor
@@ -154,14 +153,14 @@ class SmoothingEngine:
         ordered = np.asarray(samples)[places]
         predictions = np.empty(len(samples), dtype=np.int16)
         margins = np.empty(len(samples), dtype=np.float32)
-        nfe = classes = 0
+        cells = overhead = classes = 0
         for batch in self.batches(predictor, x, image, stage, samples):
             at = places[np.searchsorted(ordered, batch.samples)]
             predictions[at], margins[at] = batch.predictions, _margins(batch)
-            nfe += int(batch.nfe.sum()) + batch.overhead
+            cells, overhead = cells + int(batch.nfe.sum()), overhead + batch.overhead
             classes = batch.logits.shape[1]
-        # One product at the end: the sum does not depend on how the samples were split.
-        spent = nfe + predictor.start.cost * len(samples) if predictor.start.cost else nfe
+        # Once, at the end: a sum of fractions would depend on how the samples were split.
+        spent = predictor.spent(cells, len(samples)) + overhead
         return Votes(predictions, classes, spent, time.perf_counter() - began, margins)
 
     def batches(
@@ -205,8 +204,9 @@ class SmoothingEngine:
         """Solve each row until its own residual is small, keeping the batch full."""
         stop = predictor.stop
         for solved in solve_stream(self.model, predictor, blocks, self.batch):
-            batch, _ = self._read(predictor, solved.samples, solved.injection, solved.result, stop)
-            yield batch
+            yield self._read(
+                solved.samples, solved.injection, solved.result, stop, logits=solved.logits
+            )[0]
 
     def _chained(
         self,
@@ -233,23 +233,24 @@ class SmoothingEngine:
             elif predictor.warmup is not None:
                 stop = predictor.warmup
             result = self._solve(predictor, injection, start, stop)
-            batch, usable = self._read(predictor, samples, injection, result, stop, overhead)
+            batch, usable = self._read(samples, injection, result, stop, overhead)
             chain.learn(result.z, usable)
             yield batch
             overhead = 0
 
     def _read(
         self,
-        predictor: Predictor,
         samples: NDArray[np.int64],
         injection: Tensor,
         result: SolveResult,
         stop: StopRule,
         overhead: int = 0,
+        logits: Tensor | None = None,
     ) -> tuple[Batch, Tensor]:
         """Read the classes out; also return which rows may vote, shape (b,)."""
         usable = result.status != Status.NONFINITE if stop.fixed_depth else result.converged
-        logits = self.model.readout(result.z)
+        if logits is None:
+            logits = self.model.readout(result.z)
         usable = usable & torch.isfinite(logits).all(dim=1)
         winners = torch.where(usable, logits.argmax(dim=1), NOBODY)
         batch = Batch(
@@ -258,7 +259,6 @@ class SmoothingEngine:
             predictions=winners.cpu().numpy().astype(np.int16),
             residual=result.residual.cpu().numpy(),
             nfe=result.nfe.cpu().numpy(),
-            start_nfe=predictor.start.cost,
             overhead=overhead,
             z=result.z,
             injection=injection,

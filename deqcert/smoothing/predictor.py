@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deqcert.errors import ConfigError
-from deqcert.smoothing.early import EarlyStop
+from deqcert.smoothing.early import DecidedStop, EarlyStop
 from deqcert.smoothing.starts import Cold, StartPolicy
 from deqcert.solvers import Solver, StopRule
 
@@ -39,7 +39,7 @@ class Predictor:
     start: StartPolicy = field(default_factory=Cold)
     warmup: StopRule | None = None
     refresh: int = 0
-    early: EarlyStop | None = None
+    early: EarlyStop | DecidedStop | None = None
 
     def __post_init__(self) -> None:
         if self.start.independent and (self.warmup is not None or self.refresh):
@@ -64,13 +64,21 @@ class Predictor:
         """Whether samples are independent draws of one base classifier."""
         return self.start.independent
 
+    def spent(self, cells: int, samples: int) -> float:
+        """Return what evaluations of so many samples cost in all, in cell evaluations.
+
+        Starts count by their cost, and so do readouts that only decide when to stop. A whole number
+        where there are none.
+        """
+        more = self.start.cost * samples
+        if self.early is not None:
+            more += self.early.readout * cells
+        return cells + more if more else cells
+
     def describe(self) -> str:
         """Say in words what the predictor does."""
         if self.early is not None:
-            depth = (
-                f"up to {self.stop.max_nfe} evaluations, the last the first that begins at a "
-                f"residual (rel) of at most {self.early.residual:g}"
-            )
+            depth = f"up to {self.stop.max_nfe} evaluations, the last {self.early.describe()}"
         elif self.stop.fixed_depth:
             depth = f"{self.stop.max_nfe} evaluations"
         else:

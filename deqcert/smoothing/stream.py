@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deqcert.smoothing.early import EarlyFlight
+from deqcert.smoothing.early import DecidedFlight, DecidedStop, ResidualFlight
 from deqcert.smoothing.predictor import Predictor
 from deqcert.smoothing.shaped import ShapedModel
 from deqcert.solvers import SolveResult, bind
@@ -25,11 +25,13 @@ class Solved:
         samples: Index of each row's sample, shape (b,).
         injection: What entered the cell, shape (b, ...).
         result: How the rows ended.
+        logits: What they read out, shape (b, K), where that is known already.
     """
 
     samples: NDArray[np.int64]
     injection: Tensor
     result: SolveResult
+    logits: Tensor | None
 
 
 @dataclass(slots=True)
@@ -39,12 +41,21 @@ class _Rows:
     samples: NDArray[np.int64]
     injection: Tensor
     start: Tensor
+    logits: Tensor
 
     def split(self, count: int) -> tuple[_Rows, _Rows]:
-        return (
-            _Rows(self.samples[:count], self.injection[:count], self.start[:count]),
-            _Rows(self.samples[count:], self.injection[count:], self.start[count:]),
+        return self._part(slice(count)), self._part(slice(count, None))
+
+    def join(self, back: _Rows) -> _Rows:
+        return _Rows(
+            np.concatenate([self.samples, back.samples]),
+            torch.cat([self.injection, back.injection]),
+            torch.cat([self.start, back.start]),
+            torch.cat([self.logits, back.logits]),
         )
+
+    def _part(self, part: slice) -> _Rows:
+        return _Rows(self.samples[part], self.injection[part], self.start[part], self.logits[part])
 
 
 def solve_stream(
@@ -68,6 +79,7 @@ def solve_stream(
         ``slots`` solved rows at a time, at the end fewer.
     """
     waiting: _Rows | None = None
+    decided = isinstance(predictor.early, DecidedStop)
 
     def more(count: int) -> _Rows | None:
         nonlocal waiting
@@ -77,7 +89,10 @@ def solve_stream(
                 break
             samples, injection = block
             start = predictor.start.initial(model, injection)
-            waiting = _join(waiting, _Rows(samples, injection, start))
+            # Only a decided stop looks at what a start reads out.
+            logits = model.readout(start) if decided else start[:, :0]
+            rows = _Rows(samples, injection, start, logits)
+            waiting = rows if waiting is None else waiting.join(rows)
         if waiting is None or not len(waiting.samples):
             return None
         new, waiting = waiting.split(count)
@@ -87,20 +102,23 @@ def solve_stream(
     if rows is None:
         return
     samples, injection = rows.samples.copy(), rows.injection.clone()
-    flight = _flight(predictor, rows.start.clone())
+    flight = _flight(model, predictor, rows)
     ready: list[Solved] = []
     while len(samples):
         ended, part = flight.advance(bind(model.cell, injection))
         if not len(ended):
             continue
         index = ended.cpu().numpy()
-        ready.append(Solved(samples[index], injection[ended], part))
+        logits = flight.logits[ended] if isinstance(flight, DecidedFlight) else None
+        ready.append(Solved(samples[index], injection[ended], part, logits))
         new = more(len(index))
         filled = 0 if new is None else len(new.samples)
         if new is not None:
             samples[index[:filled]] = new.samples
             injection[ended[:filled]] = new.injection
             flight.restart(ended[:filled], new.start)
+            if isinstance(flight, DecidedFlight):
+                flight.begin(ended[:filled], new.logits)
         if filled < len(index):
             keep = np.setdiff1d(np.arange(len(samples)), index[filled:])
             samples = samples[keep]
@@ -113,20 +131,13 @@ def solve_stream(
         yield _merge(ready)
 
 
-def _flight(predictor: Predictor, z: Tensor) -> Flight:
-    if predictor.early is None:
-        return Flight(predictor.solver, z, predictor.stop)
-    return EarlyFlight(predictor.solver, z, predictor.stop, predictor.early)
-
-
-def _join(front: _Rows | None, back: _Rows) -> _Rows:
-    if front is None or not len(front.samples):
-        return back
-    return _Rows(
-        np.concatenate([front.samples, back.samples]),
-        torch.cat([front.injection, back.injection]),
-        torch.cat([front.start, back.start]),
-    )
+def _flight(model: ShapedModel, predictor: Predictor, rows: _Rows) -> Flight:
+    solver, stop, early, z = predictor.solver, predictor.stop, predictor.early, rows.start.clone()
+    if early is None:
+        return Flight(solver, z, stop)
+    if isinstance(early, DecidedStop):
+        return DecidedFlight(solver, z, stop, early, model.readout, rows.logits.clone())
+    return ResidualFlight(solver, z, stop, early)
 
 
 def _full(ready: list[Solved], slots: int) -> Iterator[Solved]:
@@ -139,6 +150,7 @@ def _full(ready: list[Solved], slots: int) -> Iterator[Solved]:
 
 def _merge(parts: list[Solved]) -> Solved:
     results = [part.result for part in parts]
+    logits = [part.logits for part in parts if part.logits is not None]
     return Solved(
         np.concatenate([part.samples for part in parts]),
         torch.cat([part.injection for part in parts]),
@@ -148,6 +160,7 @@ def _merge(parts: list[Solved]) -> Solved:
             torch.cat([result.status for result in results]),
             torch.cat([result.nfe for result in results]),
         ),
+        torch.cat(logits) if logits else None,
     )
 
 
@@ -157,4 +170,5 @@ def _slice(solved: Solved, first: int, last: int | None) -> Solved:
         solved.samples[part],
         solved.injection[part],
         SolveResult(result.z[part], result.residual[part], result.status[part], result.nfe[part]),
+        None if solved.logits is None else solved.logits[part],
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +21,11 @@ from deqcert.solvers.flight import Flight
 REFERENCE = StopRule(tol=1e-4, max_nfe=100)
 """The converged solve that disagreement is measured against."""
 
-THRESHOLDS = 40
+TRIED = 40
 """Residuals that are tried for an early stop, spread evenly over those that occur."""
+
+MARGINS = np.geomspace(0.05, 200.0, TRIED)
+"""Margins that are tried for a decided stop."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,15 @@ class Depth:
 
     Attributes:
         steps: Most cell evaluations.
-        early: Relative residual at which a row ends before them; None for a fixed depth.
-        nfe: Cell evaluations a row, on average.
+        early: Relative residual of an :class:`EarlyStop` before them, or None.
+        margin: Margin of a :class:`DecidedStop` before them, or None.
+        nfe: Cell evaluations a row, on average, a decided stop's readouts included by their time.
         disagreement: Share of the rows whose class is not that of the converged solve.
     """
 
     steps: int
     early: float | None
+    margin: float | None
     nfe: float
     disagreement: float
 
@@ -117,65 +123,94 @@ def follow(
     return Courses(truths, data.labels()[rows].astype(np.int64), logits_, residuals_)
 
 
-def choose_depth(courses: Courses, disagreement: float) -> Depth:
-    """Choose the rule of least mean depth whose disagreement is at most the one stated.
+def choose_depth(
+    courses: Courses,
+    disagreement: float,
+    *,
+    readout: float,
+    kinds: Sequence[str] = ("fixed", "early", "margin"),
+) -> Depth:
+    """Choose the cheapest rule whose disagreement is at most the one stated.
 
-    Every fixed depth is tried, and with each as the most evaluations an early stop at each of
-    some residuals. Where none is good enough, the deepest fixed depth is taken. Rows whose
-    converged solve did not converge are left out.
+    Every fixed depth is tried, and with each as the most evaluations an early stop at each of some
+    residuals and a decided stop at each of some margins. Where none is good enough, the deepest
+    fixed depth is taken. Rows whose converged solve did not converge are left out.
 
     Args:
         courses: What was followed; use training images.
         disagreement: Largest share of rows that may differ from the converged solve, 0 to 1.
+        readout: Time of a readout in times of a cell evaluation.
+        kinds: Rules that may be chosen.
     """
     known = courses.truth >= 0
     wrong = courses.classes[known] != courses.truth[known, None]
-    residuals = courses.residuals[known]
     n, most = wrong.shape
     if n == 0:
-        return Depth(most, None, float(most), 1.0)
-    fixed = [Depth(k, None, float(k), float(wrong[:, k - 1].mean())) for k in range(1, most + 1)]
-    finite = residuals[np.isfinite(residuals)]
-    thresholds = np.quantile(finite, np.linspace(0, 1, THRESHOLDS)) if finite.size else ()
-    tried = list(fixed)
-    for threshold in (float(f"{value:.3g}") for value in thresholds if value > 0):
-        settled = residuals <= threshold
-        first = np.where(settled.any(axis=1), settled.argmax(axis=1), most)
-        for steps in range(2, most + 1):
-            last = np.minimum(first, steps - 1)
-            missed = float(wrong[np.arange(n), last].mean())
-            tried.append(Depth(steps, threshold, float((last + 1).mean()), missed))
+        return Depth(most, None, None, float(most), 1.0)
+    fixed = [
+        Depth(k, None, None, float(k), float(wrong[:, k - 1].mean())) for k in range(1, most + 1)
+    ]
+    tried = list(fixed) if "fixed" in kinds else []
+    if "early" in kinds:
+        residuals = courses.residuals[known]
+        finite = residuals[np.isfinite(residuals)]
+        values = np.quantile(finite, np.linspace(0, 1, TRIED)) if finite.size else np.zeros(0)
+        for value in (float(f"{value:.3g}") for value in values if value > 0):
+            for steps, cells, missed in _ended(residuals <= value, wrong):
+                tried.append(Depth(steps, value, None, cells, missed))
+    if "margin" in kinds:
+        logits = courses.logits[known]
+        drift = np.abs(np.diff(logits, axis=1)).max(axis=2)
+        leading = np.sort(logits[:, 1:], axis=2)
+        gap = leading[:, :, -1] - leading[:, :, -min(2, leading.shape[2])]
+        for value in (float(f"{value:.3g}") for value in MARGINS):
+            for steps, cells, missed in _ended(gap > value * drift, wrong):
+                tried.append(Depth(steps, None, value, cells * (1.0 + readout), missed))
     good = [depth for depth in tried if depth.disagreement <= disagreement]
     if not good:
         return fixed[-1]
-    # Among equals the simpler rule, then the smaller depth.
-    return min(good, key=lambda depth: (depth.nfe, depth.early is not None, depth.steps))
+    # Among equals the simplest rule: a fixed depth was tried first, then the smallest depth.
+    return min(good, key=lambda depth: (depth.nfe, tried.index(depth), depth.steps))
+
+
+def _ended(
+    settled: NDArray[np.bool_], wrong: NDArray[np.bool_]
+) -> Iterator[tuple[int, float, float]]:
+    """Yield most evaluations, mean evaluations and disagreement of a rule; shapes (n, steps)."""
+    n, most = wrong.shape
+    first = np.where(settled.any(axis=1), settled.argmax(axis=1), most)
+    for steps in range(2, most + 1):
+        last = np.minimum(first, steps - 1)
+        yield steps, float((last + 1).mean()), float(wrong[np.arange(n), last].mean())
 
 
 @torch.no_grad()
-def start_cost(
+def costs(
     model: ImplicitModel, net: Callable[[Tensor], Tensor], injection: Tensor, repeats: int = 9
-) -> float:
-    """Measure the time of a start network in times of one cell evaluation on the same rows.
+) -> tuple[float, float]:
+    """Measure a start and a readout in times of one cell evaluation on the same rows.
 
     Args:
         model: The model, in evaluation mode.
         net: The start network.
-        injection: What enters both, shape (B, ...).
-        repeats: Pairs of measurements, of which the shortest count: other work on the machine only
+        injection: What enters them, shape (B, ...).
+        repeats: Measurements of each, of which the shortest counts: other work on the machine only
             adds.
     """
     z = net(injection)
-
-    def timed(function: Callable[[], Tensor]) -> float:
-        began = time.perf_counter()
-        function()
-        if injection.is_cuda:
-            torch.cuda.synchronize(injection.device)
-        return time.perf_counter() - began
-
-    pairs = [
-        (timed(lambda: net(injection)), timed(lambda: model.cell(z, injection)))
-        for _ in range(repeats + 2)
-    ][2:]
-    return min(start for start, _ in pairs) / min(cell for _, cell in pairs)
+    calls: tuple[Callable[[], Tensor], ...] = (
+        lambda: net(injection),
+        lambda: model.readout(z),
+        lambda: model.cell(z, injection),
+    )
+    shortest = [math.inf] * len(calls)
+    for repeat in range(repeats + 2):
+        for index, call in enumerate(calls):
+            began = time.perf_counter()
+            call()
+            if injection.is_cuda:
+                torch.cuda.synchronize(injection.device)
+            if repeat >= 2:  # the first ones warm up
+                shortest[index] = min(shortest[index], time.perf_counter() - began)
+    start, readout, cell = shortest
+    return start / cell, readout / cell

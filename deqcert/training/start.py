@@ -17,7 +17,7 @@ from deqcert.data import load_dataset
 from deqcert.errors import RunError
 from deqcert.models import file_hash, form_names, in_form, load_model
 from deqcert.models.start_file import StartFile, save_start, start_path
-from deqcert.training.depth import choose_depth, follow, start_cost
+from deqcert.training.depth import choose_depth, costs, follow
 from deqcert.training.fitting import fit_start
 from deqcert.training.start_config import StartConfig
 
@@ -52,7 +52,7 @@ def train_start(config: StartConfig) -> Path:
     quick = in_form(model, "folded" if "folded" in form_names(model) else "eager", rows=ROWS)
     x = torch.from_numpy(data.batch(np.arange(min(ROWS, len(data))))).to(config.device)
     with torch.no_grad():
-        cost = start_cost(quick, net, quick.inject(x))
+        cost, readout = costs(quick, net, quick.inject(x))
     courses = follow(
         quick,
         net,
@@ -64,12 +64,20 @@ def train_start(config: StartConfig) -> Path:
         seed=config.seed,
         device=config.device,
     )
-    depth = choose_depth(courses, config.disagreement)
+    depth = choose_depth(courses, config.disagreement, readout=readout)
     known = courses.truth >= 0
     agreement = (courses.classes[known] == courses.truth[known, None]).mean(axis=0)
     size, whole = (sum(p.numel() for p in module.parameters()) for module in (net, model))
     start = StartFile(
-        net, architecture, sha256, config.sigma, cost, steps=depth.steps, early=depth.early
+        net,
+        architecture,
+        sha256,
+        config.sigma,
+        cost,
+        steps=depth.steps,
+        early=depth.early,
+        margin=depth.margin,
+        readout=readout,
     )
     record = {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -79,6 +87,7 @@ def train_start(config: StartConfig) -> Path:
         },
         "measured": {
             "cost": round(cost, 4),
+            "readout": round(readout, 4),
             "parameters": size,
             "share_of_parameters": round(size / whole, 4),
             "agreement": [round(float(share), 4) for share in agreement],

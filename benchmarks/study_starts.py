@@ -25,12 +25,12 @@ import torch
 
 from deqcert.bench import Bench, Measurement, Setting, bench, draw_bench, grid
 from deqcert.certify import get_certifier
+from deqcert.cli.build import early_stop
 from deqcert.data import load_dataset
 from deqcert.memory import keep_freed_memory
 from deqcert.models import in_form, load_model
 from deqcert.models.start_file import load_start
 from deqcert.smoothing import Predictor, SmoothingEngine, get_start
-from deqcert.smoothing.early import EarlyStop
 from deqcert.smoothing.starts import Learned
 from deqcert.solvers import StopRule, get_solver
 
@@ -103,15 +103,14 @@ class Study:
             get_solver("anderson"),
             stop(file.steps),
             self.learned,
-            early=None if file.early is None else EarlyStop(file.early),
+            early=early_stop(file),
         )
         self.solver = self.tuned.solver
         self.dataset = load_dataset(data, "test")
         self.head = (
             f"sigma {sigma:g}, alpha {ALPHA:g}, form {form}, batch {batch}, {threads} threads, "
-            f"torch {torch.__version__}; the learned start costs {file.cost:.2f} evaluations, its "
-            f"tuned depth is {file.steps}"
-            + ("" if file.early is None else f" or the step from a residual of {file.early:.3f}")
+            f"torch {torch.__version__}; the learned start costs {file.cost:.2f} evaluations; as "
+            f"tuned: {self.tuned.describe()}"
         )
 
     def run(self) -> None:

@@ -279,13 +279,13 @@ def independent(n: int, alpha: float, goal: Goal | None, n0: int = 10):
 
 @pytest.mark.parametrize("p", [0.6, 0.9])
 def test_independent_holds_on_the_engine_when_it_stops_at_the_luckiest_look(p):
-    alpha, trials = 0.2, 120
+    alpha, trials = 0.2, 60
     engine = SmoothingEngine(HalfLine(p), sigma=SIGMA, seed=7, batch=10)
     method = independent(80, alpha, Luckiest(certified_radius(p, SIGMA)))
     certificates = [method.certify(engine, ORIGIN, trial) for trial in range(trials)]
     wrong = sum(c.prediction == 1 or c.p_lower > p for c in certificates)
     assert not too_often(wrong, trials, alpha)
-    assert wrong > 0
+    assert wrong > 0  # it does stop there
 
 
 def test_selecting_and_counting_with_the_same_votes_is_caught():
@@ -320,6 +320,7 @@ def test_a_goal_stops_at_a_look_with_the_votes_of_those_samples(goal, p):
     engine = SmoothingEngine(HalfLine(p), sigma=SIGMA, seed=3, batch=100)
     found = independent(20_000, 0.001, goal).certify(engine, ORIGIN, 4)
     assert found.n in set(looks(20_000, 100))
+    assert goal.describe() in found.assumptions
     votes = engine.votes(reference(), ORIGIN, 4, 1, found.n).counts
     assert found.votes in votes
     most = certified_radius(lower_confidence_bound(20_000, 20_000, 0.0005), SIGMA)

@@ -99,3 +99,10 @@ class Independent(Standard):
             if self.goal.settled(radii(p_lower, engine.sigma), radii(best, engine.sigma)):
                 break
         return self.certificate(engine, guess, p_lower, tuple(parts), votes=votes, n=drawn)
+
+    def assumptions(self) -> str:
+        """Say what the certificate is about, and why it has as many samples as it has."""
+        stated = super().assumptions()
+        if self.goal is None:
+            return stated
+        return f"{stated}; at most {self.n} samples, drawn until settled: {self.goal.describe()}"

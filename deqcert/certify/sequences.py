@@ -7,6 +7,8 @@ draws random numbers of its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
@@ -61,13 +63,15 @@ def lower_sequences(successes: ArrayLike, n: ArrayLike, alpha: float) -> NDArray
     k, total = np.broadcast_arrays(np.asarray(successes), np.asarray(n))
     low = np.zeros(k.shape)
     high = np.maximum((k - 0.5) / total, 0.0)
+    evidence = _evidence(k, total - k)
     needed = np.log(1.0 / alpha) + SLACK
     # The evidence falls between 0 and (k - 1/2) / n; `low` is always a rejected probability.
-    for _ in range(60):
-        middle = (low + high) / 2.0
-        rejected = log_evidence(middle, k, total) >= needed
-        low = np.where(rejected, middle, low)
-        high = np.where(rejected, high, middle)
+    with np.errstate(divide="ignore", invalid="ignore"):  # no success: nothing is rejected
+        for _ in range(50):
+            middle = (low + high) / 2.0
+            rejected = evidence(middle) >= needed
+            low = np.where(rejected, middle, low)
+            high = np.where(rejected, high, middle)
     return low
 
 
@@ -86,14 +90,24 @@ def log_evidence(tested: ArrayLike, successes: ArrayLike, n: ArrayLike) -> NDArr
         np.asarray(tested, dtype=np.float64), np.asarray(successes), np.asarray(n)
     )
     inside = (p > 0.0) & (p < 1.0)
-    p, failures = np.where(inside, p, 0.5), total - k
-    with np.errstate(divide="ignore"):
-        mixture = special.betaln(k + PRIOR, failures + PRIOR) + np.log(
-            special.betaincc(k + PRIOR, failures + PRIOR, p)
-        )
-        prior = special.betaln(PRIOR, PRIOR) + np.log(special.betaincc(PRIOR, PRIOR, p))
-    evidence = mixture - prior - k * np.log(p) - failures * np.log1p(-p)
-    return np.where(inside, evidence, -np.inf)
+    with np.errstate(divide="ignore"):  # far above the frequency nothing is left of the mixture
+        return np.where(inside, _evidence(k, total - k)(np.where(inside, p, 0.5)), -np.inf)
+
+
+def _evidence(
+    k: NDArray[np.int64], failures: NDArray[np.int64]
+) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """Return the evidence as a function of the tested probability alone, in (0, 1)."""
+    first, second = k + PRIOR, failures + PRIOR
+    constant = special.betaln(first, second) - special.betaln(PRIOR, PRIOR)
+
+    def evidence(p: NDArray[np.float64]) -> NDArray[np.float64]:
+        above = special.betaincc(first, second, p) / special.betaincc(PRIOR, PRIOR, p)
+        value: NDArray[np.float64]
+        value = constant + np.log(above) - k * np.log(p) - failures * np.log1p(-p)
+        return value
+
+    return evidence
 
 
 def disagreements_upper_sequence(found: int, audited: int, population: int, alpha: float) -> int:

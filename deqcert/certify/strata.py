@@ -109,3 +109,10 @@ class SerializedStrata(Audited):
             audited=found.audited,
             disagreements=found.disagreements,
         )
+
+    def assumptions(self) -> str:
+        """Say what the certificate is about, and why it has as many audits as it has."""
+        stated = super().assumptions()
+        if self.goal is None:
+            return stated
+        return f"{stated}; at most {self.audit} audited until settled: {self.goal.describe()}"

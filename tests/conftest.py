@@ -6,15 +6,15 @@ import os
 import tempfile
 from pathlib import Path
 
+import hypothesis
+import pytest
+
 # Read by torch when it is imported, and by every subprocess: waiting threads of several small
 # problems beside each other cost more than a second thread brings. Tests of threads set their own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What was measured on a developer's machine must not decide what the tests run.
 _cache = tempfile.TemporaryDirectory(prefix="deqcert-tests-")
 os.environ["DEQCERT_CACHE"] = _cache.name
-
-import hypothesis
-import pytest
 
 hypothesis.settings.register_profile(
     "offline", deadline=None, derandomize=True, max_examples=40, database=None

@@ -28,7 +28,8 @@ ROOMS: dict[str, set[str]] = {
     "zoo": set(),
     "smoothing": ERRORS | {"kernels", "solvers", "models"},
     "certify": ERRORS | {"kernels", "solvers", "models", "smoothing"},
-    "training": ERRORS | {"kernels", "solvers", "models", "smoothing", "data"},
+    "attacks": ERRORS | {"kernels", "solvers", "models", "smoothing"},
+    "training": ERRORS | {"kernels", "solvers", "models", "smoothing", "attacks", "data"},
     "report": ERRORS | {"certify"},
     "runs": ERRORS | {"kernels", "solvers", "models", "smoothing", "certify", "data"},
 }

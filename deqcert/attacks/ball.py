@@ -1,0 +1,103 @@
+"""The set an attack stays in: an l2 ball around each image, cut with the box of valid pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from deqcert.errors import ConfigError, DataError
+
+
+def project(points: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
+    """Return the nearest points of ball and box together.
+
+    ``clip(centre + t (points - centre))`` with the largest t up to 1 that stays in the ball: the
+    exact projection, as its optimality conditions show. Clipping and shrinking in turn is not, and
+    would stop short of the optimum where pixels are at their limits.
+
+    Args:
+        points: What is projected, shape (B, C, H, W).
+        centre: Images in [0, 1], same shape.
+        radius: Of each row's ball, shape (B,), at least 0; may be infinite.
+
+    Returns:
+        Shape (B, C, H, W), in the images' type. Its float64 distance to the centre is at most the
+        radius: room is left for the rounding of the result.
+    """
+    x = centre.double().flatten(1)
+    way = points.double().flatten(1) - x
+    size, room = way.abs(), torch.where(way > 0, 1.0 - x, x)
+    rounding = torch.finfo(centre.dtype).eps / 4 * x.shape[1] ** 0.5
+    limit = ((radius.double() - rounding).clamp(min=0.0) * (1.0 - 1e-12)).square()[:, None]
+    # Pixels reach their limits in this order as t grows; the squared distance at each such t.
+    reached, order = (room / size).nan_to_num(nan=float("inf")).sort(dim=1)
+    still = room.gather(1, order).square().cumsum(dim=1)
+    moving = size.gather(1, order).square().flip(1).cumsum(dim=1).flip(1)
+    moving = torch.cat([moving[:, 1:], torch.zeros_like(moving[:, :1])], dim=1)
+    count = (still + reached.square() * moving <= limit).sum(dim=1, keepdim=True)
+    before = (count - 1).clamp(min=0)
+    spent = torch.where(count > 0, still.gather(1, before), 0.0)
+    left = torch.where(count > 0, moving.gather(1, before), size.square().sum(dim=1, keepdim=True))
+    t = ((limit - spent) / left).sqrt().nan_to_num(nan=1.0).clamp(max=1.0)
+    return (x + t * way).clamp(0.0, 1.0).to(centre.dtype).view_as(centre)
+
+
+def ascent(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return the direction of each row's gradient, of norm 1; zero where there is none to follow.
+
+    Args:
+        loss: Maps images, shape (B, C, H, W), to losses, shape (B,), rows independent.
+        x: Where it is differentiated, shape (B, C, H, W).
+
+    Returns:
+        Shape (B, C, H, W). Rows whose gradient is zero or not finite are zero. No other gradient
+        than that of ``x`` is computed.
+    """
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(leaf).sum(), leaf)
+    return unit(gradient)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Scale rows, shape (B, ...), to l2 norm 1; zero and non-finite ones become zero."""
+    flat = vectors.detach().flatten(1)
+    largest = flat.abs().amax(dim=1, keepdim=True)
+    usable = (largest > 0) & torch.isfinite(largest)
+    # By the largest entry first: the squares of a saturated loss's gradient are all zero.
+    flat = torch.where(usable, flat / largest, 0.0)
+    norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+    return torch.where(usable, flat / norm, 0.0).view_as(vectors)
+
+
+def column(values: Tensor) -> Tensor:
+    """View one value a row, shape (B,), so that it multiplies images: shape (B, 1, 1, 1)."""
+    return values.view(-1, 1, 1, 1)
+
+
+def check_attack(x: Tensor, radius: float | Tensor, steps: int) -> Tensor:
+    """Check what an attack was asked and return the radius of each row, shape (B,), float64.
+
+    Raises:
+        ConfigError: If the radius or the number of steps is out of range.
+        DataError: If the images are not of shape (B, C, H, W) with values in [0, 1].
+    """
+    if x.ndim != 4 or not torch.is_floating_point(x):
+        raise DataError(f"images have shape {tuple(x.shape)}; an attack takes floats (B, C, H, W).")
+    if not ((x >= 0) & (x <= 1)).all():
+        raise DataError("images have values outside [0, 1]; attack them without noise.")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ConfigError(f"steps is {steps}, but it must be a whole number from 1.")
+    radii = torch.as_tensor(radius, dtype=torch.float64, device=x.device)
+    if radii.ndim > 1 or (radii.ndim == 1 and len(radii) != len(x)):
+        raise ConfigError(
+            f"radius has shape {tuple(radii.shape)}, but it must be a number or one for each of "
+            f"the {len(x)} images."
+        )
+    if not (radii >= 0).all():
+        raise ConfigError(
+            "a radius of an attack is below 0 or not a number; it must be at least 0."
+        )
+    return radii.expand(len(x))

@@ -25,6 +25,10 @@ KNOBS: tuple[tuple[str, type, Any, str], ...] = (
     ("weight_decay", float, 0.0, "Decoupled weight decay."),
     ("clip", float, 1.0, "Norm to which gradients are clipped."),
     ("pretrain", float, 0.3, "Share of the training that unrolls the cell instead of solving."),
+    ("unroll_from", int, 0, "If above 0: the depth of that unrolling grows from here."),
+    ("crop_from", int, 0, "If above 0: the side of its images grows from here, in pixels."),
+    ("ema", float, 0.0, "If above 0: save the moving average of the weights with this decay."),
+    ("precision", str, "float32", "Of the passes: float32 or bfloat16."),
     ("gradient", str, "implicit", "Backward through the equilibrium: implicit, phantom or unroll."),
     ("solver", str, "anderson", "Forward and adjoint solver: picard, anderson or broyden."),
     ("tol", float, 1e-3, "Relative residual at which a training solve ends; 0: fixed depth."),
@@ -36,6 +40,7 @@ KNOBS: tuple[tuple[str, type, Any, str], ...] = (
     ("test_draws", int, 10, "Noisy copies of each test image for the measured accuracy."),
     ("seed", int, 0, "Of the initial weights, the order and all noise."),
     ("device", str, "cpu", "Where to train: cpu or cuda."),
+    ("tensorboard", bool, False, "Write the course for TensorBoard, too."),
 )
 
 
@@ -45,8 +50,9 @@ def _knobs(command: Callable[..., Any]) -> Callable[..., Any]:
             f"--{name.replace('_', '-')}",
             name,
             type=click.Path(path_type=Path) if kind is Path else kind,
+            is_flag=kind is bool,
             default=default,
-            show_default=default is not None,
+            show_default=default is not None and kind is not bool,
             metavar="FILE" if kind is Path else None,
             help=text,
         )(command)
@@ -62,7 +68,7 @@ def command(out: str, threads: int | None, quiet: bool, **given: Any) -> None:
     """Train a multiscale DEQ with Gaussian noise and save it in the public format.
 
     The folder gets the weights, the YAML configuration and a record of the training with the
-    measured accuracy.
+    measured accuracy. The same command goes on with a training that was interrupted.
     """
     from deqcert.cli.build import prepare_process
     from deqcert.training import TrainConfig, train

@@ -109,8 +109,12 @@ class MDEQ(nn.Module):
             blocks * c
             for blocks, c in zip(self.config.num_blocks, self.config.channels, strict=True)
         )
-        keep = torch.full((rows, width), 1.0 - rate, device=self.classifier.weight.device)
-        return torch.bernoulli(keep, generator=generator) / (1.0 - rate)
+        device = self.classifier.weight.device
+        # Drawn where the generator is, so that every device sees the same numbers.
+        keep = torch.full(
+            (rows, width), 1.0 - rate, device=generator.device if generator else device
+        )
+        return (torch.bernoulli(keep, generator=generator) / (1.0 - rate)).to(device)
 
     def cell(self, z: Tensor, injection: Tensor, masks: Tensor | None = None) -> Tensor:
         """Evaluate the cell once.

@@ -47,10 +47,17 @@ def get_augmentation(name: str, channels: int) -> Augmentation:
     return _AUGMENTATIONS[name]
 
 
-def _crop(x: Tensor, margin: int, generator: torch.Generator) -> Tensor:
-    rows, _, height, width = x.shape
-    padded = F.pad(x, (margin,) * 4)
-    offsets = torch.randint(0, 2 * margin + 1, (2, rows, 1), generator=generator)
-    down, right = (offsets + torch.arange(size) for size in (height, width))
+def crop(x: Tensor, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Cut a window out of each image, shape (B, C, H, W), at a random place."""
+    rows = len(x)
+    down, right = (
+        torch.randint(0, x.shape[2] - height + 1, (rows, 1), generator=generator),
+        torch.randint(0, x.shape[3] - width + 1, (rows, 1), generator=generator),
+    )
+    down, right = down + torch.arange(height), right + torch.arange(width)
     row = torch.arange(rows)[:, None, None]
-    return padded[row, :, down[0][:, :, None], right[1][:, None, :]].permute(0, 3, 1, 2)
+    return x[row, :, down[:, :, None], right[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _crop(x: Tensor, margin: int, generator: torch.Generator) -> Tensor:
+    return crop(F.pad(x, (margin,) * 4), x.shape[2], x.shape[3], generator)

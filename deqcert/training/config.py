@@ -11,6 +11,9 @@ from deqcert.solvers import solver_names
 from deqcert.training.augment import augmentation_names
 from deqcert.training.objectives import objective_names
 
+PRECISIONS = ("float32", "bfloat16")
+"""Types that the passes can compute in."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -36,6 +39,14 @@ class TrainConfig:
         clip: Norm to which gradients are clipped, above 0.
         pretrain: Share of the training that unrolls the cell a few times from zero instead of
             solving, 0 to 1. The depth is the configuration's ``num_layers``.
+        unroll_from: If above 0, the depth of that unrolling grows from here to ``num_layers``.
+        crop_from: If above 0, that unrolling sees random crops whose side grows from here, in
+            pixels, to the images' own; smaller images are quicker. MDEQ on square images only.
+        ema: If above 0, what is saved is an exponential moving average of the weights and of the
+            statistics of batch normalisation, which keeps this share of itself at each step; below
+            1. 0.999 is common.
+        precision: Of the passes, float32 or bfloat16; states of the solvers, weights and the
+            optimiser stay float32. bfloat16 is slower on processors without units for it.
         gradient: Backward through the equilibrium, one of
             :func:`deqcert.models.implicit_grad.gradient_names`; ``unroll`` never solves.
         solver: Forward and adjoint solver.
@@ -50,6 +61,7 @@ class TrainConfig:
         test_draws: Noisy copies of each test image for the measured accuracy, from 1.
         seed: Of the initial weights, the order and all noise.
         device: Where to train, as torch names it.
+        tensorboard: Whether to write the course for TensorBoard as well, which must be installed.
         progress: Whether to report progress on standard error.
 
     Raises:
@@ -71,6 +83,10 @@ class TrainConfig:
     weight_decay: float = 0.0
     clip: float = 1.0
     pretrain: float = 0.3
+    unroll_from: int = 0
+    crop_from: int = 0
+    ema: float = 0.0
+    precision: str = "float32"
     gradient: str = "implicit"
     solver: str = "anderson"
     tol: float = 1e-3
@@ -82,6 +98,7 @@ class TrainConfig:
     test_draws: int = 10
     seed: int = 0
     device: str = "cpu"
+    tensorboard: bool = False
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -102,6 +119,11 @@ class TrainConfig:
         for field in ("epochs", "batch", "max_nfe", "backward_nfe", "test_draws"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"{field} is {getattr(self, field)}, but it must be at least 1.")
+        for field in ("unroll_from", "crop_from"):
+            if getattr(self, field) < 0:
+                raise ConfigError(f"{field} is {getattr(self, field)}, but it must be at least 0.")
+        if not 0.0 <= self.ema < 1.0:
+            raise ConfigError(f"ema is {self.ema}, but it must be from 0 to below 1.")
         if self.batch < 2:
             raise ConfigError("batch is 1, but batch normalisation needs at least 2 images a step.")
         if not 0 <= self.seed < 2**63:
@@ -111,6 +133,7 @@ class TrainConfig:
             ("gradient", gradient_names()),
             ("solver", solver_names()),
             ("augment", augmentation_names()),
+            ("precision", PRECISIONS),
         ):
             if getattr(self, field) not in names:
                 raise ConfigError(

@@ -3,45 +3,57 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from deqcert.data import Dataset, load_dataset
 from deqcert.errors import ConfigError
-from deqcert.models import Config, Model, build_model, preset, read_config
-from deqcert.training.augment import get_augmentation
+from deqcert.models import Model, build_model
+from deqcert.training.architecture import architecture
+from deqcert.training.augment import crop, get_augmentation
+from deqcert.training.average import Average
 from deqcert.training.config import TrainConfig
+from deqcert.training.course import Course
+from deqcert.training.curve import Row, draw
 from deqcert.training.measure import measure
 from deqcert.training.objectives import get_objective
 from deqcert.training.passes import Passes
 from deqcert.training.progress import Progress
 from deqcert.training.record import check_out, save
-
-STATISTICS_FROM = 10_000
-"""Images that the normalisation of a new data set is computed from."""
+from deqcert.training.schedule import Schedule
+from deqcert.training.unfinished import Unfinished
 
 RESTARTS = 5
 """How often a training that diverged goes back to its last good epoch before it gives up."""
 
+SAVE_EVERY = 120.0
+"""Seconds after which a training saves where it is; an epoch's end is saved, too."""
+
+POSITION = ("epoch", "step", "order", "good", "caution", "restarts", "resumed")
+"""What says where a training is, besides what is saved by parts."""
+
 
 def train(config: TrainConfig) -> Path:
-    """Train a model and save it.
+    """Train a model and save it, or go on with a training of that name that was interrupted.
+
+    With ``epochs`` an interrupted training gives, bit for bit, what an uninterrupted one gives on
+    the same machine; with ``minutes`` the time before counts.
 
     Returns:
-        The checkpoint: a state_dict in the public format. Beside it are its YAML configuration and
-        a JSON record with the parameters, the versions, the course and the measured accuracy.
+        The checkpoint: a state_dict in the public format. Beside it are its YAML configuration, a
+        JSON record with the parameters, the versions, the course and the measured accuracy, and the
+        whole course as a table and a picture.
 
     Raises:
         ConfigError: If parameters do not fit, or the training diverges again and again.
         DataError: If the images cannot be used.
-        RunError: If the folder cannot be written or already holds a model of that name.
+        RunError: If the folder cannot be written, already holds a model of that name, or holds an
+            unfinished training with other parameters.
     """
     check_out(config.out, config.name)
     data = load_dataset(config.data, "train")
@@ -54,82 +66,134 @@ def train(config: TrainConfig) -> Path:
         raise ConfigError(
             f"batch is {config.batch}, but there are {len(data)} training images; lower it."
         )
-    began = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = build_model(_architecture(config, data)).to(config.device)
-    history = _Training(model, config, data, began).run()
-    model.eval()
+        model = build_model(architecture(config, data)).to(config.device)
+    hashes = {"train": data.hash(), "test": test.hash()}
+    unfinished = Unfinished(config, {"images": str(hashes), "model": model.config.to_yaml()})
+    training = _Training(model, config, data, test, unfinished)
+    history = training.run()
+    draw(Path(config.out) / f"{config.name}.curve.png", history)
+    best = training.best.eval()
     measured = measure(
-        model,
+        best,
         test,
         sigma=config.sigma,
         draws=config.test_draws,
         seed=config.seed,
         device=config.device,
     )
-    seconds = time.perf_counter() - began
-    hashes = {"train": data.hash(), "test": test.hash()}
-    return save(config, model, history=history, measured=measured, seconds=seconds, hashes=hashes)
+    path = save(
+        config,
+        best,
+        history=history,
+        measured=measured,
+        seconds=training.seconds,
+        hashes=hashes,
+        resumed=training.resumed,
+    )
+    unfinished.remove()
+    return path
 
 
 class _Training:
-    """The state of one training: model, optimiser, and where it stands."""
+    """The state of one training: model, optimiser, and where it stands.
 
-    def __init__(self, model: Model, config: TrainConfig, data: Dataset, began: float) -> None:
-        self.model, self.config, self.data, self.began = model, config, data, began
+    It goes on where an unfinished training of that name was.
+
+    Attributes:
+        best: The model to be saved.
+        resumed: Steps that were done when it went on, and in what surroundings.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        config: TrainConfig,
+        data: Dataset,
+        test: Dataset,
+        unfinished: Unfinished,
+    ) -> None:
+        self.model, self.config, self.data = model, config, data
+        self.unfinished = unfinished
         self.generator = torch.Generator().manual_seed(config.seed)
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
+        self.average = Average(model, config.ema) if config.ema > 0.0 else None
+        self.best = model if self.average is None else self.average.model
         self.objective = get_objective(config.objective, config.sigma)
         self.augment = get_augmentation(config.augment, data.shape[0])
+        self.schedule = Schedule(config, model.config)
         self.passes = Passes(model, config, self.generator)
         self.labels = torch.from_numpy(data.labels())
-        self.caution = 1.0
-        self.restarts = 0
+        self.steps = len(data) // config.batch
+        self.caution, self.restarts = 1.0, 0
+        self.epoch, self.step = 0, 0
+        self.order = self._shuffle()
+        self.course = Course(config, test)
+        self.good = self._snapshot()
+        self.resumed: list[dict[str, Any]] = []
+        self.began = self.saved = time.perf_counter()
+        found = unfinished.load()
+        if found is not None:
+            self._restore(found)
+        self.course.begin()
 
-    def run(self) -> list[dict[str, float]]:
-        """Train to the end; return one entry an epoch."""
-        history: list[dict[str, float]] = []
+    @property
+    def seconds(self) -> float:
+        """Time spent so far, that before an interruption included."""
+        return time.perf_counter() - self.began
+
+    def run(self) -> list[Row]:
+        """Train to the end; return the course."""
         with Progress(self.config.progress) as progress:
-            good = self._snapshot()
-            while (done := self._share(len(history))) < 1.0:
+            if self.resumed:
+                progress.say(f"going on after {self._total()} steps")
+            while self._share() < 1.0:
                 self.model.train()
-                entry = self._epoch(len(history))
-                if entry is None:
-                    self._go_back(good, progress)
-                    continue
-                good = self._snapshot()
-                history.append(entry)
-                progress.update(max(done, self._share(len(history))), entry)
-        return history
+                if self._epoch(progress):
+                    self.epoch, self.step = self.epoch + 1, 0
+                    self.order, self.good = self._shuffle(), self._snapshot()
+                else:
+                    self._go_back(progress)
+                self._save()
+        return self.course.rows
 
-    def _epoch(self, epoch: int) -> dict[str, float] | None:
-        """Train for one epoch; None if a loss or a gradient was not finite."""
-        losses, nfe = [], []
-        for step, (x, y) in enumerate(self._batches()):
-            share = self._share(epoch + step * self.config.batch / len(self.data))
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._rate(share)
-            self.passes.unrolled = share < self.config.pretrain
-            loss = self._step(x, y)
+    def _epoch(self, progress: Progress) -> bool:
+        """Train to the end of the epoch; False if a loss or a gradient was not finite."""
+        while self.step < self.steps and (share := self._share()) < 1.0:
+            loss = self._step(*self._batch(share), share)
             if loss is None:
-                return None
-            losses.append(loss)
-            nfe.append(self.passes.nfe)
-            if share >= 1.0:
-                break
-        return {
-            "epoch": epoch + 1,
-            "loss": float(np.mean(losses)),
-            "nfe": float(np.mean(nfe)),
-            "unrolled": float(self.passes.unrolled),
-            "seconds": time.perf_counter() - self.began,
-        }
+                return False
+            self.step += 1
+            self.course.add(loss, self.passes.nfe)
+            if self.step == self.steps or self.course.due:
+                self._row(share, progress)
+            if time.perf_counter() - self.saved >= SAVE_EVERY:
+                self._save()
+        if self.course.waiting:  # the time was up
+            self._row(1.0, progress)
+        return True
 
-    def _step(self, x: Tensor, y: Tensor) -> float | None:
+    def _row(self, share: float, progress: Progress) -> None:
+        """Enter a row into the course."""
+        row: Row = {
+            "epoch": self.epoch + self.step / self.steps,
+            "step": self._total(),
+            "seconds": self.seconds,
+            "rate": self.caution * self.schedule.rate(share),
+            "unrolled": float(self.passes.unrolled > 0),
+        }
+        done = self._share()
+        progress.update(done, self.course.enter(row, self.best, last=done >= 1.0))
+
+    def _step(self, x: Tensor, y: Tensor, share: float) -> float | None:
         config = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.caution * self.schedule.rate(share)
+        unrolled = self.schedule.unrolled(share)
+        self.passes.unrolled = self.schedule.depth(share) if unrolled else 0
         loss = self.objective.loss(self.passes, x, y, self.generator)
         total = loss
         penalised = torch.rand((), generator=self.generator).item() < config.jacobian_share
@@ -141,71 +205,75 @@ class _Training:
         if not (math.isfinite(total.item()) and math.isfinite(size.item())):
             return None
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model)
         return loss.item()
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self.data), generator=self.generator)
-        size, device = self.config.batch, self.config.device
-        for first in range(0, len(order) - size + 1, size):
-            rows = order[first : first + size]
-            x = torch.from_numpy(self.data.batch(rows.numpy()))
-            yield self.augment(x, self.generator).to(device), self.labels[rows].to(device)
+    def _batch(self, share: float) -> tuple[Tensor, Tensor]:
+        """Return the next images and labels of the epoch."""
+        first = self.step * self.config.batch
+        rows = self.order[first : first + self.config.batch]
+        x = self.augment(torch.from_numpy(self.data.batch(rows.numpy())), self.generator)
+        side = self.schedule.side(share)
+        if side:
+            x = crop(x, side, side, self.generator)
+        return x.to(self.config.device), self.labels[rows].to(self.config.device)
 
-    def _share(self, epochs: float) -> float:
+    def _shuffle(self) -> Tensor:
+        return torch.randperm(len(self.data), generator=self.generator)
+
+    def _total(self) -> int:
+        return self.epoch * self.steps + self.step
+
+    def _share(self) -> float:
         """Return how much of the training is done, from 0 to 1."""
         if self.config.minutes > 0.0:
-            return min(1.0, (time.perf_counter() - self.began) / (60.0 * self.config.minutes))
-        return min(1.0, epochs / self.config.epochs)
+            return min(1.0, self.seconds / (60.0 * self.config.minutes))
+        return min(1.0, (self.epoch + self.step / self.steps) / self.config.epochs)
 
-    def _rate(self, share: float) -> float:
-        return self.caution * self.config.lr * 0.5 * (1.0 + math.cos(math.pi * share))
+    def _snapshot(self) -> dict[str, Any]:
+        """Copy what a step changes in place."""
+        parts = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state() if self.average is not None else None,
+            "course": self.course.state(),
+        }
+        return copy.deepcopy(parts)
 
-    def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, object]]:
-        return copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()))
+    def _revert(self, snapshot: dict[str, Any]) -> None:
+        self.model.load_state_dict(snapshot["model"])
+        self.optimizer.load_state_dict(copy.deepcopy(snapshot["optimizer"]))
+        if self.average is not None:
+            self.average.restore(snapshot["average"])
+        self.course.restore(snapshot["course"])
 
-    def _go_back(
-        self, good: tuple[dict[str, Tensor], dict[str, object]], progress: Progress
-    ) -> None:
+    def _go_back(self, progress: Progress) -> None:
         self.restarts += 1
         if self.restarts > RESTARTS:
             raise ConfigError(
                 f"the training diverged {self.restarts} times; lower lr below {self.config.lr:g} "
                 "or raise jacobian_weight."
             )
-        weights, optimizer = copy.deepcopy(good)
-        self.model.load_state_dict(weights)
-        self.optimizer.load_state_dict(optimizer)
+        self._revert(self.good)
+        self.step, self.order = 0, self._shuffle()
         self.caution *= 0.5
         progress.say("a loss was not finite: back to the last good epoch, at half the rate")
 
+    def _save(self) -> None:
+        """Save everything that a step depends on."""
+        state = {name: getattr(self, name) for name in POSITION}
+        now = self.good if self.step == 0 else self._snapshot()
+        generator = self.generator.get_state()
+        seconds = self.seconds
+        self.unfinished.save(state | {"now": now, "generator": generator, "seconds": seconds})
+        self.saved = time.perf_counter()
 
-def _architecture(config: TrainConfig, data: Dataset) -> Config:
-    """Fit the preset to the data, or check that the given configuration fits."""
-    channels, height, width = data.shape
-    if config.model is not None:
-        fixed = read_config(config.model)
-        if (fixed.input_channels, *fixed.image_size) != data.shape:
-            raise ConfigError(
-                f"configuration {config.model} takes images of "
-                f"{(fixed.input_channels, *fixed.image_size)}, but those of {data.name} have "
-                f"{data.shape} (channels, height, width); correct IMAGE_SIZE and INPUT."
-            )
-        if fixed.num_classes != len(data.classes):
-            raise ConfigError(
-                f"configuration {config.model} has {fixed.num_classes} classes, but {data.name} "
-                f"has {len(data.classes)}; correct NUM_CLASSES."
-            )
-        return fixed
-    start = preset(config.preset)
-    if (start.input_channels, *start.image_size) == data.shape:
-        return dataclasses.replace(start, num_classes=len(data.classes))
-    x = data.batch(np.arange(0, len(data), max(1, len(data) // STATISTICS_FROM)))
-    mean, std = (tuple(float(round(v, 4)) for v in f(x, axis=(0, 2, 3))) for f in (np.mean, np.std))
-    return dataclasses.replace(
-        start,
-        num_classes=len(data.classes),
-        image_size=(height, width),
-        input_channels=channels,
-        mean=mean,
-        std=std,
-    )
+    def _restore(self, state: dict[str, Any]) -> None:
+        for name in POSITION:
+            setattr(self, name, state[name])
+        self._revert(state["now"])
+        self.generator.set_state(state["generator"])
+        self.began = time.perf_counter() - state["seconds"]
+        surroundings = {"threads": torch.get_num_threads(), "torch": str(torch.__version__)}
+        self.resumed.append({"step": self._total(), **surroundings})

@@ -23,7 +23,7 @@ class Passes:
     """The model as a function from images to logits, in its two phases.
 
     Attributes:
-        unrolled: Whether the passes unroll from zero (pre-training) or solve.
+        unrolled: Cell evaluations from zero that a pass unrolls (pre-training); 0: it solves.
         nfe: Mean evaluations a row of the last pass.
     """
 
@@ -31,35 +31,49 @@ class Passes:
         self.model, self._generator = model, generator
         self._solver = get_solver(config.solver)
         self._stop = StopRule(tol=config.tol, max_nfe=config.max_nfe)
-        self._pretraining = Unroll(steps=model.config.num_layers)
         self._gradient: Gradient = get_gradient(config.gradient, **self._options(config))
-        self.unrolled, self.nfe = True, 0.0
+        self._device = torch.device(config.device).type
+        self._mixed = config.precision == "bfloat16"
+        self.unrolled, self.nfe = 0, 0.0
         self._last: tuple[Tensor, tuple[Tensor, ...]] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map images, shape (B, C, H, W), to logits, shape (B, K)."""
-        injection = self.model.inject(x)
-        masks = self.model.draw_masks(len(x), self._generator)
-        context = (injection,) if masks is None else (injection, masks)
-        z, result = equilibrium(
-            self.model.cell,
-            self.model.initial_state(injection),
-            *context,
-            solver=self._solver,
-            stop=self._stop,
-            gradient=self._pretraining if self.unrolled else self._gradient,
-        )
-        self.nfe = float(self._pretraining.steps)
-        if result is not None:
-            self.nfe = result.nfe.double().mean().item()
-        self._last = (z, context)
-        return self.model.readout(z)
+        gradient = Unroll(steps=self.unrolled) if self.unrolled else self._gradient
+        with self._precision():
+            injection = self.model.inject(x).to(x.dtype)
+            masks = self.model.draw_masks(len(x), self._generator)
+            context = (injection,) if masks is None else (injection, masks)
+            z, result = equilibrium(
+                self._cell,
+                self.model.initial_state(injection),
+                *context,
+                solver=self._solver,
+                stop=self._stop,
+                gradient=gradient,
+            )
+            self._last = (z, context)
+            if isinstance(gradient, Unroll):
+                self.nfe = float(gradient.steps)
+            elif result is not None:
+                self.nfe = result.nfe.double().mean().item()
+            return self.model.readout(z).to(x.dtype)
 
     def jacobian_penalty(self) -> Tensor:
         """Return the Jacobian penalty at the states of the last pass."""
         assert self._last is not None
         z, context = self._last
-        return jacobian_penalty(self.model.cell, z, *context, generator=self._generator)
+        with self._precision():
+            return jacobian_penalty(self._cell, z, *context, generator=self._generator)
+
+    def _cell(self, z: Tensor, *context: Tensor) -> Tensor:
+        return self.model.cell(z, *context).to(z.dtype)
+
+    def _precision(self) -> torch.autocast:
+        # No cache: weights that a solve has cast without a graph would have no gradient.
+        return torch.autocast(
+            self._device, torch.bfloat16, enabled=self._mixed, cache_enabled=False
+        )
 
     @staticmethod
     def _options(config: TrainConfig) -> dict[str, Any]:

@@ -53,15 +53,16 @@ class Progress:
             self._bar.stop()
 
     def update(self, share: float, entry: dict[str, float]) -> None:
-        """Report an epoch.
+        """Report how a training goes.
 
         Args:
-            share: How much of the training is done, from 0 to 1.
-            entry: What the epoch gave.
+            share: How much of it is done, from 0 to 1.
+            entry: A row of its course.
         """
-        self.tell(
-            share, f"epoch {entry['epoch']:.0f}  loss {entry['loss']:.4f}  nfe {entry['nfe']:.1f}"
-        )
+        text = f"epoch {entry['epoch']:.3g}  loss {entry['loss']:.4f}  nfe {entry['nfe']:.1f}"
+        if "noisy_accuracy" in entry:
+            text += f"  noisy accuracy {100.0 * entry['noisy_accuracy']:.1f}%"
+        self.tell(share, text)
 
     def tell(self, share: float, text: str) -> None:
         """Report how far it is, from 0 to 1, and one line about it."""

@@ -9,6 +9,7 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,8 +49,9 @@ def save(
     measured: Mapping[str, float],
     seconds: float,
     hashes: Mapping[str, str],
+    resumed: Sequence[Mapping[str, Any]],
 ) -> Path:
-    """Write the three files and return the checkpoint's path.
+    """Write checkpoint, configuration and record, and return the checkpoint's path.
 
     Raises:
         RunError: If the disk does not take them.
@@ -68,6 +70,7 @@ def save(
             },
             "measured": {key: round(value, 5) for key, value in measured.items()},
             "seconds": round(seconds, 1),
+            "resumed": list(resumed),
             "threads": torch.get_num_threads(),
             "checkpoint_sha256": file_hash(partial),
             "data_sha256": dict(hashes),

@@ -326,14 +326,7 @@ def parse_knobs(solving: Solving, known: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: one has no value, a value of another type, or is given twice.
     """
-    knobs: dict[str, Any] = {}
-    for text in solving.options:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"solver option {text!r} must read KEY=VALUE, as in damping=0.8")
-        if key in knobs:
-            raise ConfigError(f"solver option {key} is given twice; give it once")
-        knobs[key] = _typed(key, value, known.get(key))
+    knobs = parse_pairs("solver option", solving.options, known)
     if solving.window is not None:
         if "window" in knobs:
             raise ConfigError("the window is given twice; give --window or --solver-option window=")
@@ -341,20 +334,44 @@ def parse_knobs(solving: Solving, known: dict[str, Any]) -> dict[str, Any]:
     return knobs
 
 
-def _typed(key: str, value: str, default: Any) -> Any:
+def parse_pairs(what: str, given: Sequence[str], known: dict[str, Any]) -> dict[str, Any]:
+    """Read KEY=VALUE pairs, each value as the type of that key's default.
+
+    Args:
+        what: what a pair is called, as in "solver option".
+        given: the pairs.
+        known: the defaults.
+
+    Returns:
+        dict: every value that was given; unknown keys are left for others to refuse.
+
+    Raises:
+        ConfigError: a key has no value, a value of another type, or is given twice.
+    """
+    values: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            example = "=".join(map(str, next(iter(known.items()), ("KEY", "VALUE"))))
+            raise ConfigError(f"{what} {text!r} must read KEY=VALUE, as in {example}")
+        if key in values:
+            raise ConfigError(f"{what} {key} is given twice; give it once")
+        values[key] = _typed(f"{what} {key}", value, known.get(key))
+    return values
+
+
+def _typed(name: str, value: str, default: Any) -> Any:
     if isinstance(default, bool):
         words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
         if value.lower() not in words:
-            raise ConfigError(f"solver option {key} is {value!r}, but it must be true or false")
+            raise ConfigError(f"{name} is {value!r}, but it must be true or false")
         return words[value.lower()]
     for kind, wanted in ((int, "a whole number"), (float, "a number")):
         if isinstance(default, kind):
             try:
                 return kind(value)
             except ValueError:
-                raise ConfigError(
-                    f"solver option {key} is {value!r}, but it must be {wanted}"
-                ) from None
+                raise ConfigError(f"{name} is {value!r}, but it must be {wanted}") from None
     return value
 
 

@@ -16,7 +16,10 @@ KNOBS: tuple[tuple[str, type, Any, str], ...] = (
     ("name", str, "model", "The files are called NAME.pth, NAME.yaml and NAME.json."),
     ("preset", str, "tiny", "What is trained: tiny, small, large, imagenet-small or contractive."),
     ("model", Path, None, "YAML configuration in the public layout, instead of a preset."),
-    ("objective", str, "gaussian", "What is minimised: gaussian."),
+    (
+        *("objective", str, "gaussian"),
+        "What is minimised: gaussian, smoothadv, consistency or macer; docs/training.md compares.",
+    ),
     ("sigma", float, 0.25, "Noise, in pixel units of [0,1]; what you will certify with."),
     ("epochs", int, 100, "Passes over the training images."),
     ("minutes", float, 0.0, "If above 0: train for this long instead."),
@@ -62,17 +65,29 @@ def _knobs(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(short_help="Train a model with noise, ready to be certified.")
 @click.option("--out", required=True, metavar="DIR", help="Folder for the checkpoint.")
 @_knobs
+@click.option(
+    "--objective-option",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of the objective, for instance draws=4; may be repeated.",
+)
 @click.option("--threads", type=int, metavar="T", help="CPU threads; default: torch's own.")
 @click.option("--quiet", is_flag=True, help="Print the checkpoint's path only.")
-def command(out: str, threads: int | None, quiet: bool, **given: Any) -> None:
+def command(
+    out: str, pairs: tuple[str, ...], threads: int | None, quiet: bool, **given: Any
+) -> None:
     """Train a multiscale DEQ with Gaussian noise and save it in the public format.
 
     The folder gets the weights, the YAML configuration and a record of the training with the
     measured accuracy. The same command goes on with a training that was interrupted.
     """
     from deqcert.cli.build import prepare_process
-    from deqcert.training import TrainConfig, train
+    from deqcert.cli.options import parse_pairs
+    from deqcert.training import TrainConfig, objective_options, train
 
     prepare_process(threads)
-    path = train(TrainConfig(out=Path(out), progress=not quiet, **given))
+    options = parse_pairs("objective option", pairs, objective_options(given["objective"]))
+    config = TrainConfig(out=Path(out), progress=not quiet, objective_options=options, **given)
+    path = train(config)
     print(f"checkpoint: {path}")

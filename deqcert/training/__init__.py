@@ -5,7 +5,7 @@ from __future__ import annotations
 from deqcert.training.augment import augmentation_names
 from deqcert.training.config import TrainConfig
 from deqcert.training.loop import train
-from deqcert.training.objectives import objective_names
+from deqcert.training.objectives import objective_names, objective_options
 from deqcert.training.start import train_start
 from deqcert.training.start_config import StartConfig
 
@@ -14,6 +14,7 @@ __all__ = [
     "TrainConfig",
     "augmentation_names",
     "objective_names",
+    "objective_options",
     "train",
     "train_start",
 ]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from deqcert.errors import ConfigError
 from deqcert.models.implicit_grad import gradient_names
 from deqcert.solvers import solver_names
 from deqcert.training.augment import augmentation_names
-from deqcert.training.objectives import objective_names
+from deqcert.training.objectives import get_objective
 
 PRECISIONS = ("float32", "bfloat16")
 """Types that the passes can compute in."""
@@ -28,6 +31,7 @@ class TrainConfig:
             and classes follow the data.
         model: YAML configuration in the public layout, used instead of the preset.
         objective: What is minimised, one of :func:`deqcert.training.objective_names`.
+        objective_options: Its options, those of :func:`deqcert.training.objective_options`.
         sigma: Standard deviation of the noise in [0, 1] pixel units, at least 0; train with the
             value that will be certified with.
         epochs: Passes over the training images.
@@ -75,6 +79,7 @@ class TrainConfig:
     preset: str = "tiny"
     model: Path | None = None
     objective: str = "gaussian"
+    objective_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     sigma: float = 0.25
     epochs: int = 100
     minutes: float = 0.0
@@ -129,7 +134,6 @@ class TrainConfig:
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed is {self.seed}, but it must be from 0 to 2^63 - 1.")
         for field, names in (
-            ("objective", objective_names()),
             ("gradient", gradient_names()),
             ("solver", solver_names()),
             ("augment", augmentation_names()),
@@ -139,5 +143,6 @@ class TrainConfig:
                 raise ConfigError(
                     f"there is no {field} '{getattr(self, field)}'; there are {', '.join(names)}."
                 )
+        get_objective(self.objective, self.sigma, **self.objective_options)
         if not self.name or Path(self.name).name != self.name:
             raise ConfigError(f"name is '{self.name}', but it must be a file name without folder.")

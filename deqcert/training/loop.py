@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ from deqcert.training.config import TrainConfig
 from deqcert.training.course import Course
 from deqcert.training.curve import Row, draw
 from deqcert.training.measure import measure
-from deqcert.training.objectives import get_objective
+from deqcert.training.objectives import Batch, get_objective, objective_options
 from deqcert.training.passes import Passes
 from deqcert.training.progress import Progress
 from deqcert.training.record import check_out, save
@@ -83,8 +84,9 @@ def train(config: TrainConfig) -> Path:
         seed=config.seed,
         device=config.device,
     )
+    every = objective_options(config.objective) | dict(config.objective_options)
     path = save(
-        config,
+        dataclasses.replace(config, objective_options=every),
         best,
         history=history,
         measured=measured,
@@ -122,7 +124,7 @@ class _Training:
         )
         self.average = Average(model, config.ema) if config.ema > 0.0 else None
         self.best = model if self.average is None else self.average.model
-        self.objective = get_objective(config.objective, config.sigma)
+        self.objective = get_objective(config.objective, config.sigma, **config.objective_options)
         self.augment = get_augmentation(config.augment, data.shape[0])
         self.schedule = Schedule(config, model.config)
         self.passes = Passes(model, config, self.generator)
@@ -194,7 +196,9 @@ class _Training:
             group["lr"] = self.caution * self.schedule.rate(share)
         unrolled = self.schedule.unrolled(share)
         self.passes.unrolled = self.schedule.depth(share) if unrolled else 0
-        loss = self.objective.loss(self.passes, x, y, self.generator)
+        loss = self.objective.loss(
+            Batch(x, y, self.passes, self.passes.attacked, self.generator, share)
+        )
         total = loss
         penalised = torch.rand((), generator=self.generator).item() < config.jacobian_share
         if config.jacobian_weight > 0.0 and penalised:

@@ -59,6 +59,33 @@ class Passes:
                 self.nfe = result.nfe.double().mean().item()
             return self.model.readout(z).to(x.dtype)
 
+    def attacked(self, x: Tensor) -> Tensor:
+        """Map images to logits as the model is certified: a target for attacks during training.
+
+        In evaluation mode, so that no row's gradient depends on its batch-mates, the statistics of
+        batch normalisation stay as they are and no mask is drawn; with the parameters held fixed,
+        so that only gradients of the images are computed. Neither :attr:`nfe` nor the states of
+        the Jacobian penalty change.
+
+        Args:
+            x: Images, shape (B, C, H, W).
+
+        Returns:
+            Logits, shape (B, K), differentiable in the images only.
+        """
+        kept, training = (self.nfe, self._last), self.model.training
+        learned = [entry for entry in self.model.parameters() if entry.requires_grad]
+        self.model.eval()
+        for entry in learned:
+            entry.requires_grad_(False)
+        try:
+            return self(x)
+        finally:
+            for entry in learned:
+                entry.requires_grad_(True)
+            self.model.train(training)
+            self.nfe, self._last = kept
+
     def jacobian_penalty(self) -> Tensor:
         """Return the Jacobian penalty at the states of the last pass."""
         assert self._last is not None

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from deqcert.errors import ConfigError
-from deqcert.training.objectives.base import Forward, Objective
-from deqcert.training.objectives.gaussian import Gaussian
+import dataclasses
+from typing import Any
 
-__all__ = ["Forward", "Objective", "get_objective", "objective_names"]
+from deqcert.errors import ConfigError
+from deqcert.training.objectives.base import Batch, Forward, Objective
+from deqcert.training.objectives.consistency import Consistency
+from deqcert.training.objectives.gaussian import Gaussian
+from deqcert.training.objectives.macer import Macer
+from deqcert.training.objectives.smoothadv import SmoothAdv
+
+__all__ = [
+    "Batch",
+    "Forward",
+    "Objective",
+    "get_objective",
+    "objective_names",
+    "objective_options",
+]
 
 _OBJECTIVES: dict[str, type[Objective]] = {
     objective.name: objective
     for objective in (
         Gaussian,
+        SmoothAdv,
+        Consistency,
+        Macer,
     )
-}  # fmt: skip
+}
 
 
 def objective_names() -> tuple[str, ...]:
@@ -21,12 +37,37 @@ def objective_names() -> tuple[str, ...]:
     return tuple(_OBJECTIVES)
 
 
-def get_objective(name: str, sigma: float) -> Objective:
-    """Make the objective of that name.
+def objective_options(name: str) -> dict[str, Any]:
+    """Return the options of an objective with their default values.
 
     Raises:
         ConfigError: If there is no such objective.
     """
+    fields = dataclasses.fields(_find(name))
+    return {field.name: field.default for field in fields if field.name != "sigma"}
+
+
+def get_objective(name: str, sigma: float, **options: Any) -> Objective:
+    """Make the objective of that name.
+
+    Args:
+        name: One of :func:`objective_names`.
+        sigma: Standard deviation of the noise, in [0, 1] pixel units.
+        **options: Its options; see the class for ranges.
+
+    Raises:
+        ConfigError: If there is no such objective, it has no such option, or a value is out of
+            range.
+    """
+    objective, known = _find(name), objective_options(name)
+    for option in options:
+        if option not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise ConfigError(f"objective '{name}' has no option '{option}'; {has}.")
+    return objective(sigma, **options)
+
+
+def _find(name: str) -> type[Objective]:
     if name not in _OBJECTIVES:
         raise ConfigError(f"there is no objective '{name}'; there are {', '.join(_OBJECTIVES)}.")
-    return _OBJECTIVES[name](sigma)
+    return _OBJECTIVES[name]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deqcert.training.objectives.base import Forward, Objective
+from deqcert.training.objectives.base import Batch, Objective
 
 
+@dataclass(frozen=True)
 class Gaussian(Objective):
     """The cross-entropy of one noisy copy of each image.
 
@@ -22,6 +23,6 @@ class Gaussian(Objective):
 
     name: ClassVar[str] = "gaussian"
 
-    def loss(self, forward: Forward, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Return the loss of a batch, a scalar."""
-        return F.cross_entropy(forward(self.noise(x, generator)), y)
+        return F.cross_entropy(batch.forward(batch.x + self.noise(batch, 1)[0]), batch.y)

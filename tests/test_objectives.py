@@ -1,0 +1,376 @@
+"""Objectives: each is its paper's formula, differentiable, repeatable and safe at the edges."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import special, stats
+from torch import Tensor, nn
+
+from deqcert.attacks.pgd import pgd
+from deqcert.cli import main
+from deqcert.errors import ConfigError
+from deqcert.models import build_model, load_model, preset
+from deqcert.training import TrainConfig, objective_names, objective_options, train
+from deqcert.training.objectives import Batch, get_objective
+from deqcert.training.objectives.base import log_average
+from deqcert.training.passes import Passes
+
+CLASSES = 3
+NOISY = ("smoothadv", "consistency", "macer")
+
+
+class Net(nn.Module):
+    """A small smooth classifier."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.last, self.scale = nn.Linear(16, 8), nn.Linear(8, CLASSES), scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images, shape (B, 1, 4, 4), to logits."""
+        logits: Tensor = self.scale * self.last(torch.tanh(self.first(x.flatten(1))))
+        return logits
+
+
+def batch(net: Callable[[Tensor], Tensor], *, seed: int = 0, share: float = 1.0) -> Batch:
+    images = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(9))
+    return Batch(
+        x=images,
+        y=torch.arange(5) % CLASSES,
+        forward=net,
+        attacked=net,
+        generator=torch.Generator().manual_seed(seed),
+        share=share,
+    )
+
+
+def probabilities(net: Net, images: Tensor, sigma: float, draws: int, seed: int = 0) -> np.ndarray:
+    """Softmax of every noisy copy, shape (m, B, K), by NumPy from the logits on."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = sigma * torch.randn((draws, *images.shape), generator=generator)
+    with torch.no_grad():
+        logits = [net(images + draw).double().numpy() for draw in noise]
+    return special.softmax(np.stack(logits), axis=2)
+
+
+@pytest.mark.parametrize("name", objective_names())
+@pytest.mark.parametrize("share", [0.0, 0.05, 1.0])
+def test_every_objective_is_a_differentiable_scalar(name: str, share: float) -> None:
+    net = Net()
+    loss = get_objective(name, 0.5).loss(batch(net, share=share))
+    assert loss.ndim == 0
+    assert loss.dtype == torch.float32
+    assert math.isfinite(loss.item())
+    loss.backward()
+    for parameter in net.parameters():
+        assert torch.isfinite(parameter.grad).all()
+        assert parameter.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", objective_names())
+def test_every_objective_is_repeatable(name: str) -> None:
+    objective, net = get_objective(name, 0.5), Net()
+    losses = [objective.loss(batch(net, seed=seed)).item() for seed in (1, 1, 2)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("name", objective_names())
+def test_every_objective_learns(name: str) -> None:
+    net, options = Net(), {"radius": 0.2} if name == "smoothadv" else {}
+    objective = get_objective(name, 0.1, **options)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.03)
+    losses = []
+    for seed in range(60):
+        loss = objective.loss(batch(net, seed=seed))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("name", objective_names())
+def test_every_objective_takes_saturated_logits(name: str) -> None:
+    for scale in (1e-6, 1e3, 1e6):
+        net = Net(scale)
+        loss = get_objective(name, 0.5).loss(batch(net))
+        loss.backward()
+        assert math.isfinite(loss.item())
+        assert all(torch.isfinite(parameter.grad).all() for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("name", objective_names())
+def test_noise_is_in_pixel_units(name: str) -> None:
+    noise = get_objective(name, 0.25).noise(batch(Net()), 100)
+    assert noise.shape == (100, 5, 1, 4, 4)
+    assert noise.mean().item() == pytest.approx(0.0, abs=0.01)
+    assert noise.std().item() == pytest.approx(0.25, abs=0.01)
+
+
+def test_gaussian_is_the_cross_entropy_of_one_noisy_copy() -> None:
+    net = Net()
+    task = batch(net)
+    p = probabilities(net, task.x, 0.25, 1)[0]
+    expected = -np.log(p[np.arange(5), task.y.numpy()]).mean()
+    assert get_objective("gaussian", 0.25).loss(task).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_consistency_is_its_formula() -> None:
+    net = Net(4.0)
+    task = batch(net)
+    p = probabilities(net, task.x, 0.4, 4)
+    mean = p.mean(axis=0)
+    cross = -np.log(p[:, np.arange(5), task.y.numpy()]).mean()
+    divergence = np.mean([stats.entropy(mean, each, axis=1) for each in p])
+    entropy = stats.entropy(mean, axis=1).mean()
+    loss = get_objective("consistency", 0.4, draws=4, weight=7.0, entropy=0.3).loss(task)
+    assert loss.item() == pytest.approx(cross + 7.0 * divergence + 0.3 * entropy, rel=1e-5)
+
+
+@pytest.mark.parametrize("beta", [1.0, 16.0])
+def test_macer_is_its_formula(beta: float) -> None:
+    net = Net(3.0)
+    task = batch(net)
+    y = net(task.x).argmax(dim=1)
+    y[0] = (y[0] + 1) % CLASSES  # one that is wrong pays no hinge
+    task = dataclasses.replace(task, y=y)
+    options = {"draws": 8, "weight": 5.0, "margin": 6.0, "beta": beta}
+    mean = probabilities(net, task.x, 0.4, 8).mean(axis=0)
+    vote = special.softmax(beta * np.log(probabilities(net, task.x, 0.4, 8)), axis=2).mean(axis=0)
+    expected, hinges = -np.log(mean[np.arange(5), y.numpy()]).mean(), 0
+    for row, label in zip(vote, y.numpy(), strict=True):
+        mine, following = row[label], np.delete(row, label).max()
+        if mine > following:
+            hinge = max(0.0, 6.0 - (stats.norm.ppf(mine) - stats.norm.ppf(following)))
+            expected += 5.0 * 0.4 / 2.0 * hinge / 5
+            hinges += hinge > 0
+    assert hinges >= 2
+    assert get_objective("macer", 0.4, **options).loss(task).item() == pytest.approx(
+        expected, rel=1e-5
+    )
+    late = get_objective("macer", 0.4, **options, deferred=0.5)
+    early = late.loss(dataclasses.replace(batch(net, share=0.4), y=y)).item()
+    assert early == pytest.approx(-np.log(mean[np.arange(5), y.numpy()]).mean(), rel=1e-5)
+
+
+def test_macer_holds_exactly_the_rows_below_the_margin() -> None:
+    # Logits that do not depend on the image: the gap of each row is known.
+    gaps = [0.5, 3.0, 7.0, 9.0, 12.0]
+    q = [stats.norm.sf(gap / 2) for gap in gaps]  # two classes: the gap is 2 Phi^-1(1 - q)
+    logits = torch.tensor([[math.log1p(-v) - math.log(v), 0.0] for v in q], requires_grad=True)
+    task = Batch(
+        torch.rand(5, 1, 4, 4),
+        torch.zeros(5, dtype=torch.long),
+        lambda x: logits.repeat(2, 1),
+        lambda x: logits.repeat(2, 1),
+        torch.Generator(),
+        1.0,
+    )
+    loss = get_objective("macer", 0.5, draws=2, weight=4.0, beta=1.0).loss(task)
+    cross = torch.nn.functional.cross_entropy(logits, task.y)
+    assert (loss - cross).item() == pytest.approx((7.5 + 5.0 + 1.0) / 5, rel=1e-5)
+    (gradient,) = torch.autograd.grad(loss - cross, logits)
+    assert (gradient[:3, 0] < -1e-3).all()
+    assert gradient[3:].abs().max() < 1e-6
+
+
+def test_smoothadv_attacks_the_average_and_trains_on_the_same_draws() -> None:
+    net, seen = Net(4.0), []
+    task = batch(net)
+
+    def forward(images: Tensor) -> Tensor:
+        seen.append(images.detach().clone())
+        return net(images)
+
+    objective = get_objective("smoothadv", 0.4, draws=3, radius=0.6, steps=4)
+    loss = objective.loss(dataclasses.replace(task, forward=forward))
+    noise = 0.4 * torch.randn((3, *task.x.shape), generator=torch.Generator().manual_seed(0))
+
+    def averaged(images: Tensor) -> Tensor:
+        p = torch.stack([net(images + draw).softmax(dim=1) for draw in noise]).mean(dim=0)
+        return -p[torch.arange(5), task.y].log()
+
+    attacked = pgd(averaged, task.x, radius=0.6, steps=4)
+    assert (averaged(attacked) > averaged(task.x)).all()
+    (trained,) = seen
+    assert torch.allclose(trained.view(3, 5, 1, 4, 4), attacked + noise, atol=1e-5)
+    p = special.softmax(net(trained).detach().double().numpy(), axis=1).reshape(3, 5, CLASSES)
+    expected = -np.log(p[:, np.arange(5), task.y.numpy()]).mean()
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_radius_of_smoothadv_grows() -> None:
+    objective = get_objective("smoothadv", 0.4, radius=0.6, warmup=0.2)
+    shares = (0.0, 0.1, 0.2, 1.0)
+    found = [objective.radii(batch(Net(), share=share)) for share in shares]
+    assert found == pytest.approx([0.0, 0.3, 0.6, 0.6])
+    at_once = get_objective("smoothadv", 0.4, radius=0.6, warmup=0.0)
+    assert at_once.radii(batch(Net(), share=0.0)) == 0.6
+
+
+@pytest.mark.parametrize("attack", ["pgd", "ddn"])
+def test_both_attacks_of_smoothadv_raise_the_loss(attack: str) -> None:
+    net = Net(4.0)
+    task = batch(net)
+    task = dataclasses.replace(task, y=net(task.x).argmax(dim=1))
+    plain, hard = (
+        get_objective("smoothadv", 0.1, radius=radius, attack=attack, steps=10, draws=4)
+        for radius in (0.0, 0.8)
+    )
+    # DDN goes no further than to where the class changes.
+    factor = 1.5 if attack == "pgd" else 1.1
+    assert hard.loss(task) > factor * plain.loss(dataclasses.replace(task, generator=_fresh()))
+
+
+def _fresh() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_without_noise_the_draws_are_one(name: str) -> None:
+    net = Net()
+    task = batch(net)
+    options = {"radius": 0.0} if name == "smoothadv" else {}
+    expected = torch.nn.functional.cross_entropy(net(task.x), task.y)
+    if name == "consistency":
+        p = net(task.x).softmax(dim=1)
+        expected = expected - 0.5 * (p * p.log()).sum(dim=1).mean()
+    assert get_objective(name, 0.0, **options).loss(task).item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
+
+
+def test_an_average_keeps_what_nobody_believes_in() -> None:
+    logits = torch.tensor([[[0.0, -500.0]], [[0.0, -600.0]]], requires_grad=True)
+    found = log_average(logits)
+    assert found[0, 1].item() == pytest.approx(-500.0 - math.log(2.0), rel=1e-6)
+    found[0, 1].backward()
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad[0, 0, 1] > 0
+
+
+def test_options_are_checked() -> None:
+    for name, options, text in (
+        ("smoothadv", {"radius": -0.1}, "smoothadv: radius is -0.1, but it must be a number from"),
+        ("smoothadv", {"steps": 2.5}, "whole number from 1"),
+        ("smoothadv", {"draws": True}, "whole number"),
+        ("smoothadv", {"attack": "fgsm"}, "must be one of pgd, ddn"),
+        ("smoothadv", {"warmup": float("nan")}, "from 0 to 1"),
+        ("consistency", {"draws": 1}, "from 2"),
+        ("macer", {"margin": 0.0}, "from 0.01 to 30"),
+        ("macer", {"lambda": 1.0}, "has no option 'lambda'; it has draws, weight, margin"),
+        ("gaussian", {"draws": 1}, "has no option 'draws'; it has none"),
+        ("magic", {}, "there is no objective 'magic'; there are gaussian, smoothadv"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            get_objective(name, 0.5, **options)
+        with pytest.raises(ConfigError, match=text):
+            TrainConfig(out=Path("out"), objective=name, objective_options=options)
+
+
+# Through a model: what attacks may and may not touch.
+
+
+@pytest.fixture(scope="module", params=["tiny", "contractive"])
+def passes(request: pytest.FixtureRequest) -> Passes:
+    torch.manual_seed(0)
+    model = build_model(preset(request.param)).train()
+    config = TrainConfig(out=Path("out"), max_nfe=12, backward_nfe=12)
+    return Passes(model, config, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("unrolled", [0, 3])
+def test_attacked_passes_leave_no_trace(passes: Passes, unrolled: int) -> None:
+    passes.unrolled = unrolled
+    x = torch.rand(6, *passes.model.input_shape, generator=_fresh())
+    passes(x)
+    kept, nfe = passes._last, passes.nfe
+    before = {name: value.clone() for name, value in passes.model.state_dict().items()}
+    state = passes._generator.get_state()
+    images = x.clone().requires_grad_()
+    logits = passes.attacked(images)
+    (gradient,) = torch.autograd.grad(logits.square().sum(), images)
+    assert gradient.abs().sum() > 0
+    after = passes.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(passes._generator.get_state(), state)
+    assert all(parameter.grad is None for parameter in passes.model.parameters())
+    assert all(parameter.requires_grad for parameter in passes.model.parameters())
+    assert passes.model.training
+    assert passes._last is kept
+    assert passes.nfe == nfe
+
+
+@pytest.mark.parametrize("unrolled", [0, 3])
+def test_attacked_rows_are_independent(passes: Passes, unrolled: int) -> None:
+    passes.unrolled = unrolled
+    x = torch.rand(6, *passes.model.input_shape, generator=_fresh()).requires_grad_()
+    logits = passes.attacked(x)
+    (gradient,) = torch.autograd.grad(logits[2].sum(), x)
+    assert gradient[2].abs().sum() > 0
+    assert not gradient[[0, 1, 3, 4, 5]].any()
+
+
+def test_a_model_that_fails_is_given_back_as_it_was(passes: Passes) -> None:
+    with pytest.raises(Exception, match="shape"):
+        passes.attacked(torch.rand(2, 7, 3, 3))
+    assert passes.model.training
+    assert all(parameter.requires_grad for parameter in passes.model.parameters())
+
+
+def short(tmp_path: Path, **options: object) -> TrainConfig:
+    return TrainConfig(
+        out=tmp_path,
+        data="digits",
+        sigma=0.25,
+        epochs=1,
+        batch=128,
+        max_nfe=6,
+        backward_nfe=4,
+        lr=0.01,
+        augment="none",
+        test_draws=1,
+        progress=False,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_a_short_training_by_every_objective(name: str, tmp_path: Path) -> None:
+    given = {"draws": 2}
+    path = train(short(tmp_path, objective=name, objective_options=given))
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["parameters"]["objective"] == name
+    assert record["parameters"]["objective_options"] == objective_options(name) | given
+    assert all(math.isfinite(row["loss"]) for row in record["course"])
+    assert all(torch.isfinite(value).all() for value in load_model(path).state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("radius", "must read KEY=VALUE, as in draws=2"),
+        ("draws=many", "objective option draws is 'many', but it must be a whole number"),
+        ("draws=2 draws=3", "given twice"),
+        ("speed=1", "has no option 'speed'"),
+        ("attack=fgsm", "one of pgd, ddn"),
+    ],
+)
+def test_the_command_refuses_wrong_options(
+    words: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "--out", str(tmp_path / "out"), "--objective", "smoothadv"]
+    for word in words.split():
+        command += ["--objective-option", word]
+    assert main(command) == 2
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -41,7 +41,8 @@ def project(points: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
     spent = torch.where(count > 0, still.gather(1, before), 0.0)
     left = torch.where(count > 0, moving.gather(1, before), size.square().sum(dim=1, keepdim=True))
     t = ((limit - spent) / left).sqrt().nan_to_num(nan=1.0).clamp(max=1.0)
-    return (x + t * way).clamp(0.0, 1.0).to(centre.dtype).view_as(centre)
+    nearest: Tensor = (x + t * way).clamp(0.0, 1.0)
+    return nearest.to(centre.dtype).view_as(centre)
 
 
 def ascent(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -61,4 +61,5 @@ class Macer(Objective):
             held = (q[mine] > following) & (gap < self.margin)
         # Chosen before Phi^-1 is differentiated: elsewhere its gradient may be infinite.
         gap = -torch.special.ndtri(rest[held]) - torch.special.ndtri(following[held])
-        return (self.margin - gap).sum() / len(y)
+        total: Tensor = (self.margin - gap).sum()
+        return total / len(y)

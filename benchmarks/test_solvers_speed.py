@@ -9,7 +9,9 @@ No time and no ratio is asserted here; `benchmarks/solvers.py` measures ratios s
 from __future__ import annotations
 
 import json
+import math
 
+import gpu
 import pytest
 import torch
 
@@ -43,6 +45,8 @@ def test_the_harness_measures_every_solver_and_draws(tmp_path):
         assert timing.floor > 0
         assert timing.bandwidth > 0
     assert len(json.loads(bench.json())["timings"]) == 12
+    halves = bench_solvers(("anderson",), (16,), (2,), iterations=5, rounds=1, dtype="bfloat16")
+    assert math.isnan(halves.timings[0].torchdeq)
     assert len(bench.text().splitlines()) == 14
     assert draw_solver_bench([bench], tmp_path / "x.png").stat().st_size > 1000
 
@@ -55,7 +59,24 @@ def test_floors_count_the_states_that_move():
     assert floor_states("broyden", 30, 30) == 18.5
 
 
+@pytest.mark.parametrize("dtype", gpu.TOLERANCE, ids=str)
+@pytest.mark.parametrize("name", solver_names())
+def test_the_check_of_gpu_kernels_passes_on_the_cpu_and_finds_a_wrong_one(name, dtype, monkeypatch):
+    small = {"seed": 3, "device": "cpu", "shapes": [(1, 1, 1), (3, 17, 2), (7, 900, 6)]}
+    assert gpu.check(name, dtype, **small) < gpu.TOLERANCE[dtype] / 5
+    step = getattr(gpu.kernels, f"{name}_step")
+
+    def wrong(*arrays, **options):
+        step(*arrays, **options)
+        arrays[-1][-1, -1] += 1.0  # the last element of the last row
+
+    monkeypatch.setattr(gpu.kernels, f"{name}_step", wrong)
+    assert gpu.check(name, dtype, **small) > gpu.TOLERANCE[dtype]
+
+
 def test_what_cannot_be_measured_is_refused_in_one_sentence():
-    for options in ({"solvers": ("newton",)}, {"rounds": 0}, {"window": 0}, {"iterations": 1}):
+    wrong = {"solvers": ("newton",), "rounds": 0, "window": 0, "iterations": 1, "dtype": "half"}
+    for name, value in wrong.items():
+        options = {name: value}
         with pytest.raises(ConfigError):
             bench_solvers(**options)

@@ -13,6 +13,12 @@
 
 #include "dispatch.h"
 
+template <>
+struct nanobind::detail::dtype_traits<deqcert::bfloat16> {
+  static constexpr dlpack::dtype value{static_cast<uint8_t>(dlpack::dtype_code::Bfloat), 16, 1};
+  static constexpr auto name = const_name("bfloat16");
+};
+
 namespace nb = nanobind;
 using namespace nb::literals;
 
@@ -74,7 +80,10 @@ class Array {
     if (array_.ndim() != n) refuse(name_, "expected " + std::to_string(n) + " dimensions");
   }
 
-  bool is_float() const { return array_.dtype() == nb::dtype<float>(); }
+  template <typename T>
+  bool is() const {
+    return array_.dtype() == nb::dtype<T>();
+  }
   int64_t extent(size_t i) const { return static_cast<int64_t>(array_.shape(i)); }
   Device device() const { return {array_.device_type(), array_.device_id()}; }
   const char* name() const { return name_; }
@@ -139,10 +148,12 @@ double* scratch(const Array& workspace, Device device, int64_t rows, int64_t eac
   return workspace.data<double>(device, {rows, workspace.extent(1)});
 }
 
-// Runs a kernel for float32 or float64, whichever the first array holds.
+// Runs a kernel for the type that the first array holds; for another, the array itself refuses.
 template <typename Run>
 void by_type(const char* kernel, const Array& first, const Run& run) {
-  finish(kernel, first.is_float() ? run(float()) : run(double()));
+  if (first.is<float>()) return finish(kernel, run(float()));
+  if (first.is<bfloat16>()) return finish(kernel, run(bfloat16()));
+  finish(kernel, run(double()));
 }
 
 template <typename T>
@@ -162,11 +173,7 @@ const char* residual_norms_as(const Array& z, const Array& fz, const Array& resi
   };
   if (rows == 0 || size == 0) return nullptr;
   const nb::gil_scoped_release release;
-  if constexpr (std::is_same_v<T, float>) {
-    return way.residual_norms_f32(args, launch);
-  } else {
-    return way.residual_norms_f64(args, launch);
-  }
+  return way.of<T>().residual_norms(args, launch);
 }
 
 void residual_norms(nb::handle z_, nb::handle fz_, nb::handle residual_, nb::handle norm_,
@@ -176,9 +183,9 @@ void residual_norms(nb::handle z_, nb::handle fz_, nb::handle residual_, nb::han
   z.rank(2);
   const Way& way = way_of(z);
   const Launch launch = launch_of(z, threads, stream);
-  finish("residual_norms", z.is_float()
-                               ? residual_norms_as<float>(z, fz, residual, norm, launch, way)
-                               : residual_norms_as<double>(z, fz, residual, norm, launch, way));
+  by_type("residual_norms", z, [&](auto type) {
+    return residual_norms_as<decltype(type)>(z, fz, residual, norm, launch, way);
+  });
 }
 
 struct AndersonArrays {
@@ -218,11 +225,7 @@ const char* anderson_step_as(const AndersonArrays& in, double damping, double ri
   };
   if (rows == 0 || size == 0) return nullptr;
   const nb::gil_scoped_release release;
-  if constexpr (std::is_same_v<T, float>) {
-    return way.anderson_step_f32(args, launch);
-  } else {
-    return way.anderson_step_f64(args, launch);
-  }
+  return way.of<T>().anderson_step(args, launch);
 }
 
 void anderson_step(nb::handle z, nb::handle fz, nb::handle window_f, nb::handle window_g,
@@ -279,11 +282,7 @@ void picard_step(nb::handle z_, nb::handle fz_, nb::handle out_, nb::handle work
     };
     if (rows == 0 || size == 0) return nullptr;
     const nb::gil_scoped_release release;
-    if constexpr (std::is_same_v<T, float>) {
-      return way.picard_step_f32(args, launch);
-    } else {
-      return way.picard_step_f64(args, launch);
-    }
+    return way.of<T>().picard_step(args, launch);
   });
 }
 
@@ -330,11 +329,7 @@ void broyden_step(nb::handle z_, nb::handle fz_, nb::handle directions_, nb::han
     };
     if (rows == 0 || size == 0) return nullptr;
     const nb::gil_scoped_release release;
-    if constexpr (std::is_same_v<T, float>) {
-      return way.broyden_step_f32(args, launch);
-    } else {
-      return way.broyden_step_f64(args, launch);
-    }
+    return way.of<T>().broyden_step(args, launch);
   });
 }
 

@@ -3,20 +3,17 @@
 namespace deqcert {
 namespace {
 
-#define DEQCERT_WAY_TABLE(way) \
-  {#way,                       \
-   way::picard_workspace,      \
-   way::anderson_workspace,    \
-   way::broyden_workspace,     \
-   way::residual_norms,        \
-   way::residual_norms,        \
-   way::anderson_step,         \
-   way::anderson_step,         \
-   way::picard_step,           \
-   way::picard_step,           \
-   way::broyden_step,          \
-   way::broyden_step,          \
-   way::philox_normal}
+#define DEQCERT_KERNELS_OF(way, T) \
+  Kernels<T> { way::residual_norms, way::anderson_step, way::picard_step, way::broyden_step }
+
+#define DEQCERT_WAY_TABLE(way)                                                    \
+  {                                                                               \
+    #way, way::picard_workspace, way::anderson_workspace, way::broyden_workspace, \
+        way::philox_normal, {                                                     \
+      DEQCERT_KERNELS_OF(way, float), DEQCERT_KERNELS_OF(way, double),            \
+          DEQCERT_KERNELS_OF(way, bfloat16)                                       \
+    }                                                                             \
+  }
 
 const Way PORTABLE = DEQCERT_WAY_TABLE(portable);
 #ifdef DEQCERT_X86

@@ -1,8 +1,11 @@
-// Every kernel, declared once. Nothing here knows Python, torch or any allocator: raw pointers,
-// 64-bit sizes, a stride (in elements) between rows, and workspace that the caller brings.
+// Every kernel, declared once, for states of float, double and bfloat16. Nothing here knows Python,
+// torch or any allocator: raw pointers, 64-bit sizes, a stride (in elements) between rows, and
+// workspace that the caller brings.
 #pragma once
 
 #include <cstdint>
+
+#include "bfloat16.h"
 
 namespace deqcert {
 
@@ -126,20 +129,24 @@ struct PhiloxNormal {
 
 // The same set of kernels for each way to run them. They return nullptr, or what went wrong.
 // The workspaces are numbers of doubles for each row.
-#define DEQCERT_DECLARE_KERNELS(way)                                                \
-  namespace way {                                                                   \
-  int64_t picard_workspace(int64_t size);                                           \
-  int64_t anderson_workspace(int window, int64_t size);                             \
-  int64_t broyden_workspace(int64_t size);                                          \
-  const char* residual_norms(const ResidualNorms<float>& a, const Launch& launch);  \
-  const char* residual_norms(const ResidualNorms<double>& a, const Launch& launch); \
-  const char* anderson_step(const AndersonStep<float>& a, const Launch& launch);    \
-  const char* anderson_step(const AndersonStep<double>& a, const Launch& launch);   \
-  const char* picard_step(const PicardStep<float>& a, const Launch& launch);        \
-  const char* picard_step(const PicardStep<double>& a, const Launch& launch);       \
-  const char* broyden_step(const BroydenStep<float>& a, const Launch& launch);      \
-  const char* broyden_step(const BroydenStep<double>& a, const Launch& launch);     \
-  const char* philox_normal(const PhiloxNormal& a, const Launch& launch);           \
+#define DEQCERT_DECLARE_KERNELS(way)                                                  \
+  namespace way {                                                                     \
+  int64_t picard_workspace(int64_t size);                                             \
+  int64_t anderson_workspace(int window, int64_t size);                               \
+  int64_t broyden_workspace(int64_t size);                                            \
+  const char* residual_norms(const ResidualNorms<float>& a, const Launch& launch);    \
+  const char* residual_norms(const ResidualNorms<double>& a, const Launch& launch);   \
+  const char* residual_norms(const ResidualNorms<bfloat16>& a, const Launch& launch); \
+  const char* anderson_step(const AndersonStep<float>& a, const Launch& launch);      \
+  const char* anderson_step(const AndersonStep<double>& a, const Launch& launch);     \
+  const char* anderson_step(const AndersonStep<bfloat16>& a, const Launch& launch);   \
+  const char* picard_step(const PicardStep<float>& a, const Launch& launch);          \
+  const char* picard_step(const PicardStep<double>& a, const Launch& launch);         \
+  const char* picard_step(const PicardStep<bfloat16>& a, const Launch& launch);       \
+  const char* broyden_step(const BroydenStep<float>& a, const Launch& launch);        \
+  const char* broyden_step(const BroydenStep<double>& a, const Launch& launch);       \
+  const char* broyden_step(const BroydenStep<bfloat16>& a, const Launch& launch);     \
+  const char* philox_normal(const PhiloxNormal& a, const Launch& launch);             \
   }
 
 DEQCERT_DECLARE_KERNELS(portable)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ COPIED = 1 << 24
 LARGEST = 3 << 30
 """Cells of the grid whose torchdeq solve would need more bytes than this are left out."""
 
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16")}
+
 SMALLEST_PEAK = 1 << 20
 """Bytes of a batch of states from which its peak memory stands out of the process's other needs."""
 
@@ -43,9 +45,10 @@ class Timing:
         ours: Our solver: a whole solve less what was spent in the cell, over its iterations.
         torchdeq: The same method of torchdeq; NaN where it was not run.
         plain: The torch reference of our kernel; NaN where it was not run.
-        floor: States read and written by our algorithm, at the best copy bandwidth of the run.
+        floor: States read and written by our algorithm, at the bandwidth of copies that took turns
+            with the solves.
         states: How many states that is, per row.
-        bandwidth: Best copy bandwidth of the run, bytes read and written a second.
+        bandwidth: That of those copies, bytes read and written a second.
         peak: Largest memory of our solve beyond the start states and what the cell returns, in
             batches of states; NaN where it cannot be measured or is too small to be.
         peak_torchdeq: The same of torchdeq's.
@@ -144,6 +147,7 @@ def bench_solvers(
     iterations: int = 30,
     rounds: int = 5,
     device: str = "cpu",
+    dtype: str = "float32",
     tell: Callable[[Timing], None] | None = None,
 ) -> SolverBench:
     """Measure what solvers cost beside the cell, on a cell of one elementwise operation.
@@ -163,6 +167,8 @@ def bench_solvers(
         iterations: Evaluations a solve, at least 4.
         rounds: How often everything is run.
         device: As torch names it.
+        dtype: Of the states: float32, float64, or bfloat16, in which torchdeq is not run because
+            torch solves no linear systems in it.
         tell: Called with each timing as it is made.
 
     Returns:
@@ -176,6 +182,8 @@ def bench_solvers(
         raise ConfigError(
             f"solver is {unknown[0]!r}, but what can be measured is {', '.join(solver_names())}"
         )
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}, but what can be measured is {', '.join(DTYPES)}")
     if iterations < 4 or rounds < 1 or min(*sizes, *batches, window) < 1:
         raise ConfigError("iterations must be at least 4, everything else at least 1")
     keep_freed_memory()
@@ -183,34 +191,40 @@ def bench_solvers(
     for size in sizes:
         for rows in batches:
             for name in solvers:
-                timing = _measure(name, rows, size, window, iterations, rounds, device)
+                timing = _measure(
+                    name, rows, size, window, iterations, rounds, device, DTYPES[dtype]
+                )
                 timings.append(timing)
                 if tell is not None:
                     tell(timing)
-    # On a machine that does other things too, the copies of some rounds are slow: the floors are
-    # those of the fastest copy of all, which flatters nobody.
-    bandwidth = max((timing.bandwidth for timing in timings), default=1.0)
-    timings = [
-        replace(t, bandwidth=bandwidth, floor=t.floor * t.bandwidth / bandwidth) for t in timings
-    ]
+    speeds = [timing.bandwidth / 1e9 for timing in timings]
     facts = {
-        "copy GB/s": round(bandwidth / 1e9, 2),
+        "copy GB/s": f"{min(speeds):.1f} to {max(speeds):.1f}" if speeds else "",
         "iterations": iterations,
         "rounds": rounds,
         "threads": torch.get_num_threads(),
         "device": device,
+        "dtype": dtype,
         "torch": str(torch.__version__),
     }
     return SolverBench(tuple(timings), facts)
 
 
 def _measure(
-    name: str, rows: int, size: int, window: int, iterations: int, rounds: int, device: str
+    name: str,
+    rows: int,
+    size: int,
+    window: int,
+    iterations: int,
+    rounds: int,
+    device: str,
+    dtype: torch.dtype,
 ) -> Timing:
     held = {"picard": 1, "anderson": window, "broyden": iterations}[name]
     generator = torch.Generator().manual_seed(1)
-    cell = _Cell(rows, size, device, generator)
-    start = torch.zeros(rows, size, device=device)
+    cell = _Cell(rows, size, device, dtype, generator)
+    start = torch.zeros(rows, size, device=device, dtype=dtype)
+    batch = rows * size * start.element_size()
     solver = get_solver(name, **({} if name == "picard" else {"window": held}))
     stop = StopRule(tol=0.0, max_nfe=iterations)
     source = torch.empty(COPIED, device=device).normal_()
@@ -219,7 +233,7 @@ def _measure(
         "copy": lambda: target.copy_(source),
         "ours": lambda: solver.solve(bind(cell, cell.context), start, stop),
     }
-    if 4 * rows * size * (2 * held + 8) <= LARGEST:
+    if batch * (2 * held + 8) <= LARGEST and dtype != torch.bfloat16:
         runs["torchdeq"] = _torchdeq(name, held, iterations, cell, start)
     if rows * size <= 1 << 21:
         runs["plain"] = lambda: _plain(solver, cell, start, iterations)
@@ -235,8 +249,8 @@ def _measure(
             _wait(device)
             best[key] = min(best[key], time.perf_counter() - began - cell.seconds_in_all())
     peaks = {
-        key: peak_memory(runs[key], device) / (4 * rows * size)
-        if key in runs and 4 * rows * size >= SMALLEST_PEAK
+        key: peak_memory(runs[key], device) / batch
+        if key in runs and batch >= SMALLEST_PEAK
         else float("nan")
         for key in ("ours", "torchdeq")
     }
@@ -255,7 +269,7 @@ def _measure(
         ours=beside("ours"),
         torchdeq=beside("torchdeq"),
         plain=beside("plain"),
-        floor=1000 * states * rows * size * 4 / bandwidth,
+        floor=1000 * states * batch / bandwidth,
         states=states,
         bandwidth=bandwidth,
         peak=peaks["ours"],
@@ -266,10 +280,12 @@ def _measure(
 class _Cell:
     """One elementwise operation, z -> c + slope z, that knows what was spent in it."""
 
-    def __init__(self, rows: int, size: int, device: str, generator: torch.Generator) -> None:
-        self.context = torch.randn(rows, size, generator=generator).to(device)
+    def __init__(
+        self, rows: int, size: int, device: str, dtype: torch.dtype, generator: torch.Generator
+    ) -> None:
+        self.context = torch.randn(rows, size, generator=generator).to(device, dtype)
         # Slopes of every size and sign, so that no method is done within its iterations.
-        self.slope = torch.linspace(-0.97, 0.97, size, device=device).expand(1, size)
+        self.slope = torch.linspace(-0.97, 0.97, size, device=device).to(dtype).expand(1, size)
         self.image = torch.empty_like(self.context)
         self.seconds, self.calls = 0.0, 0
         self.alone = 0.0
@@ -400,7 +416,10 @@ def draw_solver_bench(benches: Sequence[SolverBench], path: str | Path) -> Path:
             (drawn,) = panel.plot(x, [t.ours for t in line], "o-", label=f"{solver} ({fixed})")
             panel.plot(x, [t.floor for t in line], ":", color=drawn.get_color())
             panel.plot(x, [t.torchdeq for t in line], "x--", color=drawn.get_color(), alpha=0.6)
+        varied = sorted({getattr(timing, name) for timing in timings})
         panel.set(xlabel=name, ylabel="ms an iteration beyond the cell", xscale="log", yscale="log")
+        panel.set_xticks(varied, [str(value) for value in varied])
+        panel.minorticks_off()
         if panel.get_legend_handles_labels()[0]:
             panel.legend(fontsize=6, frameon=False)
     figure.suptitle("solid: ours; dotted: floor at copy bandwidth; dashed: torchdeq", fontsize=9)

@@ -6,6 +6,9 @@ reference in :mod:`deqcert.kernels_reference`; both give the same result (the no
 the rest to rounding of the sums). ``DEQCERT_KERNELS=torch`` in the environment forces the
 reference, ``DEQCERT_KERNELS=native`` refuses to fall back to it.
 
+States are float32, float64 or bfloat16. In bfloat16 only what is stored is rounded to it, the
+states and windows; coefficients and sums are those of float32 states.
+
 Nothing here is differentiable: inputs are used without their history.
 """
 
@@ -43,7 +46,7 @@ MAX_WINDOW = 64
 MAX_DIRECTIONS = 1024
 """The most directions that Broyden's method may hold."""
 
-_FLOATS = (torch.float32, torch.float64)
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16)
 _UINT32 = 1 << 32
 _PAGE = 4096
 
@@ -145,13 +148,15 @@ def _check(
 
 
 def _check_state(name: str, tensor: Tensor) -> tuple[int, int]:
-    """Check a (B, D) float32 or float64 state and return its shape."""
+    """Check a (B, D) state and return its shape."""
     if not isinstance(tensor, Tensor):
         raise KernelError(f"{name}: expected a torch tensor, got {type(tensor).__name__}")
     if tensor.dim() != 2 or tensor.shape[1] < 1:
         raise KernelError(f"{name}: expected shape (B, D) with D >= 1, got {tuple(tensor.shape)}")
     if tensor.dtype not in _FLOATS:
-        raise KernelError(f"{name}: expected dtype float32 or float64, got {tensor.dtype}")
+        raise KernelError(
+            f"{name}: expected dtype float32, float64 or bfloat16, got {tensor.dtype}"
+        )
     rows, size = tensor.shape
     _check(name, tensor, (rows, size), tensor.dtype, tensor.device)
     return rows, size
@@ -277,7 +282,7 @@ def residual_norms(z: Tensor, fz: Tensor) -> tuple[Tensor, Tensor]:
     """Squared norms of the residual and of the new state, row by row.
 
     Args:
-        z: (B, D) float32 or float64 states, contiguous.
+        z: (B, D) float32, float64 or bfloat16 states, contiguous.
         fz: (B, D) the cell at ``z``, same dtype and device.
 
     Returns:
@@ -328,7 +333,7 @@ def anderson_step(
     damped step. All that a row reads and writes is its own.
 
     Args:
-        z: (B, D) float32 or float64 current states.
+        z: (B, D) float32, float64 or bfloat16 current states.
         fz: (B, D) the cell at ``z``.
         window_f: (B, m, D) past ``fz``, 1 <= m <= 64; updated. Slots not yet filled may hold
             anything.
@@ -415,7 +420,7 @@ def picard_step(
     """One damped Picard step for every row: ``out = z + damping (fz - z)``.
 
     Args:
-        z: (B, D) float32 or float64 current states.
+        z: (B, D) float32, float64 or bfloat16 current states.
         fz: (B, D) the cell at ``z``.
         out: (B, D) receives the next state; may be ``z`` or ``fz`` itself.
         damping: Share of the step taken, finite; 1 copies ``fz``.
@@ -482,7 +487,7 @@ def broyden_step(
     beginning again with ``H = -I`` from its evaluation.
 
     Args:
-        z: (B, D) float32 or float64 current states.
+        z: (B, D) float32, float64 or bfloat16 current states.
         fz: (B, D) the cell at ``z``.
         directions: (B, m, D) directions, 1 <= m <= 1024, oldest first; updated.
         squares: (B, m) float64 their squared lengths; updated.
@@ -538,7 +543,7 @@ def judge(z: Tensor, fz: Tensor, out: Tensor, watch: Watch | None) -> Tensor:
     Such a method calls :func:`finish` after it has written ``out``.
 
     Args:
-        z: (B, D) float32 or float64 states.
+        z: (B, D) float32, float64 or bfloat16 states.
         fz: (B, D) the cell at ``z``.
         out: (B, D) the states that were evaluated before.
         watch: What the solve keeps of the rows; None judges nobody.

@@ -26,7 +26,7 @@ needs_cuda = pytest.mark.skipif(
 )
 VARIANTS = native.simd_variants() if native is not None else []
 PATHS = ["torch", *VARIANTS]
-DTYPES = [torch.float32, torch.float64]
+DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 PLAIN = {"damping": 1.0, "ridge": 1e-8, "growth": 4.0, "max_weight": 1e4}
 
 
@@ -91,7 +91,11 @@ class Window:
 
 def _bits(tensor):
     """Equality of bits, so that NaN equals NaN and 0 does not equal -0."""
-    views = {torch.float32: torch.int32, torch.float64: torch.int64}
+    views = {
+        torch.float32: torch.int32,
+        torch.float64: torch.int64,
+        torch.bfloat16: torch.int16,
+    }
     return tensor.contiguous().view(views.get(tensor.dtype, tensor.dtype))
 
 
@@ -835,7 +839,7 @@ SPOILED = {
     "dimensions": lambda t: t[None],
     "layout": lambda t: torch.stack([t, t], -1)[..., 0],
     "device": lambda t: t.to("meta"),
-    "array": lambda t: t.numpy(),
+    "array": lambda t: t.double().numpy(),
     "nothing": lambda t: None,
     "gradient": lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.bool(),
 }

@@ -22,8 +22,8 @@ from deqcert.solvers import (
     solver_options,
 )
 
-DTYPES = [torch.float32, torch.float64]
-TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-11}
+DTYPES = [torch.float32, torch.float64, torch.bfloat16]
+TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-11, torch.bfloat16: 2e-2}
 EVERY = list(itertools.product(solver_names(), DTYPES))
 
 
@@ -83,7 +83,9 @@ def test_finds_the_known_answer_and_describes_what_it_returns(name, dtype, probl
 @pytest.mark.parametrize(("name", "dtype"), EVERY)
 def test_picard_reports_divergence_and_keeps_the_best_state(name, dtype):
     cell, z0, context, _answer = PROBLEMS[3].make(5, dtype)
-    result = get_solver(name).solve(bind(cell, context), z0, StopRule(tol=1e-5, max_nfe=300))
+    result = get_solver(name).solve(
+        bind(cell, context), z0, StopRule(tol=max(1e-5, TOLERANCE[dtype]), max_nfe=300)
+    )
     if name != "picard":
         assert result.converged.all()
         return
@@ -348,7 +350,7 @@ def test_unusable_cells_and_starts_are_named(name):
     solver = get_solver(name)
     with pytest.raises(SolverError, match="shape"):
         solver.solve(lambda z: z, torch.zeros(3))
-    with pytest.raises(SolverError, match="float32 or float64"):
+    with pytest.raises(SolverError, match="float32, float64 or bfloat16"):
         solver.solve(lambda z: z, torch.zeros(3, 2, dtype=torch.float16))
     with pytest.raises(SolverError, match="same shape"):
         solver.solve(lambda z: z[:, :1], torch.zeros(3, 2))

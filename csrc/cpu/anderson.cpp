@@ -113,10 +113,8 @@ struct Row {
     for (; i + SUM_LANES <= n; i += SUM_LANES) {
       for (int r = 0; r < REGISTERS; ++r) {
         const int64_t at = i + r * WIDTH;
-        Own<T> value, start;
-        memcpy(&value, fz + at, sizeof value);
-        memcpy(&start, z + at, sizeof start);
-        const Own<T> difference = value - start;
+        const Own<T> value = load_own(fz + at);
+        const Own<T> difference = rounded<T>(value - load_own(z + at));
         put<Stream>(to_f + at, value);
         put<Stream>(to_g + at, difference);
         const Doubles wide = __builtin_convertvector(difference, Doubles);
@@ -194,6 +192,10 @@ const char* anderson_step(const AndersonStep<float>& a, const Launch& launch) {
 }
 
 const char* anderson_step(const AndersonStep<double>& a, const Launch& launch) {
+  return run(a, launch);
+}
+
+const char* anderson_step(const AndersonStep<bfloat16>& a, const Launch& launch) {
   return run(a, launch);
 }
 

@@ -60,7 +60,7 @@ struct Row {
     const T *next = d(j + 1) + low, *present = d(j) + low;
     T* w = d(n) + low;
     const double back = factor * (1.0 - lengths[j]);
-    const T f = static_cast<T>(factor), g = static_cast<T>(back);
+    const Real<T> f = static_cast<Real<T>>(factor), g = static_cast<Real<T>>(back);
     double* sum = partial + 3 * chunk + 2;
     if (back == 0.0) {
       *sum = grow(next, count, w,
@@ -77,17 +77,18 @@ struct Row {
     const int64_t low = chunk * CHUNK, count = length_of(chunk, a.size);
     const T *last = d(n - 1) + low, *from = z + low;
     T* w = d(n) + low;
-    const T k = static_cast<T>(keep), t = static_cast<T>(turn);
+    const Real<T> k = static_cast<Real<T>>(keep), t = static_cast<Real<T>>(turn);
     out += low;
     Doubles square[REGISTERS] = {};
     int64_t i = 0;
     for (; i + SUM_LANES <= count; i += SUM_LANES) {
       for (int r = 0; r < REGISTERS; ++r) {
         const int64_t at = i + r * WIDTH;
-        Own<T> value = k * load_own<T>(w + at);
-        if (turn != 0.0) value -= t * load_own<T>(last + at);
-        store_own<T>(w + at, value);
-        store_own<T>(out + at, load_own<T>(from + at) + value);
+        Own<T> value = k * load_own(w + at);
+        if (turn != 0.0) value -= t * load_own(last + at);
+        value = rounded<T>(value);
+        store_own(w + at, value);
+        store_own(out + at, load_own(from + at) + value);
         const Doubles wide = __builtin_convertvector(value, Doubles);
         square[r] += wide * wide;
       }
@@ -95,8 +96,9 @@ struct Row {
     double lanes[SUM_LANES];
     for (int r = 0; r < REGISTERS; ++r) store(lanes + r * WIDTH, square[r]);
     for (int l = 0; i < count; ++i, ++l) {
-      T value = k * w[i];
-      if (turn != 0.0) value -= t * last[i];
+      Real<T> whole = k * w[i];
+      if (turn != 0.0) whole -= t * last[i];
+      const T value = whole;
       w[i] = value;
       out[i] = from[i] + value;
       lanes[l] += static_cast<double>(value) * static_cast<double>(value);
@@ -118,7 +120,7 @@ struct Row {
   void retreat(double length, T* out, int64_t chunk) const {
     const int64_t low = chunk * CHUNK, count = length_of(chunk, a.size);
     const T* last = d(n - 1) + low;
-    const T shorter = static_cast<T>(length);
+    const Real<T> shorter = static_cast<Real<T>>(length);
     for (int64_t i = 0; i < count; ++i) out[low + i] = z[low + i] - shorter * last[i];
   }
 
@@ -134,8 +136,8 @@ struct Row {
       for (; i < stop; i += SUM_LANES) {
         for (int r = 0; r < WIDES<T>; ++r) {
           const int64_t at = i + r * WIDE<T>;
-          const Wide<T> grown = value([](const T* p) { return load_wide(p); }, at);
-          store_wide(w + at, grown);
+          const Wide<T> grown =
+              store_wide(w + at, Wide<T>(value([](const T* p) { return load_wide(p); }, at)));
           sum[r] += grown * load_wide(next + at);
         }
       }
@@ -220,6 +222,10 @@ const char* broyden_step(const BroydenStep<float>& a, const Launch& launch) {
 }
 
 const char* broyden_step(const BroydenStep<double>& a, const Launch& launch) {
+  return run(a, launch);
+}
+
+const char* broyden_step(const BroydenStep<bfloat16>& a, const Launch& launch) {
   return run(a, launch);
 }
 

@@ -81,5 +81,9 @@ const char* picard_step(const PicardStep<double>& a, const Launch& launch) {
   return run(a, launch);
 }
 
+const char* picard_step(const PicardStep<bfloat16>& a, const Launch& launch) {
+  return run(a, launch);
+}
+
 }  // namespace DEQCERT_WAY
 }  // namespace deqcert

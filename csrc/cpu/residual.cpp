@@ -35,5 +35,9 @@ const char* residual_norms(const ResidualNorms<double>& a, const Launch& launch)
   return run(a, launch);
 }
 
+const char* residual_norms(const ResidualNorms<bfloat16>& a, const Launch& launch) {
+  return run(a, launch);
+}
+
 }  // namespace DEQCERT_WAY
 }  // namespace deqcert

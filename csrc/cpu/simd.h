@@ -38,8 +38,36 @@ template <>
 struct OwnType<float> {
   typedef Floats type;
 };
+template <>
+struct OwnType<bfloat16> {
+  typedef Floats type;
+};
 template <typename T>
 using Own = typename OwnType<T>::type;
+
+typedef uint16_t Halves __attribute__((vector_size(2 * DEQCERT_WIDTH)));
+typedef uint16_t WideHalves __attribute__((vector_size(4 * DEQCERT_WIDTH)));
+typedef uint32_t Words __attribute__((vector_size(4 * DEQCERT_WIDTH)));
+typedef uint32_t WideWords __attribute__((vector_size(8 * DEQCERT_WIDTH)));
+typedef float WideFloats __attribute__((vector_size(8 * DEQCERT_WIDTH)));
+
+// Registers of bfloat16 as float32, and back: what bfloat16 does to one value.
+template <typename To, typename Integers, typename From>
+inline To widened(From narrow) {
+  const Integers bits = __builtin_convertvector(narrow, Integers) << 16;
+  To v;
+  memcpy(&v, &bits, sizeof v);
+  return v;
+}
+
+template <typename To, typename Integers, typename From>
+inline To narrowed(From v) {
+  Integers bits;
+  memcpy(&bits, &v, sizeof bits);
+  bits = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+  const Integers quiet = bits - bits + 0x7FC0u;
+  return __builtin_convertvector(v == v ? bits : quiet, To);
+}
 
 inline Doubles load(const double* p) {
   Doubles v;
@@ -53,10 +81,21 @@ inline Doubles load(const float* p) {
   return __builtin_convertvector(v, Doubles);
 }
 
+inline Doubles load(const bfloat16* p) {
+  Halves v;
+  memcpy(&v, p, sizeof v);
+  return __builtin_convertvector((widened<Floats, Words>(v)), Doubles);
+}
+
 inline void store(double* p, Doubles v) { memcpy(p, &v, sizeof v); }
 
 inline void store(float* p, Doubles v) {
   const Floats narrow = __builtin_convertvector(v, Floats);
+  memcpy(p, &narrow, sizeof narrow);
+}
+
+inline void store(bfloat16* p, Doubles v) {
+  const Halves narrow = narrowed<Halves, Words>(__builtin_convertvector(v, Floats));
   memcpy(p, &narrow, sizeof narrow);
 }
 
@@ -67,9 +106,32 @@ Own<T> load_own(const T* p) {
   return v;
 }
 
+inline Floats load_own(const bfloat16* p) {
+  Halves v;
+  memcpy(&v, p, sizeof v);
+  return widened<Floats, Words>(v);
+}
+
 template <typename T>
 void store_own(T* p, Own<T> v) {
   memcpy(p, &v, sizeof v);
+}
+
+template <>
+inline void store_own(bfloat16* p, Floats v) {
+  const Halves narrow = narrowed<Halves, Words>(v);
+  memcpy(p, &narrow, sizeof narrow);
+}
+
+// A register as it will be read again once it was stored.
+template <typename T>
+Own<T> rounded(Own<T> v) {
+  return v;
+}
+
+template <>
+inline Floats rounded<bfloat16>(Floats v) {
+  return widened<Floats, Words>(narrowed<Halves, Words>(v));
 }
 
 // Stores a register of states, past the cache where asked; p is then a multiple of its size.
@@ -91,6 +153,19 @@ inline void put(float* p, Floats v) {
   if (Stream) return _mm_stream_ps(p, reinterpret_cast<__m128>(v));
 #endif
   memcpy(p, &v, sizeof v);
+}
+
+template <bool Stream>
+inline void put(bfloat16* p, Floats v) {
+  const Halves narrow = narrowed<Halves, Words>(v);
+#if defined(DEQCERT_X86) && DEQCERT_WIDTH == 8
+  if (Stream) return _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)narrow);
+#elif defined(DEQCERT_X86) && DEQCERT_WIDTH == 4
+  long long bits;
+  memcpy(&bits, &narrow, sizeof bits);
+  if (Stream) return _mm_stream_si64(reinterpret_cast<long long*>(p), bits);
+#endif
+  memcpy(p, &narrow, sizeof narrow);
 }
 
 // Whether so many bytes are more than caches hold, so that writing past them is faster.
@@ -137,12 +212,12 @@ inline int64_t length_of(int64_t chunk, int64_t size) {
 // A full register of states, for arithmetic in their own precision.
 template <typename T>
 struct WideType {
-  typedef T type __attribute__((vector_size(8 * DEQCERT_WIDTH)));
+  typedef Real<T> type __attribute__((vector_size(8 * DEQCERT_WIDTH)));
 };
 template <typename T>
 using Wide = typename WideType<T>::type;
 template <typename T>
-constexpr int WIDE = 8 * DEQCERT_WIDTH / sizeof(T);
+constexpr int WIDE = 8 * DEQCERT_WIDTH / sizeof(Real<T>);
 template <typename T>
 constexpr int WIDES = SUM_LANES / WIDE<T>;
 
@@ -157,16 +232,31 @@ Wide<T> load_wide(const T* p) {
   return v;
 }
 
+inline WideFloats load_wide(const bfloat16* p) {
+  WideHalves v;
+  memcpy(&v, p, sizeof v);
+  return widened<WideFloats, WideWords>(v);
+}
+
+// Stores a full register and returns what was stored.
 template <typename T>
-void store_wide(T* p, Wide<T> v) {
+Wide<T> store_wide(T* p, Wide<T> v) {
   memcpy(p, &v, sizeof v);
+  return v;
+}
+
+template <>
+inline WideFloats store_wide(bfloat16* p, WideFloats v) {
+  const WideHalves narrow = narrowed<WideHalves, WideWords>(v);
+  memcpy(p, &narrow, sizeof narrow);
+  return widened<WideFloats, WideWords>(narrow);
 }
 
 // Adds the lanes of WIDES registers to SUM_LANES sums in float64.
 template <typename T>
 void spill(const Wide<T>* sum, double* lanes) {
   for (int r = 0; r < WIDES<T>; ++r) {
-    T own[WIDE<T>];
+    Real<T> own[WIDE<T>];
     memcpy(own, sum + r, sizeof own);
     for (int l = 0; l < WIDE<T>; ++l) lanes[r * WIDE<T> + l] += static_cast<double>(own[l]);
   }
@@ -205,10 +295,8 @@ void norms(const T* z, const T* fz, int64_t n, double* sums) {
   int64_t i = 0;
   for (; i + SUM_LANES <= n; i += SUM_LANES) {
     for (int r = 0; r < REGISTERS; ++r) {
-      Own<T> value, start;
-      memcpy(&value, fz + i + r * WIDTH, sizeof value);
-      memcpy(&start, z + i + r * WIDTH, sizeof start);
-      const Own<T> difference = value - start;
+      const Own<T> value = load_own(fz + i + r * WIDTH);
+      const Own<T> difference = rounded<T>(value - load_own(z + i + r * WIDTH));
       const Doubles g = __builtin_convertvector(difference, Doubles);
       const Doubles f = __builtin_convertvector(value, Doubles);
       square[r] += g * g;

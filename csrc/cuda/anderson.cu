@@ -186,5 +186,9 @@ const char* anderson_step(const AndersonStep<double>& a, const Launch& launch) {
   return run(a, launch);
 }
 
+const char* anderson_step(const AndersonStep<bfloat16>& a, const Launch& launch) {
+  return run(a, launch);
+}
+
 }  // namespace cuda
 }  // namespace deqcert

@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(WIDE) broyden(BroydenStep<T> a) {
   __syncthreads();  // everybody has read the row's numbers before one thread changes them
   if (move == SHORTEN || move == BACK) {
     const double less = move == BACK ? length : 0.5 * length;
-    const T shorter = static_cast<T>(less);
+    const Real<T> shorter = static_cast<Real<T>>(less);
     for (int64_t i = threadIdx.x; i < a.size; i += WIDE) out[i] = z[i] - shorter * last[i];
     if (threadIdx.x == 0) {
       lengths[n - 1] = length - less;
@@ -127,6 +127,10 @@ const char* broyden_step(const BroydenStep<float>& a, const Launch& launch) {
 }
 
 const char* broyden_step(const BroydenStep<double>& a, const Launch& launch) {
+  return run(a, launch);
+}
+
+const char* broyden_step(const BroydenStep<bfloat16>& a, const Launch& launch) {
   return run(a, launch);
 }
 

@@ -52,5 +52,9 @@ const char* residual_norms(const ResidualNorms<double>& a, const Launch& launch)
   return run(a, launch);
 }
 
+const char* residual_norms(const ResidualNorms<bfloat16>& a, const Launch& launch) {
+  return run(a, launch);
+}
+
 }  // namespace cuda
 }  // namespace deqcert

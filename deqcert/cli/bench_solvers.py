@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 )
 @click.option("--threads", type=int, metavar="T", help="CPU threads; default: torch's own.")
 @click.option("--device", default="cpu", show_default=True, help="Where to solve: cpu or cuda.")
+@click.option(
+    "--dtype", default="float32", show_default=True, help="Of the states: or float64, bfloat16."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print for machines.")
 @click.option("--quiet", is_flag=True, help="Print the table only.")
 def command(
@@ -38,6 +41,7 @@ def command(
     rounds: int,
     threads: int | None,
     device: str,
+    dtype: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -52,7 +56,12 @@ def command(
         grid["batches"] = whole_numbers("batches", batches)
     build.prepare_process(threads)
     result = bench_solvers(
-        **grid, window=window, rounds=rounds, device=device, tell=None if quiet else _tell
+        **grid,
+        window=window,
+        rounds=rounds,
+        device=device,
+        dtype=dtype,
+        tell=None if quiet else _tell,
     )
     print(result.json() if as_json else result.text())
 

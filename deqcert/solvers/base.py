@@ -71,7 +71,8 @@ class Solver(ABC, Generic[S]):
 
         Args:
             f: The cell, from (b, D) to (b, D), rows independent.
-            z0: Start states, shape (B, D), float32 or float64.
+            z0: Start states, shape (B, D), float32, float64 or bfloat16. With
+                bfloat16, relative residuals end near 0.01.
             stop: When to stop; the default is ``StopRule()``.
 
         Returns:
@@ -133,5 +134,7 @@ def _check_start(z0: Tensor) -> None:
             f"the start state has shape {tuple(z0.shape)}, but a solver takes (rows, elements); "
             "deqcert.solvers.solve takes any shape."
         )
-    if z0.dtype not in (torch.float32, torch.float64):
-        raise SolverError(f"the start state is {z0.dtype}, but it must be float32 or float64.")
+    if z0.dtype not in (torch.float32, torch.float64, torch.bfloat16):
+        raise SolverError(
+            f"the start state is {z0.dtype}, but it must be float32, float64 or bfloat16."
+        )

@@ -9,13 +9,15 @@ with the bytes of a run that was never stopped, the time column apart.
 from __future__ import annotations
 
 from deqcert.runs.folder import Run, certify_images
-from deqcert.runs.journal import COLUMNS, Journal, Row, round_down
+from deqcert.runs.journal import COLUMNS, Journal, Layout, Line, Row, round_down
 from deqcert.runs.machine import machine, versions
 from deqcert.runs.manifest import Manifest, describe_images
 
 __all__ = [
     "COLUMNS",
     "Journal",
+    "Layout",
+    "Line",
     "Manifest",
     "Row",
     "Run",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from deqcert.errors import RunError
 from deqcert.runs import manifest as manifests
 from deqcert.runs.files import explain, write_atomically
-from deqcert.runs.journal import Journal, Row
+from deqcert.runs.journal import CERTIFICATES, Journal, Layout, Line, Row
 from deqcert.runs.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -35,9 +35,10 @@ class Run:
     Args:
         folder: where the run lives; made, with its parents, if it is not there.
         parameters: what decides the numbers; see `Manifest`.
-        images: indices of the images in their data set, in the order to certify them.
+        images: indices of the images in their data set, in the order to work on them.
         environment: versions and machine; a change on continuing is recorded, not refused.
         notes: anything else worth keeping.
+        layout: what the journal's lines hold; default: certificates.
 
     Raises:
         RunError: the folder holds something else, another run, or a run that another process is
@@ -52,8 +53,9 @@ class Run:
         *,
         environment: Mapping[str, Any] | None = None,
         notes: Mapping[str, Any] | None = None,
+        layout: Layout = CERTIFICATES,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder, self._layout = Path(folder), layout
         self.changes: list[str] = []
         """What differs in the environment since the run was last written, in words."""
         asked = Manifest(
@@ -79,15 +81,15 @@ class Run:
 
     @property
     def remaining(self) -> tuple[int, ...]:
-        """The images that are still to be certified."""
+        """The images that are still to be worked on."""
         return self.images[self.done :]
 
     @property
     def certificates(self) -> Path:
-        """The journal's file."""
+        """The journal's file, of certificates or of whatever the layout says."""
         return self._journal.path
 
-    def append(self, row: Row) -> None:
+    def append(self, row: Line) -> None:
         """Put the next image's line on the disk.
 
         Raises:
@@ -150,14 +152,14 @@ class Run:
         if found is None:
             self._refuse_foreign()
             asked.write(self.folder)
-            return asked, Journal(self.folder, asked.images)
+            return asked, Journal(self.folder, asked.images, self._layout)
         differing = found.differences(asked)
         if differing:
             raise RunError(
                 f"{self.folder} holds a run with other parameters ({'; '.join(differing)}); "
                 "give the earlier values to continue it, or another folder with --out"
             )
-        journal = Journal(self.folder, found.images)
+        journal = Journal(self.folder, found.images, self._layout)
         try:
             return self._moved(found, asked, journal.done), journal
         except BaseException:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from deqcert.errors import RunError
 from deqcert.runs.files import explain, sync_folder, write_all
@@ -41,7 +41,45 @@ COLUMNS = (
     "nfe",
     "seed",
 )
-_HEADER = "\t".join(COLUMNS) + "\n"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a journal's file is called and what its lines hold.
+
+    Args:
+        name: of the file.
+        columns: in order; "idx" is among them.
+        whole: those that are whole numbers.
+        real: those that are numbers, infinite ones included.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    whole: tuple[str, ...]
+    real: tuple[str, ...]
+
+
+CERTIFICATES = Layout(
+    NAME,
+    COLUMNS,
+    whole=("label", "predict", "n0", "n", "votes", "audited", "seed"),
+    real=("radius", "p_lower", "sigma", "alpha", "nfe"),
+)
+"""One certificate a line."""
+
+
+class Line(Protocol):
+    """What a journal takes: one image's results."""
+
+    @property
+    def idx(self) -> int:
+        """Index of the image in its data set."""
+        ...
+
+    def line(self) -> str:
+        """Return the line, its newline included."""
+        ...
 
 
 def round_down(value: float, digits: int) -> str:
@@ -110,15 +148,17 @@ class Journal:
 
     Args:
         folder: the run folder; the journal is created in it if it is not there.
-        images: the indices that the run certifies, in order; line i must be image i's.
+        images: the indices that the run works on, in order; line i must be image i's.
+        layout: what the lines hold.
 
     Raises:
         RunError: the file cannot be written, or lines before the last are not this run's.
     """
 
-    def __init__(self, folder: Path, images: Sequence[int]) -> None:
-        self.path = folder / NAME
-        self._images = images
+    def __init__(self, folder: Path, images: Sequence[int], layout: Layout = CERTIFICATES) -> None:
+        self.path = folder / layout.name
+        self._images, self._layout = images, layout
+        self._header = ("\t".join(layout.columns) + "\n").encode()
         try:
             new = not self.path.exists()
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
@@ -135,7 +175,7 @@ class Journal:
             self.close()
             raise
 
-    def append(self, row: Row) -> None:
+    def append(self, row: Line) -> None:
         """Put one line on the disk.
 
         Args:
@@ -178,9 +218,9 @@ class Journal:
         self._length = 0
         if not lines:
             os.ftruncate(self._descriptor, 0)
-            self._put(_HEADER.encode())
+            self._put(self._header)
             return 0
-        if lines[0] + b"\n" != _HEADER.encode():
+        if lines[0] + b"\n" != self._header:
             raise RunError(
                 f"{self.path} does not begin with this run's columns; "
                 "restore it or give another folder with --out"
@@ -204,12 +244,12 @@ class Journal:
         """Whether a line is a whole row of the image at that position."""
         try:
             cells = line.decode("ascii").split("\t")
-            if len(cells) != len(COLUMNS) or position >= len(self._images):
+            if len(cells) != len(self._layout.columns) or position >= len(self._images):
                 return False
-            entry = dict(zip(COLUMNS, cells, strict=True))
-            for key in ("label", "predict", "n0", "n", "votes", "audited", "seed"):
+            entry = dict(zip(self._layout.columns, cells, strict=True))
+            for key in self._layout.whole:
                 int(entry[key])
-            for key in ("radius", "p_lower", "sigma", "alpha", "nfe"):
+            for key in self._layout.real:
                 float(entry[key])
             return int(entry["idx"]) == self._images[position]
         except ValueError:

@@ -156,7 +156,7 @@ def smoothed(target: Target, gradient: Gradient, images: Sequence[int], draws: i
     def scores(x: Tensor) -> Tensor:
         drawn = torch.stack([noise(int(image), x[0]) for image in images])
         logits = target.logits((x[:, None] + drawn).flatten(0, 1), gradient)
-        each = F.log_softmax(logits, dim=1).unflatten(0, (len(x), draws))
+        each = F.log_softmax(logits, dim=1).view(len(x), draws, -1)
         return each.logsumexp(dim=1) - float(np.log(draws))
 
     return scores

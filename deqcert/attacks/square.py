@@ -62,7 +62,7 @@ def square(
 
     with torch.no_grad():
         best, top = x, _finite(loss(x))
-        # The search goes on from its own tiling, even where x is still better: x is no way to it.
+        # The search goes on from its tiling even where x is better: x has nothing to move.
         first = [_tiling(centre[row].shape, limits[row], draw) for row, draw in enumerate(draws)]
         here = point(np.stack(first))
         value = _finite(loss(here))
@@ -97,8 +97,8 @@ def _bump(height: int, width: int) -> NDArray[np.float64]:
     at = np.cumsum(1.0 / np.arange(reach + 1, 0, -1.0) ** 2)[::-1]  # highest at distance 0
     rows = np.abs(np.arange(height) - height // 2)[:, None]
     columns = np.abs(np.arange(width) - width // 2)[None, :]
-    peak: NDArray[np.float64] = at[np.maximum(rows, columns)]
-    return peak / np.linalg.norm(peak)
+    peak = at[np.maximum(rows, columns)]
+    return np.asarray(peak / np.linalg.norm(peak), dtype=np.float64)
 
 
 def _dipole(side: int, draw: np.random.Generator) -> NDArray[np.float64]:
@@ -107,7 +107,8 @@ def _dipole(side: int, draw: np.random.Generator) -> NDArray[np.float64]:
     if not half:
         return np.ones((1, 1))
     pair = np.concatenate([_bump(half, side), -_bump(side - half, side)])
-    return (pair.T if draw.random() < 0.5 else pair) / np.linalg.norm(pair)
+    pair = pair.T if draw.random() < 0.5 else pair
+    return np.asarray(pair / np.linalg.norm(pair), dtype=np.float64)
 
 
 def _tiling(

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from deqcert.attacks.pgd import pgd
 from deqcert.cli import main
-from deqcert.errors import ConfigError
-from deqcert.models import build_model, load_model, preset
+from deqcert.data import load_dataset
+from deqcert.errors import ConfigError, DataError
+from deqcert.models import build_model, file_hash, load_model, preset
 from deqcert.training import TrainConfig, objective_names, objective_options, train
+from deqcert.training.extra import with_extra
 from deqcert.training.objectives import Batch, get_objective
 from deqcert.training.objectives.base import log_average
 from deqcert.training.passes import Passes
@@ -333,7 +335,7 @@ def short(tmp_path: Path, **options: object) -> TrainConfig:
         data="digits",
         sigma=0.25,
         epochs=1,
-        batch=128,
+        batch=512,
         max_nfe=6,
         backward_nfe=4,
         lr=0.01,
@@ -353,6 +355,73 @@ def test_a_short_training_by_every_objective(name: str, tmp_path: Path) -> None:
     assert record["parameters"]["objective_options"] == objective_options(name) | given
     assert all(math.isfinite(row["loss"]) for row in record["course"])
     assert all(torch.isfinite(value).all() for value in load_model(path).state_dict().values())
+
+
+def test_a_checkpoint_to_begin_with(tmp_path: Path) -> None:
+    # So small a rate that the weights hardly move, and two classes less than the checkpoint.
+    x, y = arrays("train")
+    np.savez(tmp_path / "train.npz", x=x[y < 8], y=y[y < 8])
+    x, y = arrays("test")
+    np.savez(tmp_path / "test.npz", x=x[y < 8], y=y[y < 8])
+    still = short(tmp_path, init="digits", pretrain=0.0, weight_decay=0.0)
+    same = train(dataclasses.replace(still, name="same", lr=1e-9))
+    record = json.loads(same.with_suffix(".json").read_text())
+    assert record["measured"]["clean_accuracy"] > 0.9
+    assert record["data_sha256"]["init"] == file_hash("digits")
+    fewer = dataclasses.replace(
+        still,
+        name="fewer",
+        lr=1e-9,
+        data=f"npz:{tmp_path / 'train.npz'}",
+        test_data=f"npz:{tmp_path / 'test.npz'}",
+    )
+    found, given = load_model(train(fewer)), load_model("digits")
+    assert found.num_classes == 8
+    ours, theirs = dict(found.named_parameters()), dict(given.named_parameters())
+    other = {name for name in ours if ours[name].shape != theirs[name].shape}
+    assert other == {"classifier.weight", "classifier.bias"}
+    for name in set(ours) - other:
+        assert torch.allclose(ours[name], theirs[name], atol=1e-6), name
+    with pytest.raises(ConfigError, match="takes images of"):
+        np.savez(tmp_path / "wide.npz", x=np.zeros((600, 1, 8, 16)), y=np.arange(600) % 10)
+        train(dataclasses.replace(still, data=f"npz:{tmp_path / 'wide.npz'}", test_data="digits"))
+
+
+def arrays(split: str) -> tuple[np.ndarray, np.ndarray]:
+    data = load_dataset("digits", split)
+    return data.batch(np.arange(len(data))), data.labels()
+
+
+def test_images_that_a_teacher_labels(tmp_path: Path) -> None:
+    x, y = arrays("train")
+    np.savez(tmp_path / "few.npz", x=x[:200], y=y[:200])
+    np.savez(tmp_path / "more.npz", x=x[200:700], y=np.zeros(500, dtype=int))
+    config = dataclasses.replace(
+        short(tmp_path),
+        batch=128,
+        data=f"npz:{tmp_path / 'few.npz'}",
+        test_data="digits",
+        extra=f"npz:{tmp_path / 'more.npz'}",
+        teacher="digits",
+    )
+    labelled = load_dataset(f"npz:{tmp_path / 'few.npz'}", "train")
+    joined = with_extra(config, labelled)
+    assert 690 <= len(joined) <= 700
+    assert (joined.labels()[:200] == y[:200]).all()
+    kept = joined._rows + 200
+    assert (joined.labels()[200:] == y[kept]).mean() > 0.95
+    assert np.array_equal(joined.batch([len(joined) - 1])[0], x[kept[-1]])
+    assert np.array_equal(joined.batch([0, 199]), labelled.batch([0, 199]))
+    assert joined.image(200).shape == (1, 8, 8)
+    assert joined.label(0) == y[0]
+    assert joined.hash() != labelled.hash()
+    with pytest.raises(DataError, match="has no image"):
+        joined.image(len(joined))
+    record = json.loads(train(config).with_suffix(".json").read_text())
+    assert record["data_sha256"]["teacher"] == file_hash("digits")
+    for options in ({"extra": "digits"}, {"teacher": "digits"}):
+        with pytest.raises(ConfigError, match="give both"):
+            TrainConfig(out=tmp_path, **options)
 
 
 @pytest.mark.parametrize(

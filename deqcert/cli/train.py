@@ -16,6 +16,9 @@ KNOBS: tuple[tuple[str, type, Any, str], ...] = (
     ("name", str, "model", "The files are called NAME.pth, NAME.yaml and NAME.json."),
     ("preset", str, "tiny", "What is trained: tiny, small, large, imagenet-small or contractive."),
     ("model", Path, None, "YAML configuration in the public layout, instead of a preset."),
+    ("init", str, None, "Checkpoint to begin with instead of random weights."),
+    ("extra", str, None, "Further images, without labels; --teacher labels them."),
+    ("teacher", str, None, "Checkpoint that labels the images of --extra."),
     (
         *("objective", str, "gaussian"),
         "What is minimised: gaussian, smoothadv, consistency or macer; docs/training.md compares.",

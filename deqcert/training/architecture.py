@@ -1,4 +1,4 @@
-"""Which model is trained: a preset or a given configuration, fitted to the images."""
+"""Which model is trained: a preset, a given configuration or a checkpoint, fitted to the images."""
 
 from __future__ import annotations
 
@@ -8,11 +8,39 @@ import numpy as np
 
 from deqcert.data import Dataset
 from deqcert.errors import ConfigError
-from deqcert.models import Config, preset, read_config
+from deqcert.models import Config, Model, build_model, load_model, preset, read_config
 from deqcert.training.config import TrainConfig
 
 STATISTICS_FROM = 10_000
 """Images that the normalisation of a new data set is computed from."""
+
+
+def initial_model(config: TrainConfig, data: Dataset) -> Model:
+    """Build the model that the training begins with, on the CPU, in training mode.
+
+    It has random weights, drawn from torch's own generator, or those of ``config.init``; a
+    checkpoint of other classes keeps all but its last layer.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read.
+        ConfigError: If images and configuration do not fit.
+    """
+    if config.init is None:
+        return build_model(architecture(config, data)).train()
+    given = load_model(config.init, config.model)
+    if given.input_shape != data.shape:
+        raise ConfigError(
+            f"checkpoint {config.init} takes images of {given.input_shape}, but those of "
+            f"{data.name} have {data.shape} (channels, height, width); begin with another one."
+        )
+    if given.num_classes == len(data.classes):
+        return given.train()
+    model = build_model(dataclasses.replace(given.config, num_classes=len(data.classes)))
+    own, known = model.state_dict(), given.state_dict()
+    model.load_state_dict(
+        {key: known[key] if known[key].shape == own[key].shape else own[key] for key in own}
+    )
+    return model.train()
 
 
 def architecture(config: TrainConfig, data: Dataset) -> Config:

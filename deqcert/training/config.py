@@ -30,6 +30,12 @@ class TrainConfig:
         preset: Width and depth, one of :func:`deqcert.models.preset_names`. Image size, channels
             and classes follow the data.
         model: YAML configuration in the public layout, used instead of the preset.
+        init: Checkpoint to begin with, or the name of a builtin one, instead of random weights;
+            it brings its own configuration (``model``, or the YAML beside it). The last layer is
+            new where the classes are others. Usually with ``pretrain`` 0.
+        extra: Further images, named as ``data``, whose labels are not used: those that ``teacher``
+            gives them are.
+        teacher: Checkpoint, or name of a builtin one, that labels the extra images.
         objective: What is minimised, one of :func:`deqcert.training.objective_names`.
         objective_options: Its options, those of :func:`deqcert.training.objective_options`.
         sigma: Standard deviation of the noise in [0, 1] pixel units, at least 0; train with the
@@ -78,6 +84,9 @@ class TrainConfig:
     name: str = "model"
     preset: str = "tiny"
     model: Path | None = None
+    init: str | None = None
+    extra: str | None = None
+    teacher: str | None = None
     objective: str = "gaussian"
     objective_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     sigma: float = 0.25
@@ -143,6 +152,8 @@ class TrainConfig:
                 raise ConfigError(
                     f"there is no {field} '{getattr(self, field)}'; there are {', '.join(names)}."
                 )
+        if (self.extra is None) != (self.teacher is None):
+            raise ConfigError("extra images need a teacher, and a teacher needs extra; give both.")
         get_objective(self.objective, self.sigma, **self.objective_options)
         if not self.name or Path(self.name).name != self.name:
             raise ConfigError(f"name is '{self.name}', but it must be a file name without folder.")

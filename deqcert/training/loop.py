@@ -14,13 +14,14 @@ from torch import Tensor
 
 from deqcert.data import Dataset, load_dataset
 from deqcert.errors import ConfigError
-from deqcert.models import Model, build_model
-from deqcert.training.architecture import architecture
+from deqcert.models import Model, file_hash
+from deqcert.training.architecture import initial_model
 from deqcert.training.augment import crop, get_augmentation
 from deqcert.training.average import Average
 from deqcert.training.config import TrainConfig
 from deqcert.training.course import Course
 from deqcert.training.curve import Row, draw
+from deqcert.training.extra import with_extra
 from deqcert.training.measure import measure
 from deqcert.training.objectives import Batch, get_objective, objective_options
 from deqcert.training.passes import Passes
@@ -69,8 +70,13 @@ def train(config: TrainConfig) -> Path:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = build_model(architecture(config, data)).to(config.device)
+        model = initial_model(config, data).to(config.device)
+    if config.extra is not None:
+        data = with_extra(config, data)
     hashes = {"train": data.hash(), "test": test.hash()}
+    for checkpoint in ("init", "teacher"):
+        if (given := getattr(config, checkpoint)) is not None:
+            hashes[checkpoint] = file_hash(given)
     unfinished = Unfinished(config, {"images": str(hashes), "model": model.config.to_yaml()})
     training = _Training(model, config, data, test, unfinished)
     history = training.run()

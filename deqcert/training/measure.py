@@ -38,10 +38,10 @@ def measure(
     for first in range(0, len(data), ROWS):
         rows = np.arange(first, min(first + ROWS, len(data)))
         x, labels = torch.from_numpy(data.batch(rows)), y[first : first + ROWS]
-        clean.append(_solve(model, x.to(device))[0].cpu() == labels)
+        clean.append(classify(model, x.to(device))[0].cpu() == labels)
         for _ in range(draws):
             noise = sigma * torch.randn(x.shape, generator=generator)
-            classes, spent, arrived = _solve(model, (x + noise).to(device))
+            classes, spent, arrived = classify(model, (x + noise).to(device))
             noisy.append(classes.cpu() == labels)
             nfe.append(spent.cpu())
             converged.append(arrived.cpu())
@@ -55,7 +55,8 @@ def measure(
     }
 
 
-def _solve(model: ImplicitModel, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def classify(model: ImplicitModel, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Solve images, shape (B, C, H, W); return class, evaluations and convergence, each (B,)."""
     injection = model.inject(x)
     result = Anderson().solve(bind(model.cell, injection), model.initial_state(injection), STOP)
     return model.readout(result.z).argmax(dim=1), result.nfe, result.converged

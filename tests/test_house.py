@@ -32,6 +32,8 @@ ROOMS: dict[str, set[str]] = {
     "training": ERRORS | {"kernels", "solvers", "models", "smoothing", "attacks", "data"},
     "report": ERRORS | {"certify"},
     "runs": ERRORS | {"kernels", "solvers", "models", "smoothing", "certify", "data"},
+    "challenge": ERRORS
+    | {"kernels", "solvers", "models", "smoothing", "attacks", "certify", "data", "runs"},
 }
 EVERYTHING = set(ROOMS)
 ROOMS["bench"] = EVERYTHING - {"training"}

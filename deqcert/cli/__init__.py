@@ -19,7 +19,17 @@ import click
 from deqcert import __version__
 from deqcert.errors import ConfigError, DeqcertError
 
-COMMANDS = ("train", "train-start", "plan", "certify", "predict", "report", "bench", "doctor")
+COMMANDS = (
+    "train",
+    "train-start",
+    "plan",
+    "certify",
+    "predict",
+    "attack",
+    "report",
+    "bench",
+    "doctor",
+)
 
 
 class Interrupted(KeyboardInterrupt):

@@ -1,0 +1,119 @@
+"""From the points of an attack to the nearest one where another class is answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deqcert.attacks.ball import project
+from deqcert.challenge.judge import Judge, Verdict
+
+STEPS = 6
+"""Halvings of a segment."""
+STRETCHES = (1.0, 1.1, 1.3)
+"""Where on a segment verdicts are given, in times of what the halvings ended at."""
+TESTS = 1 + len(STRETCHES)
+"""Most verdicts for one attack on one image."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A point where the verdict is another class.
+
+    Args:
+        point: Shape (C, H, W).
+        distance: Its l2 distance to the image, in float64.
+        verdict: What was found there.
+    """
+
+    point: Tensor
+    distance: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """What an attack has reached on an image.
+
+    Args:
+        lead: Largest share of the votes, as guessed, by which another class leads inside the
+            certified radius: -1 where all votes are for the certified class. NaN without a radius.
+        found: The nearest point with a verdict against the class, or None.
+    """
+
+    lead: float
+    found: Found | None
+
+
+def nearest(
+    judge: Judge, x: Tensor, image: int, answer: int, radius: float, points: Tensor, first: int
+) -> Nearest:
+    """Look for the nearest point of another class, first of all inside the certified radius.
+
+    Every point is brought into the certified ball, and the one where another class leads most gets
+    a verdict unless its class plainly leads. Then, from the nearest point to the farthest, the
+    first at which another class leads clearly is drawn back towards the image by halving, and gets
+    verdicts from there outwards.
+
+    Args:
+        judge: What decides.
+        x: The image, shape (C, H, W).
+        image: Its index in the data set.
+        answer: The class that was certified.
+        radius: The certified radius, at least 0.
+        points: What an attack has found, shape (B, C, H, W).
+        first: Number of the first verdict; up to `TESTS` are used.
+    """
+    lead, best = float("nan"), None
+    if radius > 0.0:
+        balls = torch.full((len(points),), radius, dtype=torch.float64)
+        inner = project(points, x.expand_as(points), balls)
+        leads = [judge.lead(point, image, answer) for point in inner]
+        lead = max(leads)
+        if lead > -2.0 / judge.guesses**0.5:
+            best = _test(judge, x, image, answer, inner[leads.index(lead)], first)
+    if best is None:
+        for point in points[_norms(points, x).argsort()]:
+            if judge.lead(point, image, answer) >= judge.needed:
+                best = _draw_back(judge, x, image, answer, point, first + 1)
+                break
+    return Nearest(lead, best)
+
+
+def _draw_back(
+    judge: Judge, x: Tensor, image: int, answer: int, point: Tensor, first: int
+) -> Found | None:
+    """Find where on the segment to a point another class begins to lead clearly, and test there."""
+    low, high = 0.0, 1.0
+    for _ in range(STEPS):
+        middle = 0.5 * (low + high)
+        if judge.lead(_between(x, point, middle), image, answer) >= judge.needed:
+            high = middle
+        else:
+            low = middle
+    for number, stretch in enumerate(STRETCHES):
+        share = min(stretch * high, 1.0)
+        found = _test(judge, x, image, answer, _between(x, point, share), first + number)
+        if found is not None or share == 1.0:
+            return found
+    return None
+
+
+def _test(
+    judge: Judge, x: Tensor, image: int, answer: int, point: Tensor, number: int
+) -> Found | None:
+    verdict = judge.verdict(point, image, answer, number)
+    if not verdict.differs:
+        return None
+    return Found(point, float(_norms(point[None], x)[0]), verdict)
+
+
+def _between(x: Tensor, point: Tensor, share: float) -> Tensor:
+    return torch.lerp(x.double(), point.double(), share).to(x.dtype)
+
+
+def _norms(points: Tensor, x: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm((points.double() - x.double()).flatten(1), dim=1)
+    return norms

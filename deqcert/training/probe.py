@@ -40,6 +40,7 @@ class Probe:
         self._x = torch.split(x.to(config.device), config.batch)
         self._y = torch.from_numpy(test.labels()[rows]).to(config.device)
         self._solver = get_solver(config.solver)
+        self._seed = config.seed
         self._stop = StopRule(tol=max(config.tol, 1e-6), max_nfe=max(config.max_nfe, 2))
 
     def __call__(self, model: Model) -> dict[str, float]:
@@ -59,7 +60,12 @@ class Probe:
                 right.append(model.readout(result.z).argmax(dim=1))
                 residuals.append(result.residual.clamp(max=WORST))
                 if number == 0:
-                    radius = spectral_radius(model.cell, result.z[:ROWS], injection[:ROWS])
+                    radius = spectral_radius(
+                        model.cell,
+                        result.z[:ROWS],
+                        injection[:ROWS],
+                        generator=torch.Generator().manual_seed(self._seed),
+                    )
         model.train(training)
         return {
             "noisy_accuracy": (torch.cat(right) == self._y).double().mean().item(),

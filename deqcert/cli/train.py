@@ -19,10 +19,7 @@ KNOBS: tuple[tuple[str, type, Any, str], ...] = (
     ("init", str, None, "Checkpoint to begin with instead of random weights."),
     ("extra", str, None, "Further images, without labels; --teacher labels them."),
     ("teacher", str, None, "Checkpoint that labels the images of --extra."),
-    (
-        *("objective", str, "gaussian"),
-        "What is minimised: gaussian, smoothadv, consistency or macer; docs/training.md compares.",
-    ),
+    ("objective", str, "gaussian", "What is minimised: gaussian, smoothadv, consistency or macer."),
     ("sigma", float, 0.25, "Noise, in pixel units of [0,1]; what you will certify with."),
     ("epochs", int, 100, "Passes over the training images."),
     ("minutes", float, 0.0, "If above 0: train for this long instead."),

@@ -62,7 +62,7 @@ SAME = ("checkpoint_sha256", "model_config", "data_hash", "split", "sigma", "for
     "--reach",
     type=float,
     metavar="R",
-    help="Largest radius attacked; default: 4 sigma, or the largest certified radius if that is "
+    help="Largest radius attacked; default: 6 sigma, or the largest certified radius if that is "
     "more.",
 )
 @click.option(
@@ -143,7 +143,7 @@ def command(
     engine = build.make_engine(source, subject.model, SmoothingEngine)
     each = alpha / (certified * len(chosen) * TESTS)
     judge = Judge(engine, predictor, n=n, alpha=each, guesses=search, depth=depth)
-    furthest = max(4.0 * engine.sigma, float(results.radius.max()))
+    furthest = max(6.0 * engine.sigma, float(results.radius.max()))
     grid = _grid(furthest if reach is None else reach)
     # Gradients go through the model as it was trained; verdicts through the form certified.
     plain = load_model(source.model, source.config).eval().to(engine.device)

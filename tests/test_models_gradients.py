@@ -13,8 +13,8 @@ from deqcert.models.implicit_grad import (
     equilibrium,
     get_gradient,
     gradient_names,
-    jacobian_penalty,
 )
+from deqcert.models.jacobian import jacobian_penalty, spectral_radius
 from deqcert.solvers import StopRule, get_solver
 
 TIGHT = StopRule(tol=1e-13, max_nfe=400)
@@ -138,6 +138,63 @@ def test_jacobian_penalty_estimates_the_frobenius_norm() -> None:
     torch.testing.assert_close(found, wanted, rtol=0.05, atol=0)
     (gradient,) = torch.autograd.grad(found, weight)
     torch.testing.assert_close(gradient, weight.detach() / 2, rtol=0.2, atol=0.05)
+
+
+def test_rows_that_end_early_do_not_change_the_adjoint_of_others() -> None:
+    """Rows whose cells contract at very different speed, alone and together."""
+    factors = torch.tensor([0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.01]).double()
+    generator = torch.Generator().manual_seed(2)
+    offsets = torch.randn(8, 5, generator=generator, dtype=torch.float64)
+    evaluated: list[int] = []
+
+    def cell(z: torch.Tensor, context: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        evaluated.append(len(z))
+        return torch.tanh(factor[:, None] * z.roll(1, dims=1) + context)
+
+    def gradient(rows: slice) -> torch.Tensor:
+        context = offsets[rows].clone().requires_grad_()
+        stop = StopRule(tol=1e-12, max_nfe=400)
+        z, _ = equilibrium(
+            cell,
+            torch.zeros_like(context).detach(),
+            context,
+            factors[rows],
+            solver=get_solver("picard"),
+            stop=stop,
+            gradient=get_gradient("implicit", solver=get_solver("picard"), stop=stop),
+        )
+        evaluated.clear()
+        (found,) = torch.autograd.grad(z.square().sum(), context)
+        return found
+
+    together = gradient(slice(None))
+    assert evaluated == sorted(evaluated, reverse=True) and evaluated[-1] < 4
+    alone = torch.cat([gradient(slice(row, row + 1)) for row in range(8)])
+    torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-12)
+    # dz/dc solves a linear system that can be written down.
+    for row in range(8):
+        z = torch.zeros(5).double()
+        for _ in range(600):
+            z = torch.tanh(factors[row] * z.roll(1) + offsets[row])
+        slope = torch.diag(1.0 - z.square())
+        shift = factors[row] * torch.eye(5).double().roll(1, dims=0)
+        exact = 2.0 * z @ torch.linalg.solve(torch.eye(5).double() - slope @ shift, slope)
+        torch.testing.assert_close(together[row], exact, rtol=1e-9, atol=1e-12)
+
+
+def test_the_spectral_radius_is_estimated_row_by_row() -> None:
+    angle = torch.tensor(0.7).double()
+    turn = torch.stack([torch.cos(angle), -torch.sin(angle), torch.sin(angle), torch.cos(angle)])
+    weight = torch.block_diag(turn.view(2, 2), 0.5 * torch.eye(3).double())
+    scales = torch.tensor([0.9, 0.3, 1.5]).double()
+    found = spectral_radius(
+        lambda z, c: c[:, None] * (z @ weight.T),
+        torch.zeros(3, 5).double(),
+        scales,
+        steps=40,
+        generator=torch.Generator().manual_seed(0),
+    )
+    torch.testing.assert_close(found, scales, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize(

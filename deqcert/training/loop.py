@@ -34,7 +34,10 @@ RESTARTS = 5
 """How often a training that diverged goes back to its last good epoch before it gives up."""
 
 SAVE_EVERY = 120.0
-"""Seconds after which a training saves where it is; an epoch's end is saved, too."""
+"""Seconds after which a training saves where it is."""
+
+SAVE_AT_END = 10.0
+"""The same at the end of an epoch; short epochs would spend their time on saving."""
 
 POSITION = ("epoch", "step", "order", "good", "caution", "restarts", "resumed")
 """What says where a training is, besides what is saved by parts."""
@@ -165,7 +168,7 @@ class _Training:
                     self.order, self.good = self._shuffle(), self._snapshot()
                 else:
                     self._go_back(progress)
-                self._save()
+                self._save(SAVE_AT_END if self._share() < 1.0 else 0.0)
         return self.course.rows
 
     def _epoch(self, progress: Progress) -> bool:
@@ -178,8 +181,7 @@ class _Training:
             self.course.add(loss, self.passes.nfe)
             if self.step == self.steps or self.course.due:
                 self._row(share, progress)
-            if time.perf_counter() - self.saved >= SAVE_EVERY:
-                self._save()
+            self._save(SAVE_EVERY)
         if self.course.waiting:  # the time was up
             self._row(1.0, progress)
         return True
@@ -270,8 +272,10 @@ class _Training:
         self.caution *= 0.5
         progress.say("a loss was not finite: back to the last good epoch, at half the rate")
 
-    def _save(self) -> None:
-        """Save everything that a step depends on."""
+    def _save(self, every: float) -> None:
+        """Save everything that a step depends on, if it was not done for so many seconds."""
+        if time.perf_counter() - self.saved < every:
+            return
         state = {name: getattr(self, name) for name in POSITION}
         now = self.good if self.step == 0 else self._snapshot()
         generator = self.generator.get_state()

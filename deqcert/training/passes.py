@@ -13,8 +13,8 @@ from deqcert.models.implicit_grad import (
     Unroll,
     equilibrium,
     get_gradient,
-    jacobian_penalty,
 )
+from deqcert.models.jacobian import jacobian_penalty
 from deqcert.solvers import StopRule, get_solver
 from deqcert.training.config import TrainConfig
 
@@ -90,11 +90,12 @@ class Passes:
         """Return the Jacobian penalty at the states of the last pass."""
         assert self._last is not None
         z, context = self._last
-        with self._precision():
-            return jacobian_penalty(self._cell, z, *context, generator=self._generator)
+        return jacobian_penalty(self._cell, z, *context, generator=self._generator)
 
     def _cell(self, z: Tensor, *context: Tensor) -> Tensor:
-        return self.model.cell(z, *context).to(z.dtype)
+        # The adjoint solve may evaluate it as well, later.
+        with self._precision():
+            return self.model.cell(z, *context).to(z.dtype)
 
     def _precision(self) -> torch.autocast:
         # No cache: weights that a solve has cast without a graph would have no gradient.

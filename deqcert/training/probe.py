@@ -7,7 +7,7 @@ import torch
 
 from deqcert.data import Dataset
 from deqcert.models import Model
-from deqcert.models.implicit_grad import spectral_radius
+from deqcert.models.jacobian import spectral_radius
 from deqcert.solvers import StopRule, bind, get_solver
 from deqcert.training.config import TrainConfig
 

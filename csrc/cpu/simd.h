@@ -51,22 +51,60 @@ typedef uint32_t Words __attribute__((vector_size(4 * DEQCERT_WIDTH)));
 typedef uint32_t WideWords __attribute__((vector_size(8 * DEQCERT_WIDTH)));
 typedef float WideFloats __attribute__((vector_size(8 * DEQCERT_WIDTH)));
 
-// Registers of bfloat16 as float32, and back: what bfloat16 does to one value.
-template <typename To, typename Integers, typename From>
-inline To widened(From narrow) {
-  const Integers bits = __builtin_convertvector(narrow, Integers) << 16;
-  To v;
-  memcpy(&v, &bits, sizeof v);
-  return v;
+// Registers of bfloat16 as float32, and back: what bfloat16 does to one value. Where GCC 12 makes
+// many instructions of such conversions and the processor has one, it is named.
+inline Floats load_halves(const bfloat16* p, Floats) {
+#if defined(DEQCERT_X86) && DEQCERT_WIDTH == 4
+  const __m128i narrow = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return reinterpret_cast<Floats>(_mm_slli_epi32(_mm_cvtepu16_epi32(narrow), 16));
+#else
+  Halves narrow;
+  memcpy(&narrow, p, sizeof narrow);
+  return reinterpret_cast<Floats>(__builtin_convertvector(narrow, Words) << 16);
+#endif
 }
 
-template <typename To, typename Integers, typename From>
-inline To narrowed(From v) {
-  Integers bits;
-  memcpy(&bits, &v, sizeof bits);
-  bits = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
-  const Integers quiet = bits - bits + 0x7FC0u;
-  return __builtin_convertvector(v == v ? bits : quiet, To);
+inline WideFloats load_halves(const bfloat16* p, WideFloats) {
+#if defined(DEQCERT_X86) && DEQCERT_WIDTH == 4
+  const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return reinterpret_cast<WideFloats>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16));
+#else
+  WideHalves narrow;
+  memcpy(&narrow, p, sizeof narrow);
+  return reinterpret_cast<WideFloats>(__builtin_convertvector(narrow, WideWords) << 16);
+#endif
+}
+
+// Rounded to bfloat16, in the upper halves of the elements.
+template <typename Integers, typename Reals>
+inline Integers round_halves(Reals v) {
+  const Integers bits = reinterpret_cast<Integers>(v);
+  const Integers nearest = bits + 0x7FFFu + ((bits >> 16) & 1u);
+  const Integers nan = reinterpret_cast<Integers>(v != v);
+  return (nearest & ~nan & 0xFFFF0000u) | (nan & 0x7FC00000u);
+}
+
+inline Halves pack_halves(Words upper) {
+  const Words bits = upper >> 16;
+#if defined(DEQCERT_X86) && DEQCERT_WIDTH == 4
+  const __m128i both = _mm_packus_epi32(reinterpret_cast<__m128i>(bits), _mm_setzero_si128());
+  Halves narrow;
+  memcpy(&narrow, &both, sizeof narrow);
+  return narrow;
+#else
+  return __builtin_convertvector(bits, Halves);
+#endif
+}
+
+inline WideHalves pack_halves(WideWords upper) {
+  const WideWords bits = upper >> 16;
+#if defined(DEQCERT_X86) && DEQCERT_WIDTH == 4
+  const __m256i v = reinterpret_cast<__m256i>(bits);
+  const __m256i both = _mm256_permute4x64_epi64(_mm256_packus_epi32(v, v), 0xD8);
+  return reinterpret_cast<WideHalves>(_mm256_castsi256_si128(both));
+#else
+  return __builtin_convertvector(bits, WideHalves);
+#endif
 }
 
 inline Doubles load(const double* p) {
@@ -82,9 +120,7 @@ inline Doubles load(const float* p) {
 }
 
 inline Doubles load(const bfloat16* p) {
-  Halves v;
-  memcpy(&v, p, sizeof v);
-  return __builtin_convertvector((widened<Floats, Words>(v)), Doubles);
+  return __builtin_convertvector(load_halves(p, Floats()), Doubles);
 }
 
 inline void store(double* p, Doubles v) { memcpy(p, &v, sizeof v); }
@@ -95,7 +131,8 @@ inline void store(float* p, Doubles v) {
 }
 
 inline void store(bfloat16* p, Doubles v) {
-  const Halves narrow = narrowed<Halves, Words>(__builtin_convertvector(v, Floats));
+  const Floats single = __builtin_convertvector(v, Floats);
+  const Halves narrow = pack_halves(round_halves<Words>(single));
   memcpy(p, &narrow, sizeof narrow);
 }
 
@@ -106,11 +143,7 @@ Own<T> load_own(const T* p) {
   return v;
 }
 
-inline Floats load_own(const bfloat16* p) {
-  Halves v;
-  memcpy(&v, p, sizeof v);
-  return widened<Floats, Words>(v);
-}
+inline Floats load_own(const bfloat16* p) { return load_halves(p, Floats()); }
 
 template <typename T>
 void store_own(T* p, Own<T> v) {
@@ -119,7 +152,7 @@ void store_own(T* p, Own<T> v) {
 
 template <>
 inline void store_own(bfloat16* p, Floats v) {
-  const Halves narrow = narrowed<Halves, Words>(v);
+  const Halves narrow = pack_halves(round_halves<Words>(v));
   memcpy(p, &narrow, sizeof narrow);
 }
 
@@ -131,7 +164,7 @@ Own<T> rounded(Own<T> v) {
 
 template <>
 inline Floats rounded<bfloat16>(Floats v) {
-  return widened<Floats, Words>(narrowed<Halves, Words>(v));
+  return reinterpret_cast<Floats>(round_halves<Words>(v));
 }
 
 // Stores a register of states, past the cache where asked; p is then a multiple of its size.
@@ -157,7 +190,7 @@ inline void put(float* p, Floats v) {
 
 template <bool Stream>
 inline void put(bfloat16* p, Floats v) {
-  const Halves narrow = narrowed<Halves, Words>(v);
+  const Halves narrow = pack_halves(round_halves<Words>(v));
 #if defined(DEQCERT_X86) && DEQCERT_WIDTH == 8
   if (Stream) return _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)narrow);
 #elif defined(DEQCERT_X86) && DEQCERT_WIDTH == 4
@@ -232,11 +265,7 @@ Wide<T> load_wide(const T* p) {
   return v;
 }
 
-inline WideFloats load_wide(const bfloat16* p) {
-  WideHalves v;
-  memcpy(&v, p, sizeof v);
-  return widened<WideFloats, WideWords>(v);
-}
+inline WideFloats load_wide(const bfloat16* p) { return load_halves(p, WideFloats()); }
 
 // Stores a full register and returns what was stored.
 template <typename T>
@@ -247,9 +276,10 @@ Wide<T> store_wide(T* p, Wide<T> v) {
 
 template <>
 inline WideFloats store_wide(bfloat16* p, WideFloats v) {
-  const WideHalves narrow = narrowed<WideHalves, WideWords>(v);
+  const WideWords stored = round_halves<WideWords>(v);
+  const WideHalves narrow = pack_halves(stored);
   memcpy(p, &narrow, sizeof narrow);
-  return widened<WideFloats, WideWords>(narrow);
+  return reinterpret_cast<WideFloats>(stored);
 }
 
 // Adds the lanes of WIDES registers to SUM_LANES sums in float64.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deqcert.attacks import scores as views
 from deqcert.attacks.apgd import apgd
-from deqcert.attacks.ball import check_attack, column, project, unit
+from deqcert.attacks.ball import ascent, check_attack, column, project, unit
 from deqcert.attacks.ddn import ddn
 from deqcert.attacks.pgd import pgd
 from deqcert.attacks.scores import STAGE, Scores, Target
@@ -181,11 +181,14 @@ def _apgd(task: Task) -> Tensor:
 def _ddn(task: Task) -> Tensor:
     """Find the way to the nearest point of another class, and follow it as far as that helps.
 
-    The nearest point is one for the scores, from few draws; a verdict needs a clear lead.
+    The nearest point is one for the scores, from few draws; a verdict needs a clear lead. Where it
+    is x itself, the way is that of the gradient there.
     """
     near = ddn(task.scores, task.x, task.y, radius=task.radius, steps=task.steps)
+    moved = (near != task.x).flatten(1).any(dim=1)
+    way = torch.where(column(moved), unit(near - task.x), ascent(task.cross_entropy, task.x))
     whole = task.x[0].numel() ** 0.5  # no ball is wider than the box
-    far = project(task.x + whole * unit(near - task.x), task.x, task.radius)
+    far = project(task.x + whole * way, task.x, task.radius)
     with torch.no_grad():
         further = task.margin(far) > task.margin(near)
     return torch.where(column(further), far, near)

@@ -9,7 +9,9 @@ import torch
 
 from deqcert.errors import ConfigError
 from deqcert.models import MDEQ, preset
+from deqcert.models.adjoint import AdjointMemory
 from deqcert.models.implicit_grad import (
+    Implicit,
     equilibrium,
     get_gradient,
     gradient_names,
@@ -180,6 +182,53 @@ def test_rows_that_end_early_do_not_change_the_adjoint_of_others() -> None:
         shift = factors[row] * torch.eye(5).double().roll(1, dims=0)
         exact = 2.0 * z @ torch.linalg.solve(torch.eye(5).double() - slope @ shift, slope)
         torch.testing.assert_close(together[row], exact, rtol=1e-9, atol=1e-12)
+
+
+def test_a_remembered_adjoint_saves_evaluations_and_changes_nothing() -> None:
+    weight, context = contraction()
+    products = 0
+
+    def cell(z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        out = torch.tanh(z @ weight.T + c)
+        if out.requires_grad:
+
+            def count(grad: torch.Tensor) -> None:
+                nonlocal products
+                products += 1
+
+            out.register_hook(count)
+        return out
+
+    def gradient(context: torch.Tensor, memory: AdjointMemory | None) -> tuple[torch.Tensor, int]:
+        nonlocal products
+        context = context.clone().requires_grad_()
+        way = Implicit(get_solver("picard"), StopRule(tol=1e-9, max_nfe=50), memory)
+        z, _ = equilibrium(
+            cell,
+            torch.zeros(2, 4).double(),
+            context,
+            solver=get_solver("anderson"),
+            stop=TIGHT,
+            gradient=way,
+        )
+        products = 0
+        (found,) = torch.autograd.grad(z.square().sum(), context)
+        return found, products
+
+    memory = AdjointMemory()
+    gradient(context, memory)
+    near = 2.0 * context + 1e-3
+    cold, needed = gradient(1.001 * context, None)
+    warm, saved = gradient(1.001 * context, memory)
+    torch.testing.assert_close(warm, cold, rtol=1e-7, atol=1e-9)
+    assert saved < 0.8 * needed
+    far, _ = gradient(near, memory)
+    torch.testing.assert_close(far, gradient(near, None)[0], rtol=1e-7, atol=1e-9)
+    # Rows of another shape, and what is not finite, are ignored.
+    grad = torch.ones(3, 4)
+    assert memory.start(grad) is grad
+    memory.keep(grad, torch.tensor([[1.0], [float("nan")], [3.0]]) * grad)
+    assert memory.start(2.0 * grad).tolist() == [[2.0] * 4, [2.0] * 4, [6.0] * 4]
 
 
 def test_the_spectral_radius_is_estimated_row_by_row() -> None:

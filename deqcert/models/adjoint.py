@@ -14,6 +14,33 @@ It costs one evaluation of them, and each product that follows is cheaper by wha
 """
 
 
+class AdjointMemory:
+    """The last adjoint of some rows, for a later solve of the same rows to start from.
+
+    For passes that differ little, such as the steps of an attack: what the Jacobian added to the
+    right-hand side then, scaled to the present one, is added to it now. Each solve leaves its own
+    adjoint here; one whose rows have another shape is ignored.
+    """
+
+    def __init__(self) -> None:
+        self._grad: Tensor | None = None
+        self._adjoint: Tensor | None = None
+
+    def start(self, grad: Tensor) -> Tensor:
+        """Return where the solve for a right-hand side, shape (B, D), should start."""
+        if self._grad is None or self._adjoint is None or self._grad.shape != grad.shape:
+            # The first evaluation from zero would give the right-hand side: begin there.
+            return grad
+        size = self._grad.square().sum(dim=1, keepdim=True).clamp(min=1e-30)
+        scale = (self._grad * grad).sum(dim=1, keepdim=True) / size
+        start = grad + scale * (self._adjoint - self._grad)
+        return torch.where(torch.isfinite(start).all(dim=1, keepdim=True), start, grad)
+
+    def keep(self, grad: Tensor, adjoint: Tensor) -> None:
+        """Remember a right-hand side and its adjoint, shape (B, D)."""
+        self._grad, self._adjoint = grad, adjoint
+
+
 class AdjointCell:
     """``g -> (df/dz)^T g + dL/dz`` at given states; rows that have ended are left out.
 

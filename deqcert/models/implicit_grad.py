@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from deqcert.errors import ConfigError
-from deqcert.models.adjoint import AdjointCell
+from deqcert.models.adjoint import AdjointCell, AdjointMemory
 from deqcert.solvers import Anderson, Solver, SolveResult, StopRule, bind
 
 
@@ -53,6 +53,8 @@ class Implicit:
     Args:
         solver: Solves the adjoint equation.
         stop: When the adjoint is accurate enough. Rows that do not get there use their best state.
+        memory: Where the adjoint of an earlier pass over the same rows is; each backward pass
+            starts there and leaves its own.
 
     Source: Bai, Kolter, Koltun 2019, "Deep Equilibrium Models", theorem 1.
     """
@@ -60,6 +62,7 @@ class Implicit:
     name: ClassVar[str] = "implicit"
     solver: Solver[Any] = field(default_factory=Anderson)
     stop: StopRule = field(default_factory=lambda: StopRule(tol=1e-3, max_nfe=20))
+    memory: AdjointMemory | None = None
 
     def solve(
         self,
@@ -75,9 +78,11 @@ class Implicit:
         fz = f(z, *context)
 
         def adjoint(grad: Tensor) -> Tensor:
-            # The first evaluation from zero would give the right-hand side: begin there.
+            memory = self.memory or AdjointMemory()
             cell = AdjointCell(f, z, fz, context, grad)
-            return self.solver.solve(cell, grad, self.stop).z
+            found = self.solver.solve(cell, memory.start(grad), self.stop).z
+            memory.keep(grad, found)
+            return found
 
         return _WithAdjoint.apply(fz, adjoint), result  # type: ignore[no-untyped-call]
 

@@ -204,6 +204,7 @@ class _Training:
             group["lr"] = self.caution * self.schedule.rate(share)
         unrolled = self.schedule.unrolled(share)
         self.passes.unrolled = self.schedule.depth(share) if unrolled else 0
+        self.passes.begin()
         loss = self.objective.loss(
             Batch(x, y, self.passes, self.passes.attacked, self.generator, share)
         )

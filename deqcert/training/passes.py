@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from deqcert.models import Model
+from deqcert.models.adjoint import AdjointMemory
 from deqcert.models.implicit_grad import (
     Gradient,
+    Implicit,
     Unroll,
     equilibrium,
     get_gradient,
@@ -17,6 +23,18 @@ from deqcert.models.implicit_grad import (
 from deqcert.models.jacobian import jacobian_penalty
 from deqcert.solvers import StopRule, get_solver
 from deqcert.training.config import TrainConfig
+
+EARLIER = 8
+"""Attacked passes of a step that are remembered."""
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    """What was found for images: their states, and in time the adjoint there."""
+
+    x: Tensor
+    z: Tensor
+    memory: AdjointMemory
 
 
 class Passes:
@@ -36,17 +54,20 @@ class Passes:
         self._mixed = config.precision == "bfloat16"
         self.unrolled, self.nfe = 0, 0.0
         self._last: tuple[Tensor, tuple[Tensor, ...]] | None = None
+        self._earlier: deque[_Earlier] = deque(maxlen=EARLIER)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map images, shape (B, C, H, W), to logits, shape (B, K)."""
-        gradient = Unroll(steps=self.unrolled) if self.unrolled else self._gradient
+        return self._pass(x, Unroll(steps=self.unrolled) if self.unrolled else self._gradient)
+
+    def _pass(self, x: Tensor, gradient: Gradient, start: Tensor | None = None) -> Tensor:
         with self._precision():
             injection = self.model.inject(x).to(x.dtype)
             masks = self.model.draw_masks(len(x), self._generator)
             context = (injection,) if masks is None else (injection, masks)
             z, result = equilibrium(
                 self._cell,
-                self.model.initial_state(injection),
+                self.model.initial_state(injection) if start is None else start,
                 *context,
                 solver=self._solver,
                 stop=self._stop,
@@ -61,6 +82,9 @@ class Passes:
 
     def attacked(self, x: Tensor) -> Tensor:
         """Map images to logits as the model is certified: a target for attacks during training.
+
+        Passes that follow each other on nearly the same images are quick: each starts where the
+        nearest earlier one since :meth:`begin` ended, forward and backward.
 
         In evaluation mode, so that no row's gradient depends on its batch-mates, the statistics of
         batch normalisation stay as they are and no mask is drawn; with the parameters held fixed,
@@ -79,12 +103,33 @@ class Passes:
         for entry in learned:
             entry.requires_grad_(False)
         try:
-            return self(x)
+            return self._repeated(x)
         finally:
             for entry in learned:
                 entry.requires_grad_(True)
             self.model.train(training)
             self.nfe, self._last = kept
+
+    def begin(self) -> None:
+        """Forget what earlier passes found: a new batch comes, or the weights have changed."""
+        self._earlier.clear()
+
+    def _repeated(self, x: Tensor) -> Tensor:
+        gradient = self._gradient
+        if self.unrolled or isinstance(gradient, Unroll):
+            return self(x)
+        near = min(
+            (entry for entry in self._earlier if entry.x.shape == x.shape),
+            key=lambda entry: (entry.x - x.detach()).square().sum().item(),
+            default=None,
+        )
+        memory = AdjointMemory() if near is None else copy.copy(near.memory)
+        if isinstance(gradient, Implicit):
+            gradient = dataclasses.replace(gradient, memory=memory)
+        logits = self._pass(x, gradient, None if near is None else near.z)
+        assert self._last is not None
+        self._earlier.append(_Earlier(x.detach(), self._last[0].detach(), memory))
+        return logits
 
     def jacobian_penalty(self) -> Tensor:
         """Return the Jacobian penalty at the states of the last pass."""

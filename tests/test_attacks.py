@@ -1,0 +1,517 @@
+"""Attacks keep their promises, reach what is known, and catch certificates that are too large."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+
+from deqcert.attacks import Attack, Target, attack_names, get_attack
+from deqcert.attacks.registry import margin
+from deqcert.challenge import (
+    Challenge,
+    Judge,
+    Subject,
+    base_classes,
+    challenge_images,
+    outcome_layout,
+)
+from deqcert.challenge.base import base_distance
+from deqcert.challenge.search import TESTS, nearest
+from deqcert.cli import main
+from deqcert.data import load_dataset
+from deqcert.data.base import ArrayDataset
+from deqcert.errors import ConfigError, DataError, RunError
+from deqcert.models import ContractiveConfig, ContractiveDEQ
+from deqcert.report.attacks import attack_rows, attack_table, read_attacks, robust_accuracy
+from deqcert.runs import Run
+from deqcert.smoothing import EarlyStop, Predictor, SmoothingEngine, get_start
+from deqcert.solvers import StopRule, get_solver
+
+SIGMA, SHAPE = 0.25, (1, 4, 4)
+GRADIENT = tuple(name for name in attack_names() if name != "square")
+
+
+class HalfSpace:
+    """Class 1 where the mean direction of the pixels exceeds a threshold, class 0 elsewhere.
+
+    Smoothed with any noise it is the same classifier, so that its boundary is known: a plane at
+    distance ``distance(x)``.
+    """
+
+    input_shape = SHAPE
+    num_classes = 2
+
+    def __init__(self, threshold: float, sharpness: float = 4.0) -> None:
+        signs = torch.tensor([1.0, -1.0, 1.0, 1.0] * 4)
+        self.w, self.threshold, self.sharpness = signs / 4.0, threshold, sharpness
+
+    def inject(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+    def initial_state(self, injection: Tensor) -> Tensor:
+        return torch.zeros_like(injection)
+
+    def cell(self, z: Tensor, injection: Tensor) -> Tensor:
+        return 0.5 * (z + injection)
+
+    def readout(self, z: Tensor) -> Tensor:
+        beyond = self.sharpness * ((z * self.w).sum(dim=1, keepdim=True) - self.threshold)
+        return torch.cat([-beyond, beyond], dim=1)
+
+    def distance(self, x: Tensor) -> Tensor:
+        return self.threshold - (x.flatten(1) * self.w).sum(dim=1)
+
+
+class Steps(HalfSpace):
+    """The same with scores that are constant almost everywhere: no gradient to follow."""
+
+    def readout(self, z: Tensor) -> Tensor:
+        beyond = 8.0 * ((z * self.w).sum(dim=1, keepdim=True) - self.threshold)
+        return torch.cat([-beyond, beyond], dim=1).round()
+
+
+def predictor() -> Predictor:
+    return Predictor(get_solver("anderson"), StopRule(tol=1e-4, max_nfe=20))
+
+
+def target(model: Any, seed: int = 0) -> Target:
+    return Target(model, predictor(), SIGMA, seed)
+
+
+def images(seed: int, rows: int = 4) -> Tensor:
+    """Images with pixels at the limits too."""
+    generator = torch.Generator().manual_seed(seed)
+    return (1.4 * torch.rand((rows, *SHAPE), generator=generator) - 0.2).clamp(0.0, 1.0)
+
+
+def grey(rows: int = 1) -> Tensor:
+    return torch.full((rows, *SHAPE), 0.5)
+
+
+def scores(attack: Attack, aim: Target, rows: list[int]) -> Any:
+    return attack.view(aim, rows, attack.draws or 0)
+
+
+def brief(name: str) -> Attack:
+    found = get_attack(name)
+    few: dict[str, int] = {"steps": 30 if name == "square" else 6}
+    return get_attack(name, **few, **({"draws": 4} if found.smoothed else {}))
+
+
+# What every attack promises.
+
+
+@pytest.mark.parametrize("name", attack_names())
+@given(seed=st.integers(0, 1000), radius=st.floats(0.0, 3.0))
+@settings(max_examples=6)
+def test_it_stays_in_ball_and_box_and_is_never_worse_than_its_start(
+    name: str, seed: int, radius: float
+) -> None:
+    attack, x, rows = brief(name), images(seed), [3, 1, 4, 9]
+    aim = target(HalfSpace(0.9), seed)
+    y = torch.tensor([0, 1, 0, 1])
+    radii = torch.tensor([radius, 0.0, 0.5 * radius, 1.3 * radius], dtype=torch.float64)
+    found = attack.run(aim, x, y, rows, radius=radii)
+    assert found.shape == x.shape and found.dtype == x.dtype and not found.requires_grad
+    assert ((found >= 0) & (found <= 1)).all()
+    assert ((found.double() - x.double()).flatten(1).norm(dim=1) <= radii).all()
+    view = scores(attack, aim, rows)
+    with torch.no_grad():
+        assert (margin(view(found), y) >= margin(view(x), y)).all()
+
+
+@pytest.mark.parametrize("name", attack_names())
+def test_a_row_does_not_depend_on_its_batch_mates_or_on_the_call(name: str) -> None:
+    attack, x, rows = brief(name), images(7), [3, 1, 4, 9]
+    y, radii = torch.tensor([0, 1, 0, 1]), torch.tensor([0.3, 0.8, 0.5, 1.2])
+    aim = target(HalfSpace(0.9))
+    whole = attack.run(aim, x, y, rows, radius=radii)
+    assert torch.equal(whole, attack.run(aim, x, y, rows, radius=radii))
+    order = [2, 0, 3, 1]
+    turned = attack.run(aim, x[order], y[order], [rows[i] for i in order], radius=radii[order])
+    torch.testing.assert_close(turned, whole[order], atol=1e-5, rtol=0)
+    for i in range(4):
+        alone = attack.run(aim, x[i : i + 1], y[i : i + 1], rows[i : i + 1], radius=radii[i])
+        torch.testing.assert_close(alone[0], whole[i], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["square", "smoothadv-pgd"])
+def test_seed_and_index_decide_what_is_random(name: str) -> None:
+    attack, x, y = brief(name), images(0, 1), torch.tensor([0])
+    model = ContractiveDEQ(ContractiveConfig(width=8, image_size=(4, 4))).eval()
+    aim = Target(model, predictor(), SIGMA, 0)
+    found = attack.run(aim, x, y, [5], radius=0.5)
+    assert torch.equal(found, attack.run(aim, x, y, [5], radius=0.5))
+    assert not torch.equal(found, attack.run(aim, x, y, [6], radius=0.5))
+    other = Target(model, predictor(), SIGMA, 1)
+    assert not torch.equal(found, attack.run(other, x, y, [5], radius=0.5))
+
+
+@pytest.mark.parametrize("name", attack_names())
+def test_it_reaches_the_known_optimum_of_a_linear_model(name: str) -> None:
+    model, radius = HalfSpace(1.1), 0.8
+    found = get_attack(name).run(target(model), grey(), torch.tensor([0]), [0], radius=radius)
+    gained = float(model.distance(grey()) - model.distance(found))
+    assert gained <= radius + 1e-6
+    assert gained >= (0.6 if name == "square" else 0.995) * radius
+
+
+def test_random_search_needs_no_gradient() -> None:
+    model = Steps(0.8)
+    y = torch.tensor([0])
+    stuck = get_attack("apgd-implicit").run(target(model), grey(), y, [0], radius=1.2)
+    assert torch.equal(stuck, grey())
+    found = get_attack("square").run(target(model), grey(), y, [0], radius=1.2)
+    assert float(model.distance(found)) < float(model.distance(grey())) - 0.5
+
+
+def test_learned_and_fixed_depth_classifiers_can_be_attacked() -> None:
+    model = HalfSpace(1.1)
+    for stop, early in ((StopRule(tol=0.0, max_nfe=3), None), (StopRule(0.0), EarlyStop(0.1))):
+        cold = Predictor(get_solver("picard"), stop, get_start("cold"), early=early)
+        aim = Target(model, cold, SIGMA)
+        for name in ("pgd-implicit", "intermediate", "smoothadv-pgd"):
+            found = brief(name).run(aim, grey(), torch.tensor([0]), [0], radius=0.8)
+            assert float(model.distance(found)) < float(model.distance(grey())) - 0.7
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: get_attack("pgd"), "no attack 'pgd'; there are pgd-implicit"),
+        (lambda: get_attack("pgd-implicit", draws=3), "no option 'draws'; it has steps"),
+        (lambda: get_attack("square", steps=0), "steps is 0"),
+        (lambda: get_attack("square", draws=True), "draws is True"),
+        (lambda: Target(HalfSpace(1), predictor(), 0.0), "sigma is 0.0"),
+        (
+            lambda: Target(
+                HalfSpace(1),
+                Predictor(get_solver("picard"), StopRule(), get_start("mean"), StopRule()),
+                SIGMA,
+            ),
+            "chains samples",
+        ),
+    ],
+)
+def test_impossible_attacks_are_refused(make: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make()
+
+
+def test_images_that_do_not_fit_are_refused() -> None:
+    attack, aim = get_attack("pgd-implicit"), target(HalfSpace(1))
+    with pytest.raises(DataError, match="outside"):
+        attack.run(aim, grey() + 1, torch.tensor([0]), [0], radius=1.0)
+    with pytest.raises(DataError, match="2 indices"):
+        attack.run(aim, grey(), torch.tensor([0]), [0, 1], radius=1.0)
+    with pytest.raises(ConfigError, match="below 0"):
+        attack.run(aim, grey(), torch.tensor([0]), [0], radius=-1.0)
+
+
+# What verdicts promise.
+
+
+def judge(model: Any, *, n: int = 600, alpha: float = 1e-5, **more: Any) -> Judge:
+    engine = SmoothingEngine(model, sigma=SIGMA, seed=3, batch=200)
+    return Judge(engine, predictor(), n=n, alpha=alpha, guesses=100, **more)
+
+
+def test_verdicts_are_wrong_no_more_often_than_they_say() -> None:
+    model = HalfSpace(float((grey().flatten(1) * HalfSpace(0.0).w).sum()))
+    assert float(model.distance(grey())) == 0.0  # both classes are equally probable here
+    decides = judge(model, n=60, alpha=0.1)
+    against = sum(decides.verdict(grey()[0], 0, 0, number).differs for number in range(300))
+    assert 0 < against <= stats.binom.ppf(0.999, 300, 0.1)
+    beyond = judge(HalfSpace(model.threshold - 0.1), n=60, alpha=0.1)
+    assert sum(beyond.verdict(grey()[0], 0, 0, number).differs for number in range(50)) > 25
+
+
+def test_no_two_verdicts_share_noise() -> None:
+    decides = judge(HalfSpace(0.9), n=50)
+    seen = [decides.verdict(grey()[0], 0, 0, number).counts.tolist() for number in range(8)]
+    assert len({tuple(counts) for counts in seen}) > 1
+    assert decides.verdict(grey()[0], 0, 0, 2).counts.tolist() == seen[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"alpha": 0.0}, "alpha is 0.0"),
+        ({"n": 10}, "n is 10, but it must be a whole number from 18"),
+        ({"guesses": 0}, "search is 0"),
+    ],
+)
+def test_impossible_verdicts_are_refused(options: dict[str, Any], words: str) -> None:
+    engine = SmoothingEngine(HalfSpace(1), sigma=SIGMA)
+    with pytest.raises(ConfigError, match=words):
+        Judge(engine, predictor(), **{"n": 600, "alpha": 1e-5, "guesses": 9, **options})
+
+
+def test_votes_that_are_not_proven_count_for_the_certified_class() -> None:
+    torch.manual_seed(0)
+    model = ContractiveDEQ(ContractiveConfig(width=16, image_size=(4, 4), factor=0.5)).eval()
+    start = Predictor(get_solver("anderson"), StopRule(tol=0.0, max_nfe=1))
+    engine = SmoothingEngine(model, sigma=SIGMA, batch=50)
+    x = images(0, 1)[0]
+    proven = Judge(engine, start, n=100, alpha=1e-3, guesses=50, depth=60)
+    open_ = Judge(engine, start, n=100, alpha=1e-3, guesses=50, depth=1)
+    found = proven.answer(x, 0)
+    other = (found + 1) % 10
+    assert proven.verdict(x, 0, other, 0).differs
+    verdict = open_.verdict(x, 0, other, 0)
+    assert verdict.counts.sum() == 100
+    assert verdict.counts[other] > 90 and not verdict.differs
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Predictor(get_solver("anderson"), StopRule(tol=1e-4, max_nfe=20)),
+        Predictor(get_solver("picard"), StopRule(tol=0.0, max_nfe=9)),
+        Predictor(get_solver("picard"), StopRule(tol=0.0, max_nfe=30), early=EarlyStop(0.001)),
+    ],
+)
+def test_the_base_classifier_is_the_engines_own(kind: Predictor) -> None:
+    model, x = HalfSpace(1.0), images(1, 40)
+    engine = SmoothingEngine(model, sigma=SIGMA, batch=7)
+    found = base_classes(engine, kind, x)
+    assert found.tolist() == (model.distance(x) < 0).long().tolist()
+    assert 0 < found.sum() < 40
+    never = Predictor(get_solver("picard"), StopRule(tol=1e-9, max_nfe=2))
+    assert (base_classes(engine, never, x) == -1).all()
+
+
+def test_the_nearest_points_of_both_classifiers_are_found() -> None:
+    model = HalfSpace(1.3)
+    true = float(model.distance(grey()))
+    attack = get_attack("apgd-implicit")
+    points = attack.run(target(model), grey(2), torch.zeros(2).long(), [0, 0], radius=1.5)
+    decides = judge(model)
+    engine = decides.engine
+    assert base_distance(engine, predictor(), grey()[0], 0, points) == pytest.approx(true, abs=0.01)
+    inside = nearest(decides, grey()[0], 0, 0, 0.9 * true, points, 0)
+    assert inside.lead < 0
+    assert inside.found is not None
+    # A verdict takes a clear lead, which is to be had a little beyond the boundary.
+    beyond = SIGMA * stats.norm.ppf(0.5 + 0.5 * decides.needed)
+    assert true <= inside.found.distance <= true + 2.0 * beyond + 0.05
+
+
+# Certificates held against attacks.
+
+
+def run_attacks(
+    folder: Path, claims: list[float], names: tuple[str, ...], stop_after: int | None = None
+) -> Path:
+    """Attack four grey images whose true radius is 0.4 and whose certificates claim others."""
+    model = HalfSpace(0.4 + float((grey().flatten(1) * HalfSpace(0.0).w).sum()))
+    dataset = ArrayDataset("grey", ["0", "1"], grey(4).numpy(), np.array([0, 0, 0, 1]), "grey")
+    subjects = [Subject(i, 0, claim) for i, claim in enumerate(claims)]
+    attacks = [get_attack(name, steps=60 if name == "square" else 8) for name in names]
+    decides = judge(model, alpha=1e-3 / (len(claims) * len(names) * TESTS))
+    challenge = Challenge(decides, target(model), attacks, (0.6, 1.2), rows=50, facts={"seed": 0})
+    told = 0
+
+    def tell(outcome: Any) -> None:
+        nonlocal told
+        told += 1
+        if told == stop_after:
+            raise KeyboardInterrupt
+
+    layout = outcome_layout(attacks)
+    with Run(folder, {"claims": claims}, range(len(claims)), layout=layout) as run:
+        challenge_images(run, challenge, subjects, dataset, tell)
+    return folder
+
+
+@pytest.mark.parametrize("name", attack_names())
+def test_doubled_radii_are_caught_and_sound_ones_are_not(name: str, tmp_path: Path) -> None:
+    sound = [0.39, 0.2, 0.0, 0.3]
+    found = read_attacks(run_attacks(tmp_path / "sound", sound, (name,)))
+    assert not found.alarms
+    assert not (tmp_path / "sound" / "alarms").exists()
+    assert (found.norm[name] > 0.4).all()
+    assert np.isnan(found.lead[name][2])
+    assert (found.lead[name][[0, 1, 3]] < 0.1).all()
+    doubled = [0.8, 0.8, 0.8, 0.39]
+    found = read_attacks(run_attacks(tmp_path / "doubled", doubled, (name,)))
+    assert found.alarms == dict.fromkeys(range(3), (name,))
+    assert (found.norm[name][:3] <= 0.8).all()
+
+
+def test_an_alarm_holds_all_that_is_needed_to_see_it_again(tmp_path: Path) -> None:
+    folder = run_attacks(tmp_path, [0.8], ("apgd-implicit",))
+    with np.load(folder / "alarms" / "0-apgd-implicit.npz") as alarm:
+        facts = {key: alarm[key] for key in alarm.files}
+    distance = np.linalg.norm(facts["x"].astype(float) - facts["original"])
+    assert distance == pytest.approx(float(facts["distance"])) and distance <= 0.8
+    assert facts["answer"] == 0 and facts["found"] == 1
+    assert str(facts["attack"]) == "apgd-implicit:steps=8"
+    again = load_dataset(f"npz:{folder / 'alarms' / '0-apgd-implicit.npz'}")
+    model = HalfSpace(0.4 + float((grey().flatten(1) * HalfSpace(0.0).w).sum()))
+    counts = judge(model).engine.votes(
+        predictor(), again.image(0), int(facts["image"]), int(facts["stage"]), 600
+    )
+    assert counts.counts.tolist() == facts["counts"].tolist()
+
+
+def test_a_stopped_run_ends_with_the_same_lines(tmp_path: Path) -> None:
+    claims, names = [0.3, 0.8, 0.2, 0.1], ("pgd-phantom", "smoothadv-pgd")
+    whole = run_attacks(tmp_path / "whole", claims, names)
+    for stop in (1, 3):
+        with pytest.raises(KeyboardInterrupt):
+            run_attacks(tmp_path / f"cut{stop}", claims, names, stop)
+        (tmp_path / f"cut{stop}" / "alarms").mkdir(exist_ok=True)
+        with (tmp_path / f"cut{stop}" / "attacks.tsv").open("ab") as journal:
+            journal.write(b"2\t0\t0")
+        cut = run_attacks(tmp_path / f"cut{stop}", claims, names)
+        lines = [(one / "attacks.tsv").read_text().splitlines() for one in (whole, cut)]
+        at = lines[0][0].split("\t").index("time")
+        parts = [[line.split("\t") for line in some] for some in lines]
+        assert [p[:at] + p[at + 1 :] for p in parts[0]] == [p[:at] + p[at + 1 :] for p in parts[1]]
+
+
+def test_the_table_counts_what_is_left(tmp_path: Path) -> None:
+    folder = run_attacks(tmp_path, [0.39, 0.2, 0.0, 0.3], ("apgd-implicit", "smoothadv-pgd"))
+    found = read_attacks(folder)
+    rows = {row["name"]: row for row in attack_rows(found, [0.0, 0.25, 0.6])}
+    assert rows["certified"]["accuracy"] == [0.75, 0.25, 0.0]  # the last image's label is 1
+    assert rows["all attacks"]["accuracy"] == [0.75, 0.75, 0.0]
+    assert rows["base: all attacks"]["accuracy"] == [0.75, 0.75, 0.0]
+    assert rows["all attacks"]["missed"] == 0 and rows["all attacks"]["breaks"] == 0
+    text = attack_table(found, [0.0, 0.25])
+    assert "smoothadv-pgd" in text and "base: apgd-implicit" in text
+    assert robust_accuracy(np.array([True]), np.array([0.5]), [0.4, 0.5]).tolist() == [1.0, 0.0]
+    with pytest.raises(RunError, match="give a folder"):
+        read_attacks(tmp_path / "nowhere")
+    (folder / "attacks.tsv").write_text("idx\tlabel\nx\ty\n")
+    with pytest.raises(RunError, match="damaged"):
+        read_attacks(folder)
+
+
+def test_challenges_that_cannot_be_are_refused() -> None:
+    decides, aim, attack = judge(HalfSpace(1)), target(HalfSpace(1)), get_attack("square")
+    for attacks, grid, rows in (([], (1.0,), 1), ([attack] * 2, (1.0,), 1)):
+        with pytest.raises(ConfigError, match="each only once"):
+            Challenge(decides, aim, attacks, grid, rows)
+    with pytest.raises(ConfigError, match="attacked radii"):
+        Challenge(decides, aim, [attack], (), 1)
+    with pytest.raises(ConfigError, match="rows is 0"):
+        Challenge(decides, aim, [attack], (1.0,), 0)
+
+
+# The command.
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("attack") / "run"
+    given = f"certify --images 3:6 --n 300 --n0 20 --batch 50 --threads 1 --out {folder} --quiet"
+    assert main(given.split()) == 0
+    return folder
+
+
+BRIEF = "--attack apgd-implicit:steps=8 --attack smoothadv-pgd:steps=4,draws=4 --n 200 --search 50"
+
+
+def test_the_command_finds_nothing_inside_sound_radii(
+    certified: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "attacks"
+    given = ["attack", str(certified), *BRIEF.split(), "--images", "0:2", "--out", str(out)]
+    assert main(given) == 0
+    said = capsys.readouterr()
+    assert "no alarm: 2 certificates held against 2 attacks" in said.out
+    assert said.err.count("\n") == 2
+    names = {path.name for path in out.iterdir()}
+    assert names == {"manifest.json", "attacks.tsv", "summary.json", "attacks.png"}
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["alarms"] == {}
+    before = (out / "attacks.tsv").read_bytes()
+    assert main([*given, "--quiet"]) == 0  # finished: the table again
+    assert capsys.readouterr().err == ""
+    assert (out / "attacks.tsv").read_bytes() == before
+    assert main([*given, "--n", "300"]) == 2
+    assert "n was 200 and is now 300" in capsys.readouterr().err
+
+
+def test_the_command_catches_planted_radii_and_exits_with_1(
+    certified: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planted = tmp_path / "planted"
+    shutil.copytree(certified, planted)
+    lines = (planted / "certificates.tsv").read_text().splitlines()
+    at = lines[0].split("\t").index("radius")
+    for i, line in enumerate(lines[1:], start=1):
+        cells = line.split("\t")
+        cells[at] = str(3.0 * float(cells[at]))
+        lines[i] = "\t".join(cells)
+    (planted / "certificates.tsv").write_text("\n".join(lines) + "\n")
+    given = ["attack", str(planted), *BRIEF.split(), "--quiet"]
+    assert main(given) == 1
+    said = capsys.readouterr()
+    assert "ALARM: image 3 is certified as class 5 within" in said.out
+    alarm = next(iter(sorted((tmp_path / "planted-attacks" / "alarms").glob("3-*.npz"))))
+    assert str(alarm) in said.out
+    assert main([*given]) == 1  # finished, and still an alarm
+    capsys.readouterr()
+    check = f"predict --data npz:{alarm} --sigma 0.25 --images 0 --n 2000 --threads 1"
+    assert main(check.split()) == 0
+    _, label, found, _ = capsys.readouterr().out.splitlines()[1].split("\t")
+    assert label == "5" and found not in ("5", "-1")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("--attack fgsm", "no attack 'fgsm'"),
+        ("--attack square:eps=1", "no option 'eps'"),
+        ("--attack square:steps", "must read KEY=VALUE"),
+        ("--attack square --attack square", "each only once"),
+        ("--images 3:", "selects no image|outside"),
+        ("--n 5", "n is 5"),
+        ("--alpha 0", "alpha is 0"),
+        ("--reach -1", "reach is -1"),
+        ("--rows 0", "rows is 0"),
+        ("--data digits --model nowhere.pth", "nowhere"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    certified: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: str, words: str
+) -> None:
+    given = ["attack", str(certified), "--out", str(tmp_path / "out"), *more.split()]
+    assert main(given) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert any(word in said for word in words.split("|")), said
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_finished_run_of_the_same_model_is_refused(
+    certified: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["attack", str(tmp_path)]) == 2
+    assert "no run folder" in capsys.readouterr().err
+    for name in ("half", "other"):
+        folder = tmp_path / name
+        shutil.copytree(certified, folder)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        if name == "half":
+            manifest["count"] = 4
+        else:
+            manifest["parameters"]["checkpoint_sha256"] = "0"
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        assert main(["attack", str(folder), *BRIEF.split()]) == 2
+    said = capsys.readouterr().err
+    assert "finish it first" in said
+    assert "is about something else (checkpoint_sha256" in said

@@ -2,10 +2,10 @@
 
     python benchmarks/training_speed.py
 
-A step is forward, loss, backward, clipping and AdamW, on the same noisy images and dropout masks, from
-the same weights, with Anderson acceleration forward and backward to the same relative tolerance with
-the same most iterations. Contestants take turns, step by step; each measures its memory in a process
-of its own. The weights are MDEQ-SMALL's: those of --model, or fresh ones.
+A step is forward, loss, backward, clipping and AdamW, on the same noisy images and dropout masks,
+from the same weights, with Anderson acceleration forward and backward to the same relative
+tolerance with the same most iterations. Contestants take turns, step by step; each measures its
+memory in a process of its own. The weights are MDEQ-SMALL's: those of --model, or fresh ones.
 
 - torchdeq: `torchdeq.get_deq(ift=True)`, its implicit differentiation by an autograd function.
 - torchdeq hook: `hook_ift=True`, by a hook, with one evaluation and its graph less.
@@ -134,7 +134,7 @@ def main(
                 seconds[name].append(time.perf_counter() - began)
     memory = {name: measured_alone(name) for name in NAMES}
     settings = (
-        f"{'fresh weights' if model is None else 'trained weights'}, batch {batch}, at most {max_nfe} "
+        f"{'fresh' if model is None else 'trained'} weights, batch {batch}, at most {max_nfe} "
         f"evaluations forward and {backward_nfe} backward, to {tol:g}"
     )
     report(out, settings, seconds, losses, memory, batch)
@@ -143,6 +143,10 @@ def main(
 def measured_alone(name: str) -> float:
     command = [sys.executable, *sys.argv, "--only", name]
     return float(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+
+def _plain(word: str) -> str:
+    return Path(word).name if word.endswith((".tar", ".pth")) else word
 
 
 def report(
@@ -162,10 +166,10 @@ def report(
         f"## {settings}",
         "",
         f"{platform.machine()}, torch {torch.__version__}, torchdeq 0.1.0, "
-        f"{torch.get_num_threads()} thread(s), {len(seconds[NAMES[0]])} interleaved rounds; losses of "
-        f"the same step differ by at most {apart:.1e}. Command:",
+        f"{torch.get_num_threads()} thread(s), {len(seconds[NAMES[0]])} interleaved rounds; losses "
+        f"of the same step differ by at most {apart:.1e}. Command:",
         "",
-        f"    python {' '.join(['benchmarks/training_speed.py', *sys.argv[1:]])}",
+        f"    python {' '.join(['benchmarks/training_speed.py', *map(_plain, sys.argv[1:])])}",
         "",
         "| | s/step, median | fastest | min/epoch of 50000 | times faster | peak memory, MiB |",
         "|---|---|---|---|---|---|",

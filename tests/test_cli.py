@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 
+from deqcert.attacks import attack_names
 from deqcert.certify import certifier_names
 from deqcert.cli import COMMANDS, main
 from deqcert.cli.certify import METHODS_WITH_AUDIT
@@ -161,7 +162,7 @@ def test_help_names_everything_there_is(capsys: pytest.CaptureFixture[str]) -> N
     text = re.sub(r"-\s+", "-", capsys.readouterr().out)  # help wraps at hyphens, too
     training = (*gradient_names(), *objective_names(), *augmentation_names(), *preset_names())
     certifying = (*start_names(), *solver_names(), *dataset_names(), *certifier_names())
-    for name in (*training, *certifying):
+    for name in (*training, *certifying, *attack_names()):
         assert name in text
     assert main([]) == 0
     assert main(["--version"]) == 0

@@ -30,8 +30,10 @@ SAME = ("checkpoint_sha256", "model_config", "data_hash", "split", "sigma", "for
     "attacks",
     multiple=True,
     metavar="NAME[:KEY=VALUE,...]",
-    help="An attack, with knobs, as in smoothadv-pgd:steps=50,draws=32; may be repeated; default: "
-    "every attack there is.",
+    help="On the base classifier pgd-implicit, pgd-phantom, pgd-unroll, apgd-implicit, "
+    "apgd-phantom, apgd-unroll or intermediate, on the smoothed one smoothadv-pgd, smoothadv-apgd, "
+    "smoothadv-ddn or square; with knobs as in square:steps=1000,draws=32; may be repeated; "
+    "default: all of them.",
 )
 @click.option(
     "--images",

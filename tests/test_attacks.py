@@ -25,7 +25,7 @@ from deqcert.challenge import (
     challenge_images,
     outcome_layout,
 )
-from deqcert.challenge.base import base_distance
+from deqcert.challenge.base import base_distances
 from deqcert.challenge.search import TESTS, nearest
 from deqcert.cli import main
 from deqcert.data import load_dataset
@@ -298,7 +298,9 @@ def test_the_nearest_points_of_both_classifiers_are_found() -> None:
     points = attack.run(target(model), grey(2), torch.zeros(2).long(), [0, 0], radius=1.5)
     decides = judge(model)
     engine = decides.engine
-    assert base_distance(engine, predictor(), grey()[0], 0, points) == pytest.approx(true, abs=0.01)
+    both = torch.stack([points, grey(2)])  # nothing is to be found on the way to x itself
+    found = base_distances(engine, predictor(), grey(2), np.zeros(2, dtype=np.int16), both)
+    assert found == [pytest.approx(true, abs=0.01), float("inf")]
     inside = nearest(decides, grey()[0], 0, 0, 0.9 * true, points, 0)
     assert inside.lead < 0
     assert inside.found is not None

@@ -53,40 +53,50 @@ def base_classes(
     return found
 
 
-def base_distance(
-    engine: SmoothingEngine, predictor: Predictor, x: Tensor, own: int, points: Tensor
-) -> float:
+def base_distances(
+    engine: SmoothingEngine,
+    predictor: Predictor,
+    x: Tensor,
+    own: NDArray[np.int16],
+    points: Tensor,
+) -> list[float]:
     """Return the smallest norm at which the base classifier was seen to answer another class.
 
-    It is looked for on the segments from the image to each point.
+    It is looked for on the segments from each image to each of its points.
 
     Args:
         engine: The engine of the certificate.
         predictor: The base classifier.
-        x: The image, shape (C, H, W).
-        own: Its class there.
-        points: Shape (B, C, H, W).
+        x: Images, shape (N, C, H, W).
+        own: Their classes, shape (N,).
+        points: Shape (N, P, C, H, W).
 
     Returns:
-        The l2 norm, infinite where no other class was seen.
+        An l2 norm an image, infinite where no other class was seen.
     """
-    way = points.double() - x.double()
-    low, high = torch.zeros(len(points), dtype=torch.float64), torch.ones(len(points)).double()
-    best = float("inf")
+    each = points.shape[1]
+    start = x.double().repeat_interleave(each, dim=0)
+    way = points.double().flatten(0, 1) - start
+    classes = torch.from_numpy(own.astype(np.int64)).repeat_interleave(each)
+    image = torch.arange(len(x)).repeat_interleave(each)
+    best = torch.full((len(x),), torch.inf, dtype=torch.float64)
+    low, high = torch.zeros(len(way)).double(), torch.ones(len(way)).double()
+    shares = torch.linspace(0, 1, GRID + 1, dtype=torch.float64)[1:]
     for _ in range(2):
-        shares = torch.linspace(0, 1, GRID + 1, dtype=torch.float64)[1:]
-        at = low[:, None] + (high - low)[:, None] * shares  # (B, GRID)
-        tried = (x.double() + at[:, :, None, None, None] * way[:, None]).flatten(0, 1).to(x.dtype)
-        classes = base_classes(engine, predictor, tried).reshape(at.shape)
-        other = torch.from_numpy((classes != own) & (classes != NOBODY))
-        norms = (tried.double() - x.double()).flatten(1).norm(dim=1).reshape(at.shape)
-        best = min(best, float(torch.where(other, norms, torch.inf).min()))
+        at = low[:, None] + (high - low)[:, None] * shares  # (segments, GRID)
+        tried = start[:, None] + at[:, :, None, None, None] * way[:, None]
+        found = torch.from_numpy(base_classes(engine, predictor, tried.flatten(0, 1).to(x.dtype)))
+        found = found.view(at.shape)
+        other = (found != classes[:, None]) & (found != NOBODY)
+        norms = (tried.to(x.dtype).double() - start[:, None]).flatten(2).norm(dim=2)
+        nearest = torch.where(other, norms, torch.inf).amin(dim=1)
+        best = best.scatter_reduce(0, image, nearest, "amin")
         # Between the first point of another class and the one before it.
         seen, first = other.any(dim=1), other.int().argmax(dim=1)
         if not bool(seen.any()):
             break
-        way, at, first, low, high = (part[seen] for part in (way, at, first, low, high))
         rows = torch.arange(len(at))
-        low = torch.where(first > 0, at[rows, (first - 1).clamp(min=0)], low)
-        high = at[rows, first]
-    return best
+        low = torch.where(first > 0, at[rows, (first - 1).clamp(min=0)], low)[seen]
+        high = at[rows, first][seen]
+        start, way, classes, image = (part[seen] for part in (start, way, classes, image))
+    return [float(norm) for norm in best]

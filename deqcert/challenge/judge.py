@@ -11,6 +11,7 @@ from scipy import stats
 
 from deqcert.certify.bounds import two_sided_p_value
 from deqcert.errors import ConfigError
+from deqcert.models.forms import Compiled
 from deqcert.smoothing import NOBODY, Predictor, SmoothingEngine
 from deqcert.smoothing.enclosure import Enclosure, proven_votes
 
@@ -82,6 +83,7 @@ class Judge:
         self.engine, self.predictor = engine, predictor
         self.n, self.alpha, self.guesses, self.depth = n, alpha, guesses, depth
         self._enclosure = None if depth is None else Enclosure(engine.raw)
+        self._scout = _smaller(engine, guesses)
 
     @property
     def needed(self) -> float:
@@ -94,7 +96,7 @@ class Judge:
         The noise is the same for every point of an image, so that points compare well. It steers
         the search and decides nothing.
         """
-        counts = self._counts(x, image, SEARCH, self.guesses, answer)
+        counts = self._counts(x, image, SEARCH, self.guesses, answer, self._scout)
         others = np.delete(counts, answer)
         return float(others.max(initial=0) - counts[answer]) / self.guesses
 
@@ -125,15 +127,32 @@ class Judge:
         return Verdict(found != answer and p_value <= self.alpha, found, counts, p_value, stage)
 
     def _counts(
-        self, x: Any, image: int, stage: int, n: int, answer: int | None
+        self,
+        x: Any,
+        image: int,
+        stage: int,
+        n: int,
+        answer: int | None,
+        engine: SmoothingEngine | None = None,
     ) -> NDArray[np.int64]:
         """Count votes, shape (K,); unproven ones for the given class where votes are proven."""
+        engine = engine or self.engine
         if self._enclosure is None or self.depth is None:
-            return self.engine.votes(self.predictor, x, image, stage, n).counts
+            return engine.votes(self.predictor, x, image, stage, n).counts
         votes = proven_votes(
-            self.engine, self._enclosure, self.predictor, x, image, stage, n, depth=self.depth
+            engine, self._enclosure, self.predictor, x, image, stage, n, depth=self.depth
         )
         counts = votes.counts
         if answer is not None:
             counts[answer] += int(np.sum(votes.predictions == NOBODY))
         return counts
+
+
+def _smaller(engine: SmoothingEngine, rows: int) -> SmoothingEngine:
+    """Return an engine for few samples: a large declared shape would be filled up with nothing."""
+    if rows >= engine.batch or isinstance(engine.raw, Compiled):
+        return engine
+    device = str(engine.device)
+    return SmoothingEngine(
+        engine.raw, sigma=engine.sigma, seed=engine.seed, batch=rows, device=device
+    )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deqcert.attacks import Attack, Target
-from deqcert.challenge.base import base_classes, base_distance
+from deqcert.challenge.base import base_classes, base_distances
 from deqcert.challenge.judge import Judge
 from deqcert.challenge.outcome import Alarm, Outcome
 from deqcert.challenge.search import TESTS, nearest
@@ -92,6 +92,8 @@ class Challenge:
         alarms: list[list[Alarm]] = [[] for _ in subjects]
         for position, attack in enumerate(self.attacks):
             points = self._points(attack, x, subjects, answers, own)
+            if not attack.smoothed:
+                distances = base_distances(engine, judge.predictor, x, own, points)
             for i, subject in enumerate(subjects):
                 reached = nearest(
                     judge,
@@ -108,8 +110,7 @@ class Challenge:
                 )
                 numbers[i][f"lead:{attack.name}"] = reached.lead
                 if not attack.smoothed:
-                    distance = base_distance(engine, judge.predictor, x[i], int(own[i]), points[i])
-                    numbers[i][f"base:{attack.name}"] = distance
+                    numbers[i][f"base:{attack.name}"] = distances[i]
                 if found is not None and found.distance <= subject.radius:
                     label = dataset.label(subject.image)
                     image: NDArray[np.float32] = x[i].numpy()

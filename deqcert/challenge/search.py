@@ -10,9 +10,9 @@ from torch import Tensor
 from deqcert.attacks.ball import project
 from deqcert.challenge.judge import Judge, Verdict
 
-STEPS = 6
+STEPS = 5
 """Halvings of a segment."""
-STRETCHES = (1.0, 1.1, 1.3)
+STRETCHES = (1.02, 1.1, 1.3)
 """Where on a segment verdicts are given, in times of what the halvings ended at."""
 TESTS = 1 + len(STRETCHES)
 """Most verdicts for one attack on one image."""

@@ -83,7 +83,6 @@ def train(config: TrainConfig) -> Path:
     unfinished = Unfinished(config, {"images": str(hashes), "model": model.config.to_yaml()})
     training = _Training(model, config, data, test, unfinished)
     history = training.run()
-    draw(Path(config.out) / f"{config.name}.curve.png", history)
     best = training.best.eval()
     measured = measure(
         best,
@@ -104,6 +103,7 @@ def train(config: TrainConfig) -> Path:
         resumed=training.resumed,
     )
     unfinished.remove()
+    draw(Path(config.out) / f"{config.name}.curve.png", history)
     return path
 
 

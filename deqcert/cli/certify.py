@@ -44,8 +44,8 @@ METHODS_WITH_AUDIT = (
     "--goal), enclosed (any start, for models that prove their equilibria: --preset contractive), "
     "serialized (any start, made sound by an audit), serialized-strata (the same, doubtful votes "
     "first; the audit may stop early: --goal), serialized-paper, or serialized-released (UNSOUND, "
-    "to reproduce published tables); default: standard with --start cold, else serialized; with "
-    "a --goal independent, else serialized-strata.",
+    "to reproduce published tables); default: standard with --start cold, independent with learned "
+    "or a --goal, else serialized, or serialized-strata with a --goal.",
 )
 @click.option(
     "--n0", type=int, default=100, show_default=True, help="Noisy copies that choose the class."
@@ -173,7 +173,7 @@ def _method(predictor: Predictor, goal: Goal | None) -> str:
     """Choose the method where none is asked for."""
     if not predictor.independent:
         return "serialized" if goal is None else "serialized-strata"
-    return "standard" if goal is None else "independent"
+    return "standard" if goal is None and predictor.start.name == "cold" else "independent"
 
 
 def _watched() -> type[SmoothingEngine]:

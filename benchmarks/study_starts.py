@@ -126,7 +126,9 @@ class Study:
                 result = self.starts() if part == "starts" else self.images()
                 found[part] = json.loads(result.json())
                 draw_bench(result, f"{path}_{part}.png", title=f"{self.name}: {part}")
-                lines = ["```", result.text(), "```", "", *self.verdict(result)]
+                lines = ["```", result.text(), "```"]
+                if part == "images":
+                    lines += ["", *self.verdict(result)]
             text += [f"## {part.capitalize()}", "", *lines, ""]
             path.with_suffix(".md").write_text("\n".join(text), encoding="utf-8")
             path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")

@@ -40,7 +40,7 @@ def joint(
 def main(n: int, verdict: int, alpha: float, images: int, attacks: int) -> None:
     tests = attacks * TESTS
     each = alpha / (images * tests)
-    grid = 1.0 - np.geomspace(0.49, 1e-5, 300)
+    grid = 1.0 - np.geomspace(0.49, 1e-5, 1000)
     chances = joint(grid, n, alpha, verdict, each)
     worst = int(np.argmax(chances))
     print(f"one verdict: at most {chances[worst]:.2g}, at p = {grid[worst]:.5f}")

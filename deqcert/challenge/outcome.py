@@ -74,9 +74,9 @@ class Alarm:
         mine, other = int(verdict.counts[self.answer]), int(verdict.counts[verdict.found])
         facts = ", ".join(f"{key} {value}" for key, value in self.facts.items())
         return (
-            f"ALARM: image {self.image} is certified as class {self.answer} within {self.radius:g},"
-            f" but at distance {self.found.distance:.6f} class {verdict.found} is answered: "
-            f"{other} votes against {mine}, p {verdict.p_value:.1e}; "
+            f"ALARM: image {self.image} is certified as class {self.answer} within "
+            f"{self.radius:.6f}, but at distance {self.found.distance:.6f} class {verdict.found} "
+            f"is answered: {other} votes against {mine}, p {verdict.p_value:.1e}; "
             f"{self.attack.describe()}, {facts}, noise stage {verdict.stage}: {self.file}"
         )
 

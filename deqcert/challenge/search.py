@@ -66,20 +66,20 @@ def nearest(
         points: What an attack has found, shape (B, C, H, W).
         first: Number of the first verdict; up to `TESTS` are used.
     """
-    lead, best = float("nan"), None
+    lead, found = float("nan"), []
     if radius > 0.0:
         balls = torch.full((len(points),), radius, dtype=torch.float64)
         inner = project(points, x.expand_as(points), balls)
         leads = [judge.lead(point, image, answer) for point in inner]
         lead = max(leads)
         if lead > -2.0 / judge.guesses**0.5:
-            best = _test(judge, x, image, answer, inner[leads.index(lead)], first)
-    if best is None:
-        for point in points[_norms(points, x).argsort()]:
-            if judge.lead(point, image, answer) >= judge.needed:
-                best = _draw_back(judge, x, image, answer, point, first + 1)
-                break
-    return Nearest(lead, best)
+            found.append(_test(judge, x, image, answer, inner[leads.index(lead)], first))
+    for point in points[_norms(points, x).argsort()]:
+        if judge.lead(point, image, answer) >= judge.needed:
+            found.append(_draw_back(judge, x, image, answer, point, first + 1))
+            break
+    known = [one for one in found if one is not None]
+    return Nearest(lead, min(known, key=lambda one: one.distance, default=None))
 
 
 def _draw_back(

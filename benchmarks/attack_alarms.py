@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from deqcert.certify.bounds import two_sided_p_value
-from deqcert.challenge import TESTS
+from deqcert.challenge import most_verdicts
 
 
 def joint(
@@ -38,7 +38,7 @@ def joint(
 @click.option("--images", type=int, default=200, show_default=True)
 @click.option("--attacks", type=int, default=7, show_default=True)
 def main(n: int, verdict: int, alpha: float, images: int, attacks: int) -> None:
-    tests = attacks * TESTS
+    tests = attacks * most_verdicts(4)  # at the certified radius and at three more
     each = alpha / (images * tests)
     grid = 1.0 - np.geomspace(0.49, 1e-5, 1000)
     chances = joint(grid, n, alpha, verdict, each)

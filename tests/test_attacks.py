@@ -26,7 +26,7 @@ from deqcert.challenge import (
     outcome_layout,
 )
 from deqcert.challenge.base import base_distances
-from deqcert.challenge.search import TESTS, nearest
+from deqcert.challenge.search import most_verdicts, nearest
 from deqcert.cli import main
 from deqcert.data import load_dataset
 from deqcert.data.base import ArrayDataset
@@ -320,7 +320,7 @@ def run_attacks(
     dataset = ArrayDataset("grey", ["0", "1"], grey(4).numpy(), np.array([0, 0, 0, 1]), "grey")
     subjects = [Subject(i, 0, claim) for i, claim in enumerate(claims)]
     attacks = [get_attack(name, steps=60 if name == "square" else 8) for name in names]
-    decides = judge(model, alpha=1e-3 / (len(claims) * len(names) * TESTS))
+    decides = judge(model, alpha=1e-3 / (len(claims) * len(names) * most_verdicts(3)))
     challenge = Challenge(decides, target(model), attacks, (0.6, 1.2), rows=50, facts={"seed": 0})
     told = 0
 

@@ -6,10 +6,9 @@ from deqcert.challenge.base import base_classes
 from deqcert.challenge.judge import Judge, Verdict
 from deqcert.challenge.outcome import Alarm, Outcome, outcome_layout
 from deqcert.challenge.runner import Challenge, Subject, challenge_images
-from deqcert.challenge.search import TESTS
+from deqcert.challenge.search import most_verdicts
 
 __all__ = [
-    "TESTS",
     "Alarm",
     "Challenge",
     "Judge",
@@ -18,5 +17,6 @@ __all__ = [
     "Verdict",
     "base_classes",
     "challenge_images",
+    "most_verdicts",
     "outcome_layout",
 ]

@@ -16,7 +16,7 @@ from deqcert.attacks import Attack, Target
 from deqcert.challenge.base import base_classes, base_distances
 from deqcert.challenge.judge import Judge
 from deqcert.challenge.outcome import Alarm, Outcome
-from deqcert.challenge.search import TESTS, nearest
+from deqcert.challenge.search import most_verdicts, nearest
 from deqcert.errors import ConfigError
 from deqcert.smoothing import NOBODY
 
@@ -102,7 +102,7 @@ class Challenge:
                     answers[i],
                     subject.radius,
                     points[i],
-                    position * TESTS,
+                    position * most_verdicts(points.shape[1]),
                 )
                 found = reached.found
                 numbers[i][f"norm:{attack.name}"] = (

@@ -12,10 +12,13 @@ from deqcert.challenge.judge import Judge, Verdict
 
 STEPS = 5
 """Halvings of a segment."""
-STRETCHES = (1.02, 1.1, 1.3)
+STRETCHES = (1.02, 1.15, 1.4)
 """Where on a segment verdicts are given, in times of what the halvings ended at."""
-TESTS = 1 + len(STRETCHES)
-"""Most verdicts for one attack on one image."""
+
+
+def most_verdicts(points: int) -> int:
+    """Return how many verdicts one attack takes at most on an image, from so many points."""
+    return 1 + points + len(STRETCHES)
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,9 @@ def nearest(
     """Look for the nearest point of another class, first of all inside the certified radius.
 
     Every point is brought into the certified ball, and the one where another class leads most gets
-    a verdict unless its class plainly leads. Then, from the nearest point to the farthest, the
-    first at which another class leads clearly is drawn back towards the image by halving, and gets
-    verdicts from there outwards.
+    a verdict unless its class plainly leads. Then, from the nearest point to the farthest, those at
+    which another class leads clearly get one, and the first that it goes against is drawn back
+    towards the image: by halving, and verdicts from there outwards.
 
     Args:
         judge: What decides.
@@ -64,7 +67,7 @@ def nearest(
         answer: The class that was certified.
         radius: The certified radius, at least 0.
         points: What an attack has found, shape (B, C, H, W).
-        first: Number of the first verdict; up to `TESTS` are used.
+        first: Number of the first verdict; up to :func:`most_verdicts` are used.
     """
     lead, found = float("nan"), []
     if radius > 0.0:
@@ -74,10 +77,13 @@ def nearest(
         lead = max(leads)
         if lead > -2.0 / judge.guesses**0.5:
             found.append(_test(judge, x, image, answer, inner[leads.index(lead)], first))
-    for point in points[_norms(points, x).argsort()]:
+    for number, point in enumerate(points[_norms(points, x).argsort()], start=first + 1):
         if judge.lead(point, image, answer) >= judge.needed:
-            found.append(_draw_back(judge, x, image, answer, point, first + 1))
-            break
+            far = _test(judge, x, image, answer, point, number)
+            if far is not None:
+                last = first + 1 + len(points)
+                found += [far, _draw_back(judge, x, image, answer, point, last)]
+                break
     known = [one for one in found if one is not None]
     return Nearest(lead, min(known, key=lambda one: one.distance, default=None))
 
@@ -85,7 +91,10 @@ def nearest(
 def _draw_back(
     judge: Judge, x: Tensor, image: int, answer: int, point: Tensor, first: int
 ) -> Found | None:
-    """Find where on the segment to a point another class begins to lead clearly, and test there."""
+    """Find where on the segment to a point another class begins to lead clearly, and test there.
+
+    The halvings go by guesses from the same few votes, which may all err to one side.
+    """
     low, high = 0.0, 1.0
     for _ in range(STEPS):
         middle = 0.5 * (low + high)
@@ -93,10 +102,11 @@ def _draw_back(
             high = middle
         else:
             low = middle
-    for number, stretch in enumerate(STRETCHES):
-        share = min(stretch * high, 1.0)
-        found = _test(judge, x, image, answer, _between(x, point, share), first + number)
-        if found is not None or share == 1.0:
+    for number, stretch in enumerate(STRETCHES, start=first):
+        if stretch * high >= 1.0:
+            break
+        found = _test(judge, x, image, answer, _between(x, point, stretch * high), number)
+        if found is not None:
             return found
     return None
 

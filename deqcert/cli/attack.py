@@ -111,7 +111,7 @@ def command(
     exit code is 1. The same command given again continues a run that was stopped.
     """
     from deqcert.attacks import Target, attack_names
-    from deqcert.challenge import TESTS, Challenge, Judge, challenge_images, outcome_layout
+    from deqcert.challenge import Challenge, Judge, challenge_images, most_verdicts, outcome_layout
     from deqcert.challenge import Subject as Certified
     from deqcert.cli import build
     from deqcert.errors import ConfigError, RunError
@@ -143,10 +143,10 @@ def command(
     _same(manifest, subject, run)
     predictor, depth = _predictor(manifest, source, start)
     engine = build.make_engine(source, subject.model, SmoothingEngine)
-    each = alpha / (certified * len(chosen) * TESTS)
-    judge = Judge(engine, predictor, n=n, alpha=each, guesses=search, depth=depth)
     furthest = max(6.0 * engine.sigma, float(results.radius.max()))
     grid = _grid(furthest if reach is None else reach)
+    each = alpha / (certified * len(chosen) * most_verdicts(1 + len(grid)))
+    judge = Judge(engine, predictor, n=n, alpha=each, guesses=search, depth=depth)
     # Gradients go through the model as it was trained; verdicts through the form certified.
     plain = load_model(source.model, source.config).eval().to(engine.device)
     facts = {

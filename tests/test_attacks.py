@@ -309,6 +309,18 @@ def test_the_nearest_points_of_both_classifiers_are_found() -> None:
     assert true <= inside.found.distance <= true + 2.0 * beyond + 0.05
 
 
+def test_guesses_that_err_lose_no_point() -> None:
+    model = HalfSpace(1.3)
+    points = grey(3) + 4.0 * torch.tensor([0.08, 0.12, 0.2]).view(3, 1, 1, 1) * model.w.view(SHAPE)
+    engine = SmoothingEngine(model, sigma=SIGMA, seed=3, batch=200)
+    decides = Judge(engine, predictor(), n=600, alpha=1e-5, guesses=8)
+    for image in range(20):
+        found = nearest(decides, grey()[0], image, 0, 0.2, points, 0).found
+        assert found is not None
+        assert 0.3 <= found.distance <= 0.801
+        assert found.verdict.stage < 2**18 + most_verdicts(len(points))
+
+
 # Certificates held against attacks.
 
 

@@ -156,6 +156,19 @@ def test_the_methods_with_an_audit_are_known() -> None:
     assert {*METHODS_WITH_AUDIT, "standard", "independent", "enclosed"} == set(certifier_names())
 
 
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_idle_threads_wait_briefly_unless_told_otherwise(given: dict[str, str], used: str) -> None:
+    kept = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = "import os, deqcert.cli; print(os.environ.get('GOMP_SPINCOUNT'))"
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=kept | given, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.strip() == used
+
+
 def test_help_names_everything_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     for command in COMMANDS:
         assert main([command, "--help"]) == 0

@@ -32,6 +32,12 @@ COMMANDS = (
 )
 
 
+# Read when torch loads its threads (GCC's OpenMP). A thread that has nothing to do looks for more for
+# some milliseconds otherwise, and takes the processor from whatever else runs; see docs/speed.md.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, with a sentence about what is safe and how to go on."""
 

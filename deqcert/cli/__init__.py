@@ -32,8 +32,8 @@ COMMANDS = (
 )
 
 
-# Read when torch loads its threads (GCC's OpenMP). A thread that has nothing to do looks for more for
-# some milliseconds otherwise, and takes the processor from whatever else runs; see docs/speed.md.
+# Read when torch loads its threads (GCC's OpenMP). Otherwise a thread that has nothing to do looks
+# for more for some milliseconds, and takes the processor from whatever else runs: docs/speed.md.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 

@@ -172,6 +172,7 @@ def test_impossible_starts_and_stops_are_refused_in_one_sentence() -> None:
         lambda: StartConfig("digits", cells=4),
         lambda: StartConfig("digits", disagreement=2.0),
         lambda: StartConfig("digits", lr=0.0),
+        lambda: StartConfig("digits", labels=-1.0),
         lambda: StartConfig("digits", augment="blur"),
     ):
         with pytest.raises(ConfigError) as error:
@@ -284,6 +285,42 @@ def test_a_fitted_start_is_worth_more_than_a_cold_cell(digits: Path) -> None:
     assert record["measured"]["depth"]["steps"] == start.steps
     assert record["course"][-1]["start"] < record["course"][0]["start"]
     assert start.cost > 0
+
+
+def test_labels_make_the_class_after_the_cells_the_right_one(digits: Path, tmp_path: Path) -> None:
+    """From a fitted start on, and with no word of a converged solve, the loss is what falls."""
+    out = tmp_path / "labelled.start.pth"
+    train_start(
+        StartConfig(
+            digits,
+            out=out,
+            init=start_path(digits),
+            steps=72,
+            reuse=2,
+            tune_images=50,
+            divergence=0.0,
+            labels=4.0,
+            progress=False,
+        )
+    )
+    course = json.loads(out.with_suffix(".json").read_text())["course"]
+    assert course[-1]["labels"] < 0.8 * course[0]["labels"]
+    before, after = (load_start(path, digits).net for path in (start_path(digits), out))
+    assert not torch.equal(*(next(net.parameters()) for net in (before, after)))
+
+
+def test_labels_of_other_classes_are_refused(digits: Path, tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "two.npz",
+        x=np.zeros((64, 1, 8, 8), np.float32),
+        y=np.arange(64) % 2,
+        classes=np.array(["0", "1"]),
+    )
+    config = StartConfig(
+        digits, out=tmp_path / "a.pth", data=f"npz:{tmp_path / 'two.npz'}", labels=1.0
+    )
+    with pytest.raises(ConfigError, match="2 classes and the model 10"):
+        train_start(config)
 
 
 def test_what_is_followed_is_what_a_solve_reads_out(digits: Path) -> None:

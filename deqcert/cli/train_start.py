@@ -14,6 +14,7 @@ import click
 KNOBS: tuple[tuple[str, type, Any, str], ...] = (
     ("config", Path, None, "The checkpoint's YAML configuration; default: the .yaml beside it."),
     ("out", Path, None, "File to write; default: beside the checkpoint, NAME.start.pth."),
+    ("init", Path, None, "Start file of the same model to go on from."),
     ("data", str, "digits", "Training images: digits, mnist:DIR, cifar10:DIR, folder:DIR..."),
     ("sigma", float, 0.25, "Noise, in pixel units of [0,1]; what you will certify with."),
     ("steps", int, 2000, "Gradient steps."),
@@ -23,6 +24,7 @@ KNOBS: tuple[tuple[str, type, Any, str], ...] = (
     ("clip", float, 1.0, "Norm to which gradients are clipped."),
     ("cells", int, 1, "Cell evaluations from the start to the state that is compared, 1 to 3."),
     ("divergence", float, 2.0, "Weight of the divergence between the logits there."),
+    ("labels", float, 0.0, "Weight of the cross-entropy with the labels there."),
     ("tol", float, 1e-2, "Relative residual at which a training state counts as solved."),
     ("max_nfe", int, 20, "Most cell evaluations of such a solve."),
     ("reuse", int, 3, "Passes over solved states before new ones are made."),

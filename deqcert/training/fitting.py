@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from deqcert.data import Dataset
 from deqcert.errors import ConfigError, DataError
 from deqcert.models import ImplicitModel
 from deqcert.models.start import PyramidStart, build_start, start_architecture
+from deqcert.models.start_file import StartFile
 from deqcert.solvers import StopRule
 from deqcert.training.augment import get_augmentation
 from deqcert.training.pool import Pool, Solved, solve_states
@@ -34,14 +36,15 @@ PATIENCE = 5
 
 
 def fit_start(
-    model: ImplicitModel, data: Dataset, config: StartConfig
+    model: ImplicitModel, data: Dataset, config: StartConfig, init: StartFile | None = None
 ) -> tuple[nn.Module, dict[str, Any], list[dict[str, float]]]:
     """Fit a start network to any model of the protocol.
 
     Args:
         model: The model; put into evaluation mode. Its weights do not change.
         data: Training images.
-        config: Everything else; its ``model`` and ``data`` are not looked at.
+        config: Everything else; its ``model``, ``data`` and ``init`` are not looked at.
+        init: Where to begin, instead of random weights.
 
     Returns:
         The network in evaluation mode, its architecture for
@@ -63,15 +66,30 @@ def fit_start(
         )
     if isinstance(model, nn.Module):
         model.eval().to(config.device)
+    if config.labels > 0.0:
+        _check_classes(model, data, config)
     one = torch.from_numpy(data.batch(np.arange(1))).to(config.device)
-    with torch.no_grad():
-        architecture = start_architecture(model, model.inject(one))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        net = build_start(architecture).to(config.device)
+    if init is None:
+        with torch.no_grad():
+            architecture = start_architecture(model, model.inject(one))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            net = build_start(architecture)
+    else:
+        architecture, net = init.architecture, copy.deepcopy(init.net).requires_grad_(True).train()
+    net = net.to(config.device)
     with _frozen(model):
-        history = _Fitting(model, net, data, config).run()
+        history = _Fitting(model, net, data, config, knows=init is not None).run()
     return net.eval(), architecture, history
+
+
+def _check_classes(model: ImplicitModel, data: Dataset, config: StartConfig) -> None:
+    classes = getattr(model, "num_classes", len(data.classes))
+    if classes != len(data.classes):
+        raise ConfigError(
+            f"labels is {config.labels}, but {data.name} has {len(data.classes)} classes and the "
+            f"model {classes}; take the images that it was trained for, or labels 0."
+        )
 
 
 @contextlib.contextmanager
@@ -92,9 +110,16 @@ class _Fitting:
     """The state of one training: network, optimiser, and where it stands."""
 
     def __init__(
-        self, model: ImplicitModel, net: nn.Module, data: Dataset, config: StartConfig
+        self,
+        model: ImplicitModel,
+        net: nn.Module,
+        data: Dataset,
+        config: StartConfig,
+        knows: bool,
     ) -> None:
         self.model, self.net, self.data, self.config = model, net, data, config
+        self.knows = knows
+        self.labels = torch.from_numpy(data.labels())
         self.generator = torch.Generator().manual_seed(config.seed)
         self.optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
         self.augment = get_augmentation(config.augment, data.shape[0])
@@ -108,7 +133,7 @@ class _Fitting:
         history: list[dict[str, float]] = []
         with Progress(self.config.progress) as progress:
             while self._share() < 1.0:
-                self._refill(cold=not history)
+                self._refill(cold=not (history or self.knows))
                 losses = []
                 for _ in range(self.config.reuse):
                     for solved in self.pool.draw(self.generator):
@@ -145,7 +170,8 @@ class _Fitting:
             x = x.to(self.config.device)
             with torch.no_grad():
                 start = None if cold else self.net(self.model.inject(x))
-            self.pool.add(solve_states(self.model, x, start, self.stop))
+            labels = self.labels[part].to(self.config.device)
+            self.pool.add(solve_states(self.model, x, labels, start, self.stop))
 
     def _step(self, solved: Solved) -> dict[str, float]:
         """Take one step; return the parts of its loss."""
@@ -155,12 +181,13 @@ class _Fitting:
         z = self.net(solved.injection)
         total = self._error(z, solved.z)
         parts = {"start": total.item()}
-        if share >= REGRESSION:
+        if share >= REGRESSION or self.knows:
             for _ in range(self.config.cells):
                 z = self.model.cell(z, solved.injection)
             after = self._error(z, solved.z)
+            logits = self.model.readout(z)
             divergence = F.kl_div(
-                F.log_softmax(self.model.readout(z), dim=1),
+                F.log_softmax(logits, dim=1),
                 F.log_softmax(solved.logits, dim=1),
                 reduction="batchmean",
                 log_target=True,
@@ -168,6 +195,10 @@ class _Fitting:
             # The start's own error shows the way at first; what counts is where it leads.
             total = (1.0 - share) * total + after + self.config.divergence * divergence
             parts |= {"after": after.item(), "divergence": divergence.item()}
+            if self.config.labels > 0.0:
+                wrong = F.cross_entropy(logits, solved.labels)
+                total = total + self.config.labels * wrong
+                parts["labels"] = wrong.item()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         size = torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip)

@@ -20,11 +20,13 @@ class Solved:
         injection: What entered the cell, shape (B, ...).
         z: Where the solve ended, shape (B, D).
         logits: What is read out there, shape (B, K).
+        labels: The images' classes, shape (B,).
     """
 
     injection: Tensor
     z: Tensor
     logits: Tensor
+    labels: Tensor
 
 
 class Pool:
@@ -44,21 +46,27 @@ class Pool:
 
     def add(self, solved: Solved) -> None:
         """Take states in."""
-        self._parts.append(Solved(_half(solved.injection), _half(solved.z), _half(solved.logits)))
+        self._parts.append(
+            Solved(_half(solved.injection), _half(solved.z), _half(solved.logits), solved.labels)
+        )
 
     def draw(self, generator: torch.Generator) -> Iterator[Solved]:
         """Yield all rows once, in random order; a last incomplete batch is left out."""
-        columns = [
+        injection, z, logits, labels = (
             torch.cat([getattr(part, name) for part in self._parts])
-            for name in ("injection", "z", "logits")
-        ]
-        order = torch.randperm(len(columns[0]), generator=generator).to(columns[0].device)
+            for name in ("injection", "z", "logits", "labels")
+        )
+        order = torch.randperm(len(z), generator=generator).to(z.device)
         for first in range(0, len(order) - self.size + 1, self.size):
             rows = order[first : first + self.size]
-            yield Solved(*(column[rows].float() for column in columns))
+            yield Solved(
+                injection[rows].float(), z[rows].float(), logits[rows].float(), labels[rows]
+            )
 
 
-def solve_states(model: ImplicitModel, x: Tensor, start: Tensor | None, stop: StopRule) -> Solved:
+def solve_states(
+    model: ImplicitModel, x: Tensor, labels: Tensor, start: Tensor | None, stop: StopRule
+) -> Solved:
     """Solve inputs, shape (B, C, H, W), from start states or cold; leave out rows that are lost."""
     with torch.no_grad():
         injection = model.inject(x)
@@ -66,7 +74,7 @@ def solve_states(model: ImplicitModel, x: Tensor, start: Tensor | None, stop: St
         result: SolveResult = Anderson().solve(bind(model.cell, injection), z0, stop)
         logits = model.readout(result.z)
         usable = (result.status != Status.NONFINITE) & torch.isfinite(logits).all(dim=1)
-        return Solved(injection[usable], result.z[usable], logits[usable])
+        return Solved(injection[usable], result.z[usable], logits[usable], labels[usable])
 
 
 def _half(tensor: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import deqcert
 from deqcert.data import load_dataset
 from deqcert.errors import RunError
 from deqcert.models import file_hash, form_names, in_form, load_model
-from deqcert.models.start_file import StartFile, save_start, start_path
+from deqcert.models.start_file import StartFile, load_start, save_start, start_path
 from deqcert.training.depth import choose_depth, costs, follow
 from deqcert.training.fitting import fit_start
 from deqcert.training.start_config import StartConfig
@@ -45,8 +45,9 @@ def train_start(config: StartConfig) -> Path:
     _check_out(path)
     began = time.perf_counter()
     model, sha256 = load_model(config.model, config.config), file_hash(config.model)
+    init = None if config.init is None else load_start(config.init, config.model)
     data = load_dataset(config.data, "train")
-    net, architecture, history = fit_start(model, data, config)
+    net, architecture, history = fit_start(model, data, config, init)
     fitted = time.perf_counter() - began
     # The start is held against the quickest cell that gives the same numbers.
     quick = in_form(model, "folded" if "folded" in form_names(model) else "eager", rows=ROWS)

@@ -19,7 +19,8 @@ class StartConfig:
         config: Its YAML configuration; the ``.yaml`` beside it if not given.
         out: File to write; beside the checkpoint, as ``NAME.start.pth``, if not given.
         data: Images, as :func:`deqcert.data.load_dataset` names them; the training split is used,
-            its labels are not.
+            its labels are only with ``labels`` above 0.
+        init: Start file of the same model to go on from, instead of random weights.
         sigma: Standard deviation of the noise in [0, 1] pixel units; what will be certified with.
         steps: Gradient steps.
         minutes: If above 0, train for this long instead, however many steps that makes. The
@@ -30,6 +31,9 @@ class StartConfig:
         cells: Cell evaluations from the start to the state that is compared, too: 1 to 3. Take
             the depth that votes will be cast at.
         divergence: Weight of the divergence between the logits at that state and at the solved one.
+        labels: Weight of the cross-entropy between the logits at that state and the label (Cohen,
+            Rosenfeld, Kolter 2019, section 3.3, with the model's own weights fixed). It makes the
+            class after ``cells`` evaluations the right one rather than the converged solve's.
         tol: Relative residual at which a state counts as solved.
         max_nfe: Most cell evaluations of such a solve.
         reuse: Passes over solved states before new ones are made.
@@ -50,6 +54,7 @@ class StartConfig:
     model: str | Path
     config: Path | None = None
     out: Path | None = None
+    init: Path | None = None
     data: str = "digits"
     sigma: float = 0.25
     steps: int = 2000
@@ -59,6 +64,7 @@ class StartConfig:
     clip: float = 1.0
     cells: int = 1
     divergence: float = 2.0
+    labels: float = 0.0
     tol: float = 1e-2
     max_nfe: int = 20
     reuse: int = 3
@@ -71,7 +77,7 @@ class StartConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for field in ("sigma", "minutes", "divergence", "tol"):
+        for field in ("sigma", "minutes", "divergence", "labels", "tol"):
             if not 0.0 <= getattr(self, field) < float("inf"):
                 raise ConfigError(f"{field} is {getattr(self, field)}, but it must be at least 0.")
         for field in ("lr", "clip"):

@@ -85,9 +85,11 @@ def command(
     from deqcert.cli.build import prepare_process
     from deqcert.cli.options import parse_pairs
     from deqcert.training import TrainConfig, objective_options, train
+    from deqcert.training.workers import is_first
 
     prepare_process(threads)
     options = parse_pairs("objective option", pairs, objective_options(given["objective"]))
     config = TrainConfig(out=Path(out), progress=not quiet, objective_options=options, **given)
     path = train(config)
-    print(f"checkpoint: {path}")
+    if is_first():
+        print(f"checkpoint: {path}")

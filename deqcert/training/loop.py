@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +30,7 @@ from deqcert.training.progress import Progress
 from deqcert.training.record import check_out, save
 from deqcert.training.schedule import Schedule
 from deqcert.training.unfinished import Unfinished
+from deqcert.training.workers import Workers
 
 RESTARTS = 5
 """How often a training that diverged goes back to its last good epoch before it gives up."""
@@ -46,6 +48,9 @@ POSITION = ("epoch", "step", "order", "good", "caution", "restarts", "resumed")
 def train(config: TrainConfig) -> Path:
     """Train a model and save it, or go on with a training of that name that was interrupted.
 
+    Processes that ``torchrun`` starts train one model together, each on its share of every batch;
+    the first of them writes.
+
     With ``epochs`` an interrupted training gives, bit for bit, what an uninterrupted one gives on
     the same machine; with ``minutes`` the time before counts.
 
@@ -60,7 +65,20 @@ def train(config: TrainConfig) -> Path:
         RunError: If the folder cannot be written, already holds a model of that name, or holds an
             unfinished training with other parameters.
     """
-    check_out(config.out, config.name)
+    workers = Workers(config.device)
+    try:
+        return _train(config, workers)
+    finally:
+        workers.close()
+
+
+def _train(config: TrainConfig, workers: Workers) -> Path:
+    if workers.rank == 0:
+        check_out(config.out, config.name)
+    if config.batch % workers.size:
+        raise ConfigError(
+            f"batch is {config.batch}, but {workers.size} processes share it; make it a multiple."
+        )
     data = load_dataset(config.data, "train")
     test = load_dataset(config.test_data or config.data, "test")
     if data.hash() == test.hash():
@@ -80,9 +98,14 @@ def train(config: TrainConfig) -> Path:
     for checkpoint in ("init", "teacher"):
         if (given := getattr(config, checkpoint)) is not None:
             hashes[checkpoint] = file_hash(given)
-    unfinished = Unfinished(config, {"images": str(hashes), "model": model.config.to_yaml()})
-    training = _Training(model, config, data, test, unfinished)
+    facts = {"images": str(hashes), "model": model.config.to_yaml()}
+    if workers.size > 1:
+        facts["processes"] = str(workers.size)
+    unfinished = Unfinished(config, facts)
+    training = _Training(model, config, data, test, unfinished, workers)
     history = training.run()
+    if workers.rank > 0:
+        return Path(config.out) / f"{config.name}.pth"
     best = training.best.eval()
     measured = measure(
         best,
@@ -101,6 +124,7 @@ def train(config: TrainConfig) -> Path:
         seconds=training.seconds,
         hashes=hashes,
         resumed=training.resumed,
+        processes=workers.size,
     )
     unfinished.remove()
     draw(Path(config.out) / f"{config.name}.curve.png", history)
@@ -124,10 +148,16 @@ class _Training:
         data: Dataset,
         test: Dataset,
         unfinished: Unfinished,
+        workers: Workers,
     ) -> None:
         self.model, self.config, self.data = model, config, data
-        self.unfinished = unfinished
+        self.unfinished, self.workers = unfinished, workers
         self.generator = torch.Generator().manual_seed(config.seed)
+        self.shared = self.generator
+        if workers.size > 1:  # what all must draw alike, and what each must draw on its own
+            self.shared = torch.Generator().manual_seed(config.seed)
+            own = np.random.SeedSequence([config.seed, workers.rank]).generate_state(1)
+            self.generator.manual_seed(int(own[0]))
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
@@ -149,7 +179,8 @@ class _Training:
         found = unfinished.load()
         if found is not None:
             self._restore(found)
-        self.course.begin()
+        if workers.rank == 0:
+            self.course.begin()
 
     @property
     def seconds(self) -> float:
@@ -158,7 +189,7 @@ class _Training:
 
     def run(self) -> list[Row]:
         """Train to the end; return the course."""
-        with Progress(self.config.progress) as progress:
+        with Progress(self.config.progress and self.workers.rank == 0) as progress:
             if self.resumed:
                 progress.say(f"going on after {self._total()} steps")
             while self._share() < 1.0:
@@ -196,6 +227,9 @@ class _Training:
             "unrolled": float(self.passes.unrolled > 0),
         }
         done = self._share()
+        if self.workers.rank > 0:
+            self.course.waiting.clear()
+            return
         progress.update(done, self.course.enter(row, self.best, last=done >= 1.0))
 
     def _step(self, x: Tensor, y: Tensor, share: float) -> float | None:
@@ -209,11 +243,19 @@ class _Training:
             Batch(x, y, self.passes, self.passes.attacked, self.generator, share)
         )
         total = loss
-        penalised = torch.rand((), generator=self.generator).item() < config.jacobian_share
+        penalised = torch.rand((), generator=self.shared).item() < config.jacobian_share
         if config.jacobian_weight > 0.0 and penalised:
             total = loss + config.jacobian_weight * self.passes.jacobian_penalty()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
+        loss, total = loss.detach(), total.detach()
+        self.workers.average(
+            [
+                *(loss, total),
+                *(entry.grad for entry in self.model.parameters() if entry.grad is not None),
+                *(entry for entry in self.model.buffers() if entry.is_floating_point()),
+            ]
+        )
         size = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         if not (math.isfinite(total.item()) and math.isfinite(size.item())):
             return None
@@ -226,6 +268,7 @@ class _Training:
         """Return the next images and labels of the epoch."""
         first = self.step * self.config.batch
         rows = self.order[first : first + self.config.batch]
+        rows = rows[self.workers.part(len(rows))]
         x = self.augment(torch.from_numpy(self.data.batch(rows.numpy())), self.generator)
         side = self.schedule.side(share)
         if side:
@@ -233,7 +276,7 @@ class _Training:
         return x.to(self.config.device), self.labels[rows].to(self.config.device)
 
     def _shuffle(self) -> Tensor:
-        return torch.randperm(len(self.data), generator=self.generator)
+        return torch.randperm(len(self.data), generator=self.shared)
 
     def _total(self) -> int:
         return self.epoch * self.steps + self.step
@@ -241,7 +284,7 @@ class _Training:
     def _share(self) -> float:
         """Return how much of the training is done, from 0 to 1."""
         if self.config.minutes > 0.0:
-            return min(1.0, self.seconds / (60.0 * self.config.minutes))
+            return self.workers.same(min(1.0, self.seconds / (60.0 * self.config.minutes)))
         return min(1.0, (self.epoch + self.step / self.steps) / self.config.epochs)
 
     def _snapshot(self) -> dict[str, Any]:
@@ -275,20 +318,23 @@ class _Training:
 
     def _save(self, every: float) -> None:
         """Save everything that a step depends on, if it was not done for so many seconds."""
-        if time.perf_counter() - self.saved < every:
+        if self.workers.same(time.perf_counter() - self.saved) < every:
             return
-        state = {name: getattr(self, name) for name in POSITION}
-        now = self.good if self.step == 0 else self._snapshot()
-        generator = self.generator.get_state()
-        seconds = self.seconds
-        self.unfinished.save(state | {"now": now, "generator": generator, "seconds": seconds})
+        generators = self.workers.gather(self.generator.get_state())
+        if self.workers.rank == 0:
+            state = {name: getattr(self, name) for name in POSITION}
+            now = self.good if self.step == 0 else self._snapshot()
+            more = {"now": now, "seconds": self.seconds}
+            more |= {"generators": generators, "shared": self.shared.get_state()}
+            self.unfinished.save(state | more)
         self.saved = time.perf_counter()
 
     def _restore(self, state: dict[str, Any]) -> None:
         for name in POSITION:
             setattr(self, name, state[name])
         self._revert(state["now"])
-        self.generator.set_state(state["generator"])
+        self.shared.set_state(state["shared"])
+        self.generator.set_state(state["generators"][self.workers.rank])
         self.began = time.perf_counter() - state["seconds"]
         surroundings = {"threads": torch.get_num_threads(), "torch": str(torch.__version__)}
         self.resumed.append({"step": self._total(), **surroundings})

@@ -50,6 +50,7 @@ def save(
     seconds: float,
     hashes: Mapping[str, str],
     resumed: Sequence[Mapping[str, Any]],
+    processes: int,
 ) -> Path:
     """Write checkpoint, configuration and record, and return the checkpoint's path.
 
@@ -71,6 +72,7 @@ def save(
             "measured": {key: round(value, 5) for key, value in measured.items()},
             "seconds": round(seconds, 1),
             "resumed": list(resumed),
+            "processes": processes,
             "threads": torch.get_num_threads(),
             "checkpoint_sha256": file_hash(partial),
             "data_sha256": dict(hashes),

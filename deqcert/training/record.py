@@ -64,7 +64,7 @@ def save(
         torch.save(weights, partial)
         path.with_suffix(".yaml").write_text(model.config.to_yaml(), encoding="utf-8")
         record = {
-            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "command": command_line(),
             "parameters": {
                 field: str(value) if isinstance(value, Path) else value
                 for field, value in dataclasses.asdict(config).items()
@@ -93,6 +93,12 @@ def save(
     except (OSError, RuntimeError) as error:
         raise RunError(f"cannot write {path} ({error}); free the disk and train again.") from None
     return path
+
+
+def command_line() -> str:
+    """Return what this process was started with, without where the program lies."""
+    program = Path(sys.argv[0]).name
+    return " ".join(["deqcert" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 def _spread(count: int) -> list[int]:

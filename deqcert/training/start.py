@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from deqcert.models import file_hash, form_names, in_form, load_model
 from deqcert.models.start_file import StartFile, load_start, save_start, start_path
 from deqcert.training.depth import choose_depth, costs, follow
 from deqcert.training.fitting import fit_start
+from deqcert.training.record import command_line
 from deqcert.training.start_config import StartConfig
 
 ROWS = 100
@@ -81,7 +81,7 @@ def train_start(config: StartConfig) -> Path:
         readout=readout,
     )
     record = {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
         "parameters": {
             field: str(value) if isinstance(value, Path) else value
             for field, value in dataclasses.asdict(config).items()

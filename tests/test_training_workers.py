@@ -17,8 +17,6 @@ from deqcert.errors import ConfigError
 from deqcert.models import load_model
 from deqcert.training import TrainConfig, train
 
-HERE = Path(__file__).resolve().parent
-
 CHILD = """
 import os, signal, sys
 from pathlib import Path, PosixPath

@@ -68,8 +68,8 @@ def fit_start(
         model.eval().to(config.device)
     if config.labels > 0.0:
         _check_classes(model, data, config)
-    one = torch.from_numpy(data.batch(np.arange(1))).to(config.device)
     if init is None:
+        one = torch.from_numpy(data.batch(np.arange(1))).to(config.device)
         with torch.no_grad():
             architecture = start_architecture(model, model.inject(one))
         with torch.random.fork_rng(devices=[]):

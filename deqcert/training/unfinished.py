@@ -16,6 +16,9 @@ from deqcert.training.config import TrainConfig
 FREE = ("out", "progress", "tensorboard")
 """Parameters that do not decide the numbers."""
 
+FORMAT = "2"
+"""What the state consists of; a file of another format belongs to another version of deqcert."""
+
 
 class Unfinished:
     """The file ``NAME.unfinished`` beside the files that a training will leave.
@@ -34,7 +37,7 @@ class Unfinished:
             field: str(value) if isinstance(value, Path) else value
             for field, value in dataclasses.asdict(config).items()
             if field not in FREE
-        } | facts
+        } | {"format": FORMAT, **facts}
 
     def load(self) -> dict[str, Any] | None:
         """Return what was saved last; None if there is nothing to go on with.

@@ -3,8 +3,8 @@
     python benchmarks/paired.py RUN... --against RUN...
 
 The n-th RUN is held against the n-th --against, image by image; of several pairs (one a seed) each
-image's differences are averaged first. Printed are certified accuracy by radius and the ACR of
-both, the mean difference, and its standard error over the images.
+image's differences are averaged first. A run in parts is RUN,RUN,... Printed are certified accuracy
+by radius and the ACR of both, the mean difference, and its standard error over the images.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from deqcert.report import read_results
+from deqcert.report import Results, join_parts, read_results
+
+
+def read(run: str) -> Results:
+    return join_parts([read_results(part, run) for part in run.split(",")])
 
 
 def scores(run: str, radii: list[float], images: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return for each image whether it is certified at each radius (in %), and radius*correct."""
-    results = read_results(run)
+    results = read(run)
     rows = np.flatnonzero(np.isin(results.idx, images))
     radius, correct = results.radius[rows], results.correct[rows]
     return np.column_stack([*(100.0 * (correct & (radius >= r)) for r in radii), radius * correct])
@@ -32,9 +36,9 @@ def main(runs: tuple[str, ...], against: tuple[str, ...], radii: str) -> None:
     if len(runs) != len(against):
         raise click.UsageError("give one --against for each RUN")
     asked = [float(r) for r in radii.split(",")]
-    images = read_results(runs[0]).idx
+    images = read(runs[0]).idx
     for run in (*runs, *against):
-        images = np.intersect1d(images, read_results(run).idx)
+        images = np.intersect1d(images, read(run).idx)
     ours = np.mean([scores(run, asked, images) for run in runs], axis=0)
     theirs = np.mean([scores(run, asked, images) for run in against], axis=0)
     error = (ours - theirs).std(axis=0, ddof=1) / len(images) ** 0.5

@@ -110,6 +110,8 @@ def test_certify_leaves_a_table_a_curve_and_a_run_folder(
     assert main(["report", f"first={out}", f"second={out}", "--picture", str(picture)]) == 0
     assert "second (standard sigma=0.25 n=60)" in capsys.readouterr().out
     assert picture.stat().st_size > 10_000
+    assert main(["report", f"both={out}", f"both={out}"]) == 2
+    assert "is in two parts of both" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("start", start_names())

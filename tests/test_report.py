@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deqcert.errors import ConfigError, RunError
-from deqcert.report import default_radii, draw_curves, read_results, table
+from deqcert.report import default_radii, draw_curves, join_parts, read_results, table
 from deqcert.report.picture import curve
 from deqcert.report.reader import parse_seconds
 
@@ -80,6 +80,49 @@ def test_samples_that_stopped_early_are_shown_as_their_mean(tmp_path: Path) -> N
     same = read_results(written(tmp_path, (head + rows).replace("2000", "500")))
     assert same.title == "theirs (odd sigma=0.5 n=500)"
     assert "n_mean" not in same.facts
+
+
+WIDE = HEADER.rstrip("\n") + "\tn\tmethod\tsigma\n"
+ROW = st.tuples(st.integers(-1, 3), st.integers(0, 200), st.sampled_from([500, 1000, 2000]))
+
+
+@given(rows=st.lists(ROW, min_size=2, max_size=12), cut=st.integers(1, 11))
+@settings(max_examples=40, deadline=None)
+def test_parts_of_one_evaluation_join_to_the_whole(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, int, int]], cut: int
+) -> None:
+    folder = tmp_path_factory.mktemp("parts")
+    lines = []
+    for i, (predict, radius, n) in enumerate(rows):
+        certified = f"{predict}\t{radius / 100 * (predict >= 0)}\t{int(predict == 1)}"
+        lines.append(f"{i}\t1\t{certified}\t2\t{n}\todd\t0.5\n")
+    at = min(cut, len(lines) - 1)
+    whole = read_results(written(folder, WIDE + "".join(lines), "whole.tsv"), "all")
+    halves = [
+        read_results(written(folder, WIDE + "".join(half), f"{i}.tsv"), "all")
+        for i, half in enumerate((lines[:at], lines[at:]))
+    ]
+    joined, asked = join_parts(halves), [0.0, 0.5, 1.0]
+    ours, theirs = table([joined], asked).rows[0], table([whole], asked).rows[0]
+    # each half rounds its mean of n, and the mean of the means is rounded again
+    assert abs(ours.pop("n_mean", 0) - theirs.pop("n_mean", 0)) <= 1
+    assert ours.pop("title").split(" n=")[0] == theirs.pop("title").split(" n=")[0]
+    assert ours == theirs
+    assert joined.idx.tolist() == whole.idx.tolist()
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ("0\t1\t1\t0.5\t1\t1\t500\todd\t0.5\n", "image 0 is in two parts of all"),
+        ("1\t1\t1\t0.5\t1\t1\t500\todd\t0.25\n", r"all differ in sigma \(0.5 and 0.25\)"),
+    ],
+)
+def test_what_is_not_a_part_is_refused(tmp_path: Path, other: str, says: str) -> None:
+    first = WIDE + "0\t1\t1\t0.5\t1\t1\t500\todd\t0.5\n"
+    files = [written(tmp_path, first, "a.tsv"), written(tmp_path, WIDE + other, "b.tsv")]
+    with pytest.raises(RunError, match=says):
+        join_parts([read_results(file, "all") for file in files])
 
 
 def test_takes_the_captions_from_the_manifest_beside_it(tmp_path: Path) -> None:

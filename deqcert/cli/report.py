@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from deqcert.cli.options import parse_radii
+
+if TYPE_CHECKING:
+    from deqcert.report import Results
 
 
 @click.command(short_help="Table, ACR and curves of one or more runs.")
@@ -21,17 +26,20 @@ def command(
     """Tabulate certified accuracy by radius and the average certified radius (ACR).
 
     RUN is a run folder, or anybody's tab-separated file with the columns idx label predict radius
-    correct time. NAME= in front of it is what the run is called.
+    correct time. NAME= in front of it is what the run is called; runs of the same NAME are one,
+    certified in parts with different --images.
     """
     from deqcert.errors import ConfigError
-    from deqcert.report import draw_curves, read_results, table
+    from deqcert.report import draw_curves, join_parts, read_results, table
 
     if not runs:
         raise ConfigError("no run is given; name at least one run folder or certificate file")
-    results = []
+    parts: dict[str, list[Results]] = {}
     for run in runs:
         name, equals, path = run.partition("=")
-        results.append(read_results(path, name) if equals else read_results(run))
+        found = read_results(path, name) if equals else read_results(run)
+        parts.setdefault(name if equals else f"={len(parts)}", []).append(found)
+    results = [join_parts(found) for found in parts.values()]
     made = table(results, parse_radii(radii))
     if picture is not None:
         draw_curves(results, picture, title=title)

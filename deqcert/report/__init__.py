@@ -6,8 +6,17 @@
 
 from __future__ import annotations
 
+from deqcert.report.parts import join_parts
 from deqcert.report.picture import draw_curves
 from deqcert.report.reader import Results, read_results
 from deqcert.report.table import Table, default_radii, table
 
-__all__ = ["Results", "Table", "default_radii", "draw_curves", "read_results", "table"]
+__all__ = [
+    "Results",
+    "Table",
+    "default_radii",
+    "draw_curves",
+    "join_parts",
+    "read_results",
+    "table",
+]

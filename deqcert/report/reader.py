@@ -40,6 +40,8 @@ class Results:
         correct: whether the certified class is the true one, bool.
         seconds: time spent on the image, float64; NaN where the file does not say.
         facts: what the file or its manifest says about the whole run (method, sigma, n, alpha...).
+        parameters: what must be equal for two runs to be parts of one: the manifest's parameters,
+            or without a manifest the facts, but for the number of samples drawn.
         sound: whether the radii have a theorem behind them; True unless the run says otherwise.
         pending: images that the manifest asks for and that are not there yet.
     """
@@ -52,6 +54,7 @@ class Results:
     correct: NDArray[np.bool_]
     seconds: NDArray[np.float64]
     facts: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
     sound: bool = True
     pending: int = 0
 
@@ -124,6 +127,7 @@ def read_results(path: str | Path, name: str | None = None) -> Results:
         correct=np.array(table["correct"], dtype=np.bool_),
         seconds=np.array(table["time"], dtype=np.float64),
         facts=facts,
+        parameters=_asked(facts, manifest),
         sound=_sound(columns, rows, facts),
         pending=_pending(manifest, len(rows)),
     )
@@ -237,6 +241,14 @@ def _facts(
         elif isinstance(parameters, dict) and parameters.get(key) is not None:
             facts[key] = str(parameters[key])
     return facts
+
+
+def _asked(facts: dict[str, str], manifest: dict[str, Any]) -> dict[str, Any]:
+    """Collect what all parts of one evaluation have in common."""
+    parameters = manifest.get("parameters")
+    if isinstance(parameters, dict):
+        return parameters
+    return {key: value for key, value in facts.items() if key not in ("n", "n_mean")}
 
 
 def _sound(

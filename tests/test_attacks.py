@@ -34,7 +34,7 @@ from deqcert.errors import ConfigError, DataError, RunError
 from deqcert.models import ContractiveConfig, ContractiveDEQ
 from deqcert.report.attacks import attack_rows, attack_table, read_attacks, robust_accuracy
 from deqcert.runs import Run
-from deqcert.smoothing import EarlyStop, Predictor, SmoothingEngine, get_start
+from deqcert.smoothing import EarlyStop, Learned, Predictor, SmoothingEngine, get_start
 from deqcert.solvers import StopRule, get_solver
 
 SIGMA, SHAPE = 0.25, (1, 4, 4)
@@ -175,7 +175,7 @@ def test_random_search_needs_no_gradient() -> None:
     assert float(model.distance(found)) < float(model.distance(grey())) - 0.5
 
 
-def test_learned_and_fixed_depth_classifiers_can_be_attacked() -> None:
+def test_fixed_depth_and_early_stopped_classifiers_can_be_attacked() -> None:
     model = HalfSpace(1.1)
     for stop, early in ((StopRule(tol=0.0, max_nfe=3), None), (StopRule(0.0), EarlyStop(0.1))):
         cold = Predictor(get_solver("picard"), stop, get_start("cold"), early=early)
@@ -183,6 +183,24 @@ def test_learned_and_fixed_depth_classifiers_can_be_attacked() -> None:
         for name in ("pgd-implicit", "intermediate", "smoothadv-pgd"):
             found = brief(name).run(aim, grey(), torch.tensor([0]), [0], radius=0.8)
             assert float(model.distance(found)) < float(model.distance(grey())) - 0.7
+
+
+class Lazy(HalfSpace):
+    """A cell that stays where it is: what it says of an image is what its start says."""
+
+    def cell(self, z: Tensor, injection: Tensor) -> Tensor:
+        return z
+
+
+@pytest.mark.parametrize("name", [n for n in attack_names() if "unroll" in n or "smooth" in n])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_gradients_go_through_a_learned_start(name: str, steps: int) -> None:
+    model = Lazy(1.1)
+    learned = Learned(lambda injection: injection, cost=0.1)
+    quick = Predictor(get_solver("anderson"), StopRule(tol=0.0, max_nfe=steps), learned)
+    aim = Target(model, quick, SIGMA)
+    found = get_attack(name).run(aim, grey(), torch.tensor([0]), [0], radius=0.8)
+    assert float(model.distance(grey()) - model.distance(found)) >= 0.995 * 0.8
 
 
 @pytest.mark.parametrize(

@@ -198,8 +198,12 @@ def _square(task: Task) -> Tensor:
     return square(task.margin, task.x, radius=task.radius, steps=task.steps, draws=task.draws)
 
 
-def _base(gradient: str, **options: Any) -> View:
-    return lambda target, images, draws: views.base(target, get_gradient(gradient, **options))
+def _base(gradient: str) -> View:
+    return lambda target, images, draws: views.base(target, get_gradient(gradient))
+
+
+def _plain(target: Target, images: Sequence[int], draws: int) -> Scores:
+    return views.base(target, target.plain)
 
 
 def _intermediate(target: Target, images: Sequence[int], draws: int) -> Scores:
@@ -207,7 +211,7 @@ def _intermediate(target: Target, images: Sequence[int], draws: int) -> Scores:
 
 
 def _smoothed(target: Target, images: Sequence[int], draws: int) -> Scores:
-    return views.smoothed(target, get_gradient("implicit"), images, draws)
+    return views.smoothed(target, target.best, images, draws)
 
 
 _PGD = "Madry et al. 2018"
@@ -219,10 +223,10 @@ _ATTACKS: dict[str, Attack] = {
     for attack in (
         Attack("pgd-implicit", _pgd, _base("implicit"), 20, None, f"{_PGD}; Bai et al. 2019"),
         Attack("pgd-phantom", _pgd, _base("phantom"), 20, None, f"{_PGD}; Geng et al. 2021"),
-        Attack("pgd-unroll", _pgd, _base("unroll", steps=10), 20, None, _PGD),
+        Attack("pgd-unroll", _pgd, _plain, 20, None, _PGD),
         Attack("apgd-implicit", _apgd, _base("implicit"), 40, None, f"{_APGD}; Bai et al. 2019"),
         Attack("apgd-phantom", _apgd, _base("phantom"), 40, None, f"{_APGD}; Geng et al. 2021"),
-        Attack("apgd-unroll", _apgd, _base("unroll", steps=10), 40, None, _APGD),
+        Attack("apgd-unroll", _apgd, _plain, 40, None, _APGD),
         Attack("intermediate", _apgd, _intermediate, 20, None, f"{_YANG}; {_APGD}"),
         Attack("smoothadv-pgd", _pgd, _smoothed, 20, 8, _SALMAN),
         Attack("smoothadv-apgd", _apgd, _smoothed, 20, 8, f"{_SALMAN}; {_APGD}"),

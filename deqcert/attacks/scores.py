@@ -1,8 +1,9 @@
 """What attacks climb on: scores of images, made from a model's states in ways one can go back by.
 
 An equilibrium model can mask its gradients: an adjoint that did not converge points nowhere, and
-states near the equilibrium may say less than earlier ones. So the same classifier is offered in
-several ways, and what an attack finds in any of them is judged by the classifier itself.
+states near the equilibrium may say less than earlier ones; and a few evaluations from a learned
+start are no equilibrium at all. So the same classifier is offered in several ways, and what an
+attack finds in any of them is judged by the classifier itself.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from deqcert.errors import ConfigError
 from deqcert.models.base import ImplicitModel
-from deqcert.models.implicit_grad import Gradient, Phantom, equilibrium
-from deqcert.smoothing import Predictor, noisy_copies
+from deqcert.models.implicit_grad import Gradient, Implicit, Phantom, Unroll, equilibrium
+from deqcert.smoothing import Learned, Predictor, noisy_copies
 from deqcert.smoothing.shaped import ShapedModel
 from deqcert.solvers import StopRule
 
@@ -32,6 +33,8 @@ DEPTHS = (1, 2, 4, 8)
 """Evaluations after which intermediate states are looked at."""
 UNROLLED = 3
 """Damped evaluations that give an intermediate state its gradient."""
+LONGEST = 10
+"""Evaluations that a solve is unrolled for, or as many as it makes."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,23 @@ class Target:
                 "that the certificate is about, with an independent start."
             )
 
+    @property
+    def plain(self) -> Unroll:
+        """The way back through the solve as plain evaluations, and through its start."""
+        fixed = self.predictor.stop.fixed_depth and self.predictor.early is None
+        return Unroll(min(self.predictor.stop.max_nfe, LONGEST) if fixed else LONGEST)
+
+    @property
+    def best(self) -> Gradient:
+        """The way back that suits the classifier.
+
+        A fixed few evaluations from a learned start are a network that depends on its input
+        through the start as well, which an adjoint does not see; elsewhere the implicit one.
+        """
+        stop, early = self.predictor.stop, self.predictor.early
+        few = stop.fixed_depth and early is None and stop.max_nfe <= LONGEST
+        return self.plain if few and isinstance(self.predictor.start, Learned) else Implicit()
+
     def logits(
         self, x: Tensor, gradient: Gradient, stop: StopRule | None = None, *, cold: bool = False
     ) -> Tensor:
@@ -70,18 +90,19 @@ class Target:
 
         Args:
             x: Images, shape (B, C, H, W), noise and all.
-            gradient: How to go back through the solve.
+            gradient: How to go back through the solve; by unrolling, through the start as well.
             stop: When the solve ends; default: as the predictor's.
             cold: Solve from the cold start, whatever the predictor's is.
         """
         model = self.model
         injection = model.inject(x)
-        with torch.no_grad():
-            alone = ShapedModel(model, len(x))
-            given = injection.detach()
-            start = alone.initial_state(given)
-            if not cold:
-                start = self.predictor.start.initial(alone, given)
+        alone = ShapedModel(model, len(x))
+        with torch.set_grad_enabled(isinstance(gradient, Unroll) and torch.is_grad_enabled()):
+            start = (
+                alone.initial_state(injection)
+                if cold
+                else self.predictor.start.initial(alone, injection)
+            )
         z, _ = equilibrium(
             model.cell,
             start,

@@ -9,10 +9,13 @@ by radius and the ACR of both, the mean difference, and its standard error over 
 
 from __future__ import annotations
 
+import sys
+
 import click
 import numpy as np
 from numpy.typing import NDArray
 
+from deqcert.errors import DeqcertError
 from deqcert.report import Results, join_parts, read_results
 
 
@@ -49,4 +52,7 @@ def main(runs: tuple[str, ...], against: tuple[str, ...], radii: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DeqcertError as error:
+        sys.exit(f"paired.py: {error}")

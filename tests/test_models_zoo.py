@@ -7,6 +7,7 @@ import json
 from deqcert.data import load_dataset
 from deqcert.models import MDEQConfig, checkpoint_path, file_hash, load_model, preset
 from deqcert.training.measure import measure
+from deqcert.training.progress import Progress
 
 
 def test_shipped_files_belong_together() -> None:
@@ -22,7 +23,13 @@ def test_shipped_files_belong_together() -> None:
 def test_shipped_model_is_as_good_as_its_record_says() -> None:
     record = json.loads(checkpoint_path("digits").with_suffix(".json").read_text())
     found = measure(
-        load_model("digits"), load_dataset("digits"), sigma=0.25, draws=2, seed=1, device="cpu"
+        load_model("digits"),
+        load_dataset("digits"),
+        sigma=0.25,
+        draws=2,
+        seed=1,
+        device="cpu",
+        progress=Progress(False),
     )
     assert found["clean_accuracy"] > 0.95
     assert found["noisy_accuracy"] > 0.9

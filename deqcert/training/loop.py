@@ -107,14 +107,16 @@ def _train(config: TrainConfig, workers: Workers) -> Path:
     if workers.rank > 0:
         return Path(config.out) / f"{config.name}.pth"
     best = training.best.eval()
-    measured = measure(
-        best,
-        test,
-        sigma=config.sigma,
-        draws=config.test_draws,
-        seed=config.seed,
-        device=config.device,
-    )
+    with Progress(config.progress, "measuring") as progress:
+        measured = measure(
+            best,
+            test,
+            sigma=config.sigma,
+            draws=config.test_draws,
+            seed=config.seed,
+            device=config.device,
+            progress=progress,
+        )
     every = objective_options(config.objective) | dict(config.objective_options)
     path = save(
         dataclasses.replace(config, objective_options=every),

@@ -9,6 +9,7 @@ from torch import Tensor
 from deqcert.data import Dataset
 from deqcert.models import ImplicitModel
 from deqcert.solvers import Anderson, StopRule, bind
+from deqcert.training.progress import Progress
 
 ROWS = 500
 STOP = StopRule(tol=1e-3, max_nfe=30)
@@ -16,7 +17,14 @@ STOP = StopRule(tol=1e-3, max_nfe=30)
 
 @torch.no_grad()
 def measure(
-    model: ImplicitModel, data: Dataset, *, sigma: float, draws: int, seed: int, device: str
+    model: ImplicitModel,
+    data: Dataset,
+    *,
+    sigma: float,
+    draws: int,
+    seed: int,
+    device: str,
+    progress: Progress,
 ) -> dict[str, float]:
     """Measure accuracy and how quickly the equilibrium is found.
 
@@ -27,6 +35,7 @@ def measure(
         draws: Noisy copies of each image.
         seed: Seed of the noise.
         device: Where the model is.
+        progress: Is told how many images are done.
 
     Returns:
         Accuracy on clean images and on noisy copies, share of noisy copies that reach a relative
@@ -45,6 +54,8 @@ def measure(
             noisy.append(classes.cpu() == labels)
             nfe.append(spent.cpu())
             converged.append(arrived.cpu())
+        done = min(first + ROWS, len(data))
+        progress.tell(done / len(data), f"measured on {done} of {len(data)} test images")
     spent = torch.cat(nfe).double()
     return {
         "clean_accuracy": torch.cat(clean).double().mean().item(),

@@ -19,15 +19,16 @@ class Progress:
 
     Args:
         shown: Whether to report.
+        doing: What the bar calls it.
     """
 
-    def __init__(self, shown: bool) -> None:
+    def __init__(self, shown: bool, doing: str = "training") -> None:
         self._shown = shown
         self._bar: Bar | None = None
         self._spoke = time.perf_counter()
         if shown and sys.stderr.isatty():
             self._bar = Bar(
-                TextColumn("training"),
+                TextColumn(doing),
                 BarColumn(),
                 TextColumn("{task.percentage:3.0f}%  {task.description}"),
                 TimeElapsedColumn(),

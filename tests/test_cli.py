@@ -46,9 +46,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     (folder / "ok.yaml").write_text(model.config.to_yaml())
     draw = np.random.default_rng(0)
 
-    def images(name: str, shape: tuple[int, ...], classes: int = 10) -> str:
-        x = draw.integers(0, 256, (12, *shape), dtype=np.uint8)
-        np.savez(folder / name, x=x, y=np.arange(12) % classes)
+    def images(name: str, shape: tuple[int, ...], classes: int = 10, count: int = 12) -> str:
+        x = draw.integers(0, 256, (count, *shape), dtype=np.uint8)
+        np.savez(folder / name, x=x, y=np.arange(count) % classes)
         return f"npz:{folder / name}"
 
     return SimpleNamespace(
@@ -58,6 +58,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         others=images("others.npz", (1, 8, 8)),
         large=images("large.npz", (1, 16, 16)),
         classes=images("classes.npz", (1, 8, 8), 12),
+        many=images("many.npz", (1, 8, 8), count=5000),
     )
 
 
@@ -408,14 +409,16 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(
 
 def test_ctrl_c_says_what_is_safe_and_exits_130(files: SimpleNamespace, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = started(certify(files, out, "--images", ":", "--n", "2000", "--quiet"))
+    # So many that a busy machine cannot finish them before the signal comes.
+    given = ["--data", files.many, "--images", ":", "--n", "2000", "--quiet"]
+    process = started(certify(files, out, *given))
     wait_for_lines(process, out / "certificates.tsv", 1)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 130
     text = said.decode()
     assert text.count("\n") == 1
-    assert "of 12 images are safe" in text
+    assert "of 5000 images are safe" in text
     assert "the same command goes on" in text
 
 

@@ -46,6 +46,10 @@ class Attacked:
     lead: dict[str, NDArray[np.float64]]
     alarms: dict[int, tuple[str, ...]]
 
+    def certified_accuracy(self, radii: Sequence[float]) -> NDArray[np.float64]:
+        """Return the share of images certified as their true class within each radius."""
+        return certified_accuracy(self.correct & self.certified, self.radius, radii)
+
     @property
     def smallest(self) -> NDArray[np.float64]:
         """Smallest norm that any attack found for the smoothed classifier, an image each."""
@@ -127,7 +131,7 @@ def attack_rows(attacked: Attacked, radii: Sequence[float]) -> list[dict[str, An
         smallest norms found; None for certificates), missed (images for which nothing was found),
         lead (largest inside a certified radius) and breaks (certificates broken).
     """
-    sound = certified_accuracy(attacked.correct, attacked.radius, radii)
+    sound = attacked.certified_accuracy(radii)
     rows: list[dict[str, Any]] = [{"name": "certified", "accuracy": sound.tolist()}]
 
     def add(
@@ -210,7 +214,7 @@ def draw_attacks(
     def line(shares: NDArray[np.float64], **style: Any) -> None:
         axes.plot(at, 100 * shares, **style)
 
-    certified = certified_accuracy(attacked.correct, attacked.radius, at.tolist())
+    certified = attacked.certified_accuracy(at.tolist())
     axes.fill_between(at, 0, 100 * certified, color=COLOURS[0], alpha=0.18, linewidth=0)
     line(certified, color=COLOURS[0], linewidth=1.8, label="certified")
     thin: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.55}

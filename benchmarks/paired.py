@@ -23,9 +23,8 @@ def read(run: str) -> Results:
     return join_parts([read_results(part, run) for part in run.split(",")])
 
 
-def scores(run: str, radii: list[float], images: NDArray[np.int64]) -> NDArray[np.float64]:
+def scores(results: Results, radii: list[float], images: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return for each image whether it is certified at each radius (in %), and radius*correct."""
-    results = read(run)
     rows = np.flatnonzero(np.isin(results.idx, images))
     radius, correct = results.radius[rows], results.correct[rows]
     return np.column_stack([*(100.0 * (correct & (radius >= r)) for r in radii), radius * correct])
@@ -39,11 +38,12 @@ def main(runs: tuple[str, ...], against: tuple[str, ...], radii: str) -> None:
     if len(runs) != len(against):
         raise click.UsageError("give one --against for each RUN")
     asked = [float(r) for r in radii.split(",")]
-    images = read(runs[0]).idx
-    for run in (*runs, *against):
-        images = np.intersect1d(images, read(run).idx)
-    ours = np.mean([scores(run, asked, images) for run in runs], axis=0)
-    theirs = np.mean([scores(run, asked, images) for run in against], axis=0)
+    first, second = [read(run) for run in runs], [read(run) for run in against]
+    images = first[0].idx
+    for results in (*first, *second):
+        images = np.intersect1d(images, results.idx)
+    ours = np.mean([scores(results, asked, images) for results in first], axis=0)
+    theirs = np.mean([scores(results, asked, images) for results in second], axis=0)
     error = (ours - theirs).std(axis=0, ddof=1) / len(images) ** 0.5
     print(f"{len(images)} images, {len(runs)} pairs")
     for i, name in enumerate([*(f"r>={r:g}" for r in asked), "ACR"]):

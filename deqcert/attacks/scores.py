@@ -69,8 +69,7 @@ class Target:
     @property
     def plain(self) -> Unroll:
         """The way back through the solve as plain evaluations, and through its start."""
-        fixed = self.predictor.stop.fixed_depth and self.predictor.early is None
-        return Unroll(min(self.predictor.stop.max_nfe, LONGEST) if fixed else LONGEST)
+        return Unroll(min(self._evaluations or LONGEST, LONGEST))
 
     @property
     def best(self) -> Gradient:
@@ -79,9 +78,14 @@ class Target:
         A fixed few evaluations from a learned start are a network that depends on its input
         through the start as well, which an adjoint does not see; elsewhere the implicit one.
         """
-        stop, early = self.predictor.stop, self.predictor.early
-        few = stop.fixed_depth and early is None and stop.max_nfe <= LONGEST
+        few = 0 < (self._evaluations or 0) <= LONGEST
         return self.plain if few and isinstance(self.predictor.start, Learned) else Implicit()
+
+    @property
+    def _evaluations(self) -> int | None:
+        """How many evaluations every solve makes; None where that depends on the row."""
+        fixed = self.predictor.stop.fixed_depth and self.predictor.early is None
+        return self.predictor.stop.max_nfe if fixed else None
 
     def logits(
         self, x: Tensor, gradient: Gradient, stop: StopRule | None = None, *, cold: bool = False

@@ -30,7 +30,7 @@ def join_parts(parts: Sequence[Results]) -> Results:
     if not others:
         return first
     for part in others:
-        for key in sorted((first.parameters.keys() | part.parameters.keys()) - {"n_mean"}):
+        for key in sorted(first.parameters.keys() | part.parameters.keys()):
             ours, theirs = first.parameters.get(key), part.parameters.get(key)
             if ours != theirs:
                 raise RunError(

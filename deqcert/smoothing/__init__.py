@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from deqcert.smoothing.early import DecidedStop, EarlyStop
-from deqcert.smoothing.engine import NOBODY, Batch, SmoothingEngine, Votes
+from deqcert.smoothing.engine import NO_VOTE, SmoothingEngine, VoteBatch, Votes
+from deqcert.smoothing.input import Input
 from deqcert.smoothing.noise import noisy_copies
 from deqcert.smoothing.predictor import Predictor
-from deqcert.smoothing.starts import Learned, StartPolicy, get_start, start_names
+from deqcert.smoothing.stage import Stage
 
 __all__ = [
-    "NOBODY",
-    "Batch",
+    "NO_VOTE",
     "DecidedStop",
     "EarlyStop",
-    "Learned",
+    "Input",
     "Predictor",
     "SmoothingEngine",
-    "StartPolicy",
+    "Stage",
+    "VoteBatch",
     "Votes",
-    "get_start",
     "noisy_copies",
-    "start_names",
 ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from deqcert.data import load_dataset
-from deqcert.models import MDEQConfig, checkpoint_path, file_hash, load_model, preset
+from deqcert.models import MDEQConfig, architecture, checkpoint_path, file_hash, load_model
 from deqcert.training.measure import measure
-from deqcert.training.progress import Progress
+from deqcert.training.progress import TrainingProgress
 
 
 def test_shipped_files_belong_together() -> None:
@@ -15,7 +15,7 @@ def test_shipped_files_belong_together() -> None:
     record = json.loads(path.with_suffix(".json").read_text())
     assert path.stat().st_size < 1_000_000
     assert file_hash("digits") == file_hash(path) == record["checkpoint_sha256"]
-    assert MDEQConfig.from_yaml(path.with_suffix(".yaml")) == preset("tiny")
+    assert MDEQConfig.from_yaml(path.with_suffix(".yaml")) == architecture("tiny")
     assert record["data_sha256"]["test"] == load_dataset("digits").hash()
     assert "/" not in record["command"], "no path of the machine that trained it"
 
@@ -29,7 +29,7 @@ def test_shipped_model_is_as_good_as_its_record_says() -> None:
         draws=2,
         seed=1,
         device="cpu",
-        progress=Progress(False),
+        progress=TrainingProgress(False),
     )
     assert found["clean_accuracy"] > 0.95
     assert found["noisy_accuracy"] > 0.9

@@ -31,9 +31,8 @@ from deqcert.memory import keep_freed_memory
 from deqcert.models import in_form, load_model
 from deqcert.smoothing import Input, Predictor, SmoothingEngine
 from deqcert.solvers import StopRule, get_solver
-from deqcert.starts import get_start
+from deqcert.starts import Learned, get_start
 from deqcert.starts.file import load_start
-from deqcert.starts.policies import Learned
 
 ROOT = Path(__file__).resolve().parent
 ALPHA = 0.001

@@ -21,14 +21,15 @@ from deqcert.models import MDEQ, architecture, load_model
 from deqcert.models.zoo import SHIPPED
 from deqcert.smoothing import NO_VOTE, DecidedStop, EarlyStop, Input, Predictor, SmoothingEngine
 from deqcert.solvers import Anderson, Picard, StopRule, bind
-from deqcert.starts import Learned, get_start
-from deqcert.starts.file import load_start, start_path
-from deqcert.starts.network import (
-    LowRankStart,
-    PyramidStart,
+from deqcert.starts import (
+    Learned,
     build_start,
+    get_start,
+    load_start,
     start_architecture,
+    start_path,
 )
+from deqcert.starts.network import LowRankStart, PyramidStart
 from deqcert.training import StartConfig, train_start
 from deqcert.training.starts.depth import Trajectories, choose_depth, follow
 
@@ -112,7 +113,7 @@ def test_a_decided_stop_is_that_of_each_row_alone() -> None:
     solve = engine()
     early = DecidedStop(margin=5.0, readout=0.5)
     votes = solve.votes(
-        Predictor(Picard(), StopRule(0, max_nfe=6), learned(), early=early), X, 3, 1, 80
+        Predictor(Picard(), StopRule(0, max_nfe=6), learned(), early=early), Input(X, 3), 1, 80
     )
     depths, model = [], solve.model
     always = Predictor(Picard(), StopRule(0, max_nfe=1), learned())
@@ -385,7 +386,7 @@ def test_a_start_is_refused_with_another_model_and_when_damaged(
 
 
 def test_a_training_that_diverges_says_so(digits: Path, tmp_path: Path, monkeypatch) -> None:
-    from deqcert.training import fitting
+    from deqcert.training.starts import fit as fitting
 
     config = StartConfig(digits, out=tmp_path / "a.start.pth", steps=30, progress=False)
     monkeypatch.setattr(fitting._Fitting, "_error", lambda self, z, target: z.sum() * float("nan"))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deqcert.smoothing import Predictor
 from deqcert.solvers import StopRule, get_solver
-from deqcert.starts.policies import Chain, StartPolicy
+from deqcert.starts.base import Chain, StartPolicy
 
 SIGMA = 0.5
 

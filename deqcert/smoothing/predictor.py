@@ -8,7 +8,8 @@ from typing import Any
 from deqcert.errors import ConfigError
 from deqcert.smoothing.early import DecidedStop, EarlyStop
 from deqcert.solvers import Solver, StopRule
-from deqcert.starts.policies import Cold, StartPolicy
+from deqcert.starts.base import StartPolicy
+from deqcert.starts.cold import Cold
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deqcert.errors import ConfigError
-from deqcert.models.base import ImplicitModel
-from deqcert.models.mdeq import MDEQ
+from deqcert.models.base import ImplicitModel, MappedModel
 from deqcert.models.state import StateLayout
+from deqcert.registry import Registry
 
 SHARE = 5
 """A start network has at most one weight for this many of its model."""
@@ -31,7 +32,7 @@ class PyramidStart(nn.Module):
     Args:
         shapes: Shape (C, H, W) of each map of the state, highest resolution first, halving.
         channels: Channels of the injection, which has the highest resolution.
-        scale: Inner channels of a level for each channel of its map, above 0.
+        scale: Inner channels of a level per channel of its map, above 0.
         groups: Groups of the normalisation that a guess ends in, as the cell's own values do; 0
             for none.
 
@@ -39,10 +40,10 @@ class PyramidStart(nn.Module):
     """
 
     def __init__(
-        self, shapes: tuple[tuple[int, int, int], ...], channels: int, scale: float, groups: int
+        self, shapes: Sequence[Sequence[int]], channels: int, scale: float, groups: int
     ) -> None:
         super().__init__()
-        self.layout = StateLayout(shapes)
+        self.layout = StateLayout(tuple((int(c), int(h), int(w)) for c, h, w in shapes))
         first, *lower = (shape[0] for shape in shapes)
         widths = [8 * math.ceil(scale * c / 8) for c in lower]
         sources = [channels, *widths]
@@ -106,11 +107,18 @@ class LowRankStart(nn.Module):
         return out
 
 
+NETWORKS: Registry[type[nn.Module]] = Registry(
+    "start network", {"pyramid": PyramidStart, "low-rank": LowRankStart}
+)
+"""What a start network can be: its class by the kind that a file holds, made from keywords."""
+
+
 def start_architecture(model: ImplicitModel, injection: Tensor) -> dict[str, Any]:
     """Choose the architecture of a model's start network: plain values, as a file can hold.
 
     Args:
-        model: Any model of the protocol. An MDEQ gets a pyramid, every other model a low rank.
+        model: Any model of the protocol. One whose state is a pyramid of maps
+            (:class:`deqcert.models.base.MappedModel`) gets a pyramid, every other a low rank.
         injection: What its ``inject`` returned for one or more images.
 
     Returns:
@@ -118,10 +126,8 @@ def start_architecture(model: ImplicitModel, injection: Tensor) -> dict[str, Any
         parameters.
     """
     most = _size(model) // SHARE
-    if isinstance(model, MDEQ):
-        config = model.config
-        layout = StateLayout.pyramid(config.channels, *injection.shape[2:])
-        groups = config.num_groups // (1 if len(config.channels) == 1 else 2)
+    if isinstance(model, MappedModel):
+        layout, groups = model.start_layout(injection)
         for scale in SCALES:
             found = {
                 "kind": "pyramid",
@@ -147,11 +153,8 @@ def build_start(architecture: dict[str, Any]) -> nn.Module:
     try:
         options = dict(architecture)
         kind = options.pop("kind")
-        if kind == "pyramid":
-            shapes = tuple((int(c), int(h), int(w)) for c, h, w in options.pop("shapes"))
-            return PyramidStart(shapes, **options)
-        if kind == "low-rank":
-            return LowRankStart(**options)
+        if kind in NETWORKS:
+            return NETWORKS.get(kind)(**options)
     except (KeyError, TypeError, ValueError):
         pass
     raise ConfigError(f"there is no start network like {architecture}; train one anew.")

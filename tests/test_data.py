@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deqcert.data import Dataset, dataset_names, load_dataset
+from deqcert.cli import main
+from deqcert.data import LOADERS, ArrayDataset, Dataset, Loader, dataset_names, load_dataset
 from deqcert.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -129,6 +130,9 @@ def check(data: Dataset) -> None:
         assert image.shape == (channels, height, width)
         assert image.dtype == np.float32
         assert 0.0 <= image.min() <= image.max() <= 1.0
+        if data.levels is not None:
+            steps = np.rint(image.astype(np.float64) * data.levels)
+            np.testing.assert_array_equal((steps / data.levels).astype(np.float32), image)
         assert 0 <= data.label(index) < len(data.classes)
         assert isinstance(data.label(index), int)
         seen.append(image)
@@ -151,6 +155,37 @@ def test_every_loader_keeps_the_contract(spec: str) -> None:
     assert len(test.hash()) == 64
     assert (train.hash() == test.hash()) == spec.startswith("npz")
     assert train.classes == test.classes or spec.startswith("npz")
+
+
+def test_a_loader_says_the_grid_of_its_pixels(spec: str, request: pytest.FixtureRequest) -> None:
+    wanted = {"digits": 16, "npz-float": None}.get(request.node.callspec.params["spec"], 255)
+    assert {load_dataset(spec, split).levels for split in ("train", "test")} == {wanted}
+
+
+def test_a_loader_from_outside_is_one_like_the_others(tmp_path: Path, capsys) -> None:
+    """Its name is in the help and in sentences, and certificates are made of its images."""
+
+    def load(name: str, place: str, split: str) -> Dataset:
+        x = np.stack([np.full((1, 8, 8), value, np.float32) for value in (0, 0.5, 1, 1)])
+        return ArrayDataset(name, list("0123456789"), x, np.arange(4), place, levels=2)
+
+    LOADERS.register("toy", Loader(load, "FILE"))
+    try:
+        assert "toy:FILE" in dataset_names()
+        data = load_dataset("toy:somewhere")
+        check(data)
+        assert (data.name, data.levels) == ("toy:somewhere", 2)
+        with pytest.raises(DataError, match="write toy:FILE"):
+            load_dataset("toy")
+        with pytest.raises(DataError, match="did you mean toy"):
+            load_dataset("tooy:x")
+        given = "certify --model digits --sigma 0.25 --images :2 --n 20 --n0 10 --alpha 0.3"
+        assert main([*given.split(), "--data", "toy:x", "--out", str(tmp_path / "run")]) == 0
+        assert (tmp_path / "run" / "certificates.tsv").read_text().count("\n") == 3
+        with pytest.raises(DataError, match="there is a data set 'toy' already"):
+            LOADERS.register("toy", Loader(load))
+    finally:
+        LOADERS.unregister("toy")
 
 
 def test_every_format_is_tried_here() -> None:
@@ -211,7 +246,7 @@ class Evil:
 def bad_specs(folder: Path) -> list[tuple[str, str]]:
     """Specs that must be refused, and what the sentence must say."""
     bad: list[tuple[str, str]] = [
-        ("digitz", "write digits or mnist:DIR"),
+        ("digitz", "did you mean digits. there are digits, mnist"),
         ("digits:here", "without a place"),
         ("mnist", "write mnist:DIR"),
         (f"mnist:{folder}", "no t10k-images"),
@@ -236,7 +271,7 @@ def bad_specs(folder: Path) -> list[tuple[str, str]]:
     put("mnist", "empty", images, b"", "not an IDX", "mnist")
     put("mnist", "gz", f"{images}.gz", gzip.compress(whole)[:-9], "not a whole gzip", "mnist")
     put("mnist", "label", labels, idx(np.full(8, 10, np.uint8)), "label outside", "mnist")
-    put("mnist", "count", labels, idx(np.zeros(7, np.uint8)), "one label an image", "mnist")
+    put("mnist", "count", labels, idx(np.zeros(7, np.uint8)), "one label per image", "mnist")
     batch = python2_batch(np.zeros((2, 3072), np.uint8), [1, 2])
     put("cifar10", "torn", "test_batch", batch[: len(batch) // 2], "not a whole")
     put("cifar10", "evil", "test_batch", pickle.dumps(Evil()), "asks for pathlib.+not run")

@@ -10,14 +10,11 @@ import torch
 
 from deqcert import kernels
 from deqcert.certifiers import certifier_names
-from deqcert.data import dataset_names
+from deqcert.data import LOADERS, dataset_names
 from deqcert.models import ZOO
 from deqcert.runs import machine, versions
 from deqcert.solvers import solver_names
-from deqcert.starts import start_names
-
-NEEDS = {"digits": "sklearn", "folder": "PIL", "imagenet": "PIL"}
-"""Packages beyond NumPy that a kind of data needs."""
+from deqcert.starts import STARTS
 
 
 def examine() -> dict[str, Any]:
@@ -40,14 +37,17 @@ def examine() -> dict[str, Any]:
         "models": [name for name in ZOO if ZOO.get(name).is_file()],
         "loaders": {name: _works(name) for name in dataset_names()},
         "solvers": list(solver_names()),
-        "starts": list(start_names()),
+        "starts": list(STARTS),
         "methods": list(certifier_names()),
     }
 
 
 def _works(name: str) -> bool:
-    package = NEEDS.get(name.partition(":")[0], "numpy")
-    return importlib.util.find_spec(package) is not None
+    return not _needs(name) or importlib.util.find_spec(_needs(name)) is not None
+
+
+def _needs(name: str) -> str:
+    return LOADERS.get(name.partition(":")[0]).needs
 
 
 def say(found: dict[str, Any]) -> str:
@@ -65,7 +65,7 @@ def say(found: dict[str, Any]) -> str:
         f"{found['threads']} threads in use",
         "models": ", ".join(found["models"]) or "none shipped in this installation",
         "data": ", ".join(
-            name if works else f"{name} (needs {NEEDS[name.partition(':')[0]]})"
+            name if works else f"{name} (needs {_needs(name)})"
             for name, works in found["loaders"].items()
         ),
         "solvers": ", ".join(found["solvers"]),

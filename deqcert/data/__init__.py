@@ -1,8 +1,8 @@
-"""Data sets: one small loader a format, pixels in [0, 1], a fixed order."""
+"""Data sets: one small loader per format, pixels in [0, 1], a fixed order."""
 
 from __future__ import annotations
 
-from deqcert.data.base import ArrayDataset, Dataset
-from deqcert.data.registry import dataset_names, load_dataset
+import lazy_loader
 
-__all__ = ["ArrayDataset", "Dataset", "dataset_names", "load_dataset"]
+# What there is stands in the stub beside this file; it is imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

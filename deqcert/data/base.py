@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +15,27 @@ from deqcert.errors import DataError
 
 
 class Dataset(ABC):
-    """Images and labels in an order that never changes.
+    """Images and labels in an order that never changes; every pixel is in [0, 1].
 
     Args:
         name: What the user asked for, such as "cifar10:DIR".
         classes: Name of each class, in label order.
         shape: Channels, height and width of every image.
+        levels: L if every pixel is one of 0, 1/L, ..., 1 (rounded to float32), such as 255 for
+            8-bit images; None if pixels can be anything in [0, 1].
     """
 
-    def __init__(self, name: str, classes: Sequence[str], shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        name: str,
+        classes: Sequence[str],
+        shape: tuple[int, int, int],
+        levels: int | None = None,
+    ) -> None:
         self.name = name
         self.classes = list(classes)
         self.shape = shape
+        self.levels = levels
 
     @abstractmethod
     def __len__(self) -> int:
@@ -73,6 +83,7 @@ class ArrayDataset(Dataset):
         x: Images, shape (N, C, H, W); uint8, or float32 in [0, 1].
         y: Labels, shape (N,), integers.
         source: What to blame in errors.
+        levels: Grid of float pixels, if they are on one; that of uint8 pixels is 255.
 
     Raises:
         DataError: If images and labels do not fit together or a label has no class.
@@ -85,10 +96,11 @@ class ArrayDataset(Dataset):
         x: NDArray[np.uint8] | NDArray[np.float32],
         y: NDArray[np.int64],
         source: str | Path,
+        levels: int | None = None,
     ) -> None:
         if len(x) != len(y) or len(x) == 0:
             raise DataError(
-                f"{source} has {len(x)} images and {len(y)} labels; it needs one label an image, "
+                f"{source} has {len(x)} images and {len(y)} labels; it needs one label per image, "
                 "and at least one image."
             )
         if y.min() < 0 or y.max() >= len(classes):
@@ -96,7 +108,8 @@ class ArrayDataset(Dataset):
                 f"{source} has a label outside the {len(classes)} classes; labels are 0 to "
                 f"{len(classes) - 1}."
             )
-        super().__init__(name, classes, (x.shape[1], x.shape[2], x.shape[3]))
+        levels = 255 if x.dtype == np.uint8 else levels
+        super().__init__(name, classes, (x.shape[1], x.shape[2], x.shape[3]), levels)
         self._x, self._y = x, y.astype(np.int64)
 
     def __len__(self) -> int:
@@ -127,6 +140,23 @@ class ArrayDataset(Dataset):
     def labels(self) -> NDArray[np.int64]:
         """Return all labels, shape (N,)."""
         return self._y.copy()
+
+
+@dataclass(frozen=True)
+class Loader:
+    """How one format is read.
+
+    Attributes:
+        load: Is called with what the user wrote ("mnist:DIR"), the place in it ("DIR", or "" where
+            none is given) and the split ("train" or "test").
+        place: What stands after the name and a colon, in capitals, such as "DIR" or "FILE"; "" if
+            the data need no place.
+        needs: Module that reading takes besides NumPy, such as "PIL"; "" for none.
+    """
+
+    load: Callable[[str, str, str], Dataset]
+    place: str = ""
+    needs: str = ""
 
 
 def to_unit(pixels: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deqcert.data.base import ArrayDataset, Dataset, read_bytes
+from deqcert.data.base import ArrayDataset, Dataset, Loader, read_bytes
 from deqcert.errors import DataError
 
 CLASSES = (
@@ -44,6 +44,9 @@ def load(name: str, place: str, split: str) -> Dataset:
         f"{place} has no {stems[0]}.bin or {stems[0]}; unpack cifar-10-binary.tar.gz or "
         "cifar-10-python.tar.gz there."
     )
+
+
+LOADER = Loader(load, "DIR")
 
 
 def _read_binary(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from deqcert.data.base import ArrayDataset, Dataset
+from deqcert.data.base import ArrayDataset, Dataset, Loader
 from deqcert.errors import DataError
+
+LEVELS = 16
+"""Grey levels of a pixel above black."""
 
 TEST = 360
 """The last images are the test set; they were written by other people than the first."""
@@ -24,7 +27,11 @@ def load(name: str, place: str, split: str) -> Dataset:
     except ImportError:
         raise DataError("the digits need scikit-learn; install scikit-learn.") from None
     data = load_digits()
-    x = (data.images / 16.0).astype(np.float32)[:, None]
+    x = (data.images / LEVELS).astype(np.float32)[:, None]
     y = data.target.astype(np.int64)
     part = slice(-TEST, None) if split == "test" else slice(None, -TEST)
-    return ArrayDataset(name, [str(digit) for digit in range(10)], x[part], y[part], "digits")
+    classes = [str(digit) for digit in range(10)]
+    return ArrayDataset(name, classes, x[part], y[part], "digits", LEVELS)
+
+
+LOADER = Loader(load, needs="sklearn")

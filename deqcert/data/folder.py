@@ -1,4 +1,4 @@
-"""Images in one folder a class: the ImageNet layout, read when they are asked for.
+"""Images in one folder per class: the ImageNet layout, read when they are asked for.
 
 ``folder:DIR`` takes images as they are, all of one size. ``imagenet:DIR`` takes images of any size:
 the shorter side becomes 256 pixels and the middle 224x224 are used, as is usual for that set.
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deqcert.data.base import Dataset, to_unit
+from deqcert.data.base import Dataset, Loader, to_unit
 from deqcert.errors import DataError
 
 ENDINGS = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".webp"))
@@ -43,6 +43,10 @@ def load_imagenet(name: str, place: str, split: str) -> Dataset:
     return FolderDataset(name, *_scan(Path(place), split), resize=True)
 
 
+LOADER = Loader(load, "DIR", needs="PIL")
+IMAGENET = Loader(load_imagenet, "DIR", needs="PIL")
+
+
 class FolderDataset(Dataset):
     """Image files, opened one at a time.
 
@@ -67,7 +71,7 @@ class FolderDataset(Dataset):
         resize: bool,
     ) -> None:
         self._root, self._files, self._resize = root, files, resize
-        super().__init__(name, classes, (3, CROPPED, CROPPED))
+        super().__init__(name, classes, (3, CROPPED, CROPPED), levels=255)
         if not resize:
             first = _read(files[0][0], grey=True, resize=False)
             self.shape = (first.shape[0], first.shape[1], first.shape[2])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deqcert.data.base import ArrayDataset, Dataset, read_bytes
+from deqcert.data.base import ArrayDataset, Dataset, Loader, read_bytes
 from deqcert.errors import DataError
 
 ADVICE = "download it again from where MNIST's IDX files are offered."
@@ -29,6 +29,9 @@ def load(name: str, place: str, split: str) -> Dataset:
     x, y = _read(images, 3), _read(labels, 1)
     classes = [str(digit) for digit in range(10)]
     return ArrayDataset(name, classes, x[:, None], y.astype(np.int64), labels)
+
+
+LOADER = Loader(load, "DIR")
 
 
 def _find(folder: Path, stem: str, kind: str) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deqcert.data.base import ArrayDataset, Dataset
+from deqcert.data.base import ArrayDataset, Dataset, Loader
 from deqcert.errors import DataError
 
 
@@ -43,6 +43,9 @@ def load(name: str, place: str, split: str) -> Dataset:
     if classes is None:
         classes = [str(label) for label in range(int(y.max(initial=0)) + 1)]
     return ArrayDataset(name, classes, x, y, path)
+
+
+LOADER = Loader(load, "FILE")
 
 
 def _images(x: NDArray[Any], path: Path) -> NDArray[Any]:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from deqcert.data import cifar10, digits, folder, mnist, npz
-from deqcert.data.base import Dataset
 from deqcert.errors import DataError
+from deqcert.registry import Registry
 
-_LOADERS: dict[str, tuple[Callable[[str, str, str], Dataset], str]] = {
-    "digits": (digits.load, ""),
-    "mnist": (mnist.load, "DIR"),
-    "cifar10": (cifar10.load, "DIR"),
-    "folder": (folder.load, "DIR"),
-    "imagenet": (folder.load_imagenet, "DIR"),
-    "npz": (npz.load, "FILE"),
-}
+if TYPE_CHECKING:
+    from deqcert.data.base import Dataset, Loader
+
+LOADERS: Registry[Loader] = Registry(
+    "data set",
+    {
+        "digits": "deqcert.data.digits:LOADER",
+        "mnist": "deqcert.data.mnist:LOADER",
+        "cifar10": "deqcert.data.cifar10:LOADER",
+        "folder": "deqcert.data.folder:LOADER",
+        "imagenet": "deqcert.data.folder:IMAGENET",
+        "npz": "deqcert.data.npz:LOADER",
+    },
+    plural="data",
+    error=DataError,
+)
 
 
 def dataset_names() -> tuple[str, ...]:
     """Return what :func:`load_dataset` takes, places in capitals, such as "mnist:DIR"."""
-    return tuple(f"{name}:{place}" if place else name for name, (_, place) in _LOADERS.items())
+    places = {name: LOADERS.get(name).place for name in LOADERS}
+    return tuple(f"{name}:{place}" if place else name for name, place in places.items())
 
 
 def load_dataset(spec: str, split: Literal["train", "test"] = "test") -> Dataset:
@@ -37,9 +44,7 @@ def load_dataset(spec: str, split: Literal["train", "test"] = "test") -> Dataset
     if split not in ("train", "test"):
         raise DataError(f"there is no split '{split}'; there are train and test.")
     name, _, place = spec.partition(":")
-    if name not in _LOADERS:
-        raise DataError(f"there is no data set '{name}'; write {' or '.join(dataset_names())}.")
-    load, kind = _LOADERS[name]
-    if kind and not place:
-        raise DataError(f"data set '{name}' needs a place; write {name}:{kind}.")
-    return load(spec, place, split)
+    loader = LOADERS.get(name)
+    if loader.place and not place:
+        raise DataError(f"data set '{name}' needs a place; write {name}:{loader.place}.")
+    return loader.load(spec, place, split)

@@ -1,0 +1,4 @@
+from .base import ArrayDataset, Dataset, Loader
+from .registry import LOADERS, dataset_names, load_dataset
+
+__all__ = ["LOADERS", "ArrayDataset", "Dataset", "Loader", "dataset_names", "load_dataset"]

@@ -16,6 +16,7 @@ from deqcert.models.config import MDEQConfig
 from deqcert.models.contractive import ContractiveConfig, ContractiveDEQ
 from deqcert.models.folding import fold
 from deqcert.models.forms import FORMS, form_names, in_form
+from deqcert.models.functions import ImplicitClassifier
 from deqcert.models.mdeq import MDEQ
 from deqcert.models.state import StateLayout
 
@@ -26,6 +27,7 @@ __all__ = [
     "ContractiveConfig",
     "ContractiveDEQ",
     "EnclosedModel",
+    "ImplicitClassifier",
     "ImplicitModel",
     "MDEQConfig",
     "Model",

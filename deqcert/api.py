@@ -190,18 +190,15 @@ class SmoothedClassifier(Settings):
             Interrupted: On Ctrl-C; what was certified is safe.
         """
         from deqcert import compose
-        from deqcert.data import load_dataset
         from deqcert.progress import progress_kind
         from deqcert.report import draw_curves, read_results, table
         from deqcert.runs import Run, certify_images, machine, versions
 
         chosen = Data(data=data if isinstance(data, str) else data.name, split=split, images=images)
         certifier = self.certifier
-        folder = Path(out) if out is not None else self._default_folder()
+        folder = self.folder(out)
         loaded = self._load(folder)
-        dataset = load_dataset(chosen.data, chosen.split) if isinstance(data, str) else data  # type: ignore[arg-type]
-        indices = parse_images(chosen.images, len(dataset))
-        compose.check_fit(loaded.model, dataset, indices)
+        dataset, indices = self._fitting(loaded, data, chosen)
         subject: Any = loaded.model
         parameters = {
             "method": certifier.name,
@@ -245,7 +242,7 @@ class SmoothedClassifier(Settings):
                         f"{folder}, and the same command goes on from there"
                     ) from None
             results = read_results(folder)
-            made = table([results], radii or self._goal_radii)
+            made = table([results], radii or self.goal_radii)
             about = {"assumptions": certifier.assumptions(), "form": loaded.form}
             run.finish({"radii": list(made.radii), **made.rows[0], **about})
             draw_curves([results], folder / "curve.png")
@@ -255,6 +252,35 @@ class SmoothedClassifier(Settings):
                     "their solves did not converge; a larger --depth or --tol 0 may certify more"
                 )
         return results
+
+    def dataset(
+        self, data: str | Dataset = "digits", *, split: str = "test", images: str = ":"
+    ) -> tuple[Dataset, range]:
+        """Load a data set that fits the model, and choose images of it.
+
+        Args:
+            data: Name and place of a data set, or one that is loaded.
+            split: Which part of it, "test" or "train".
+            images: Which images, START:STOP[:STEP] or one index.
+
+        Returns:
+            The data set and the indices of the images.
+
+        Raises:
+            ConfigError: If the selection is none.
+            DataError: If the images cannot be used, or do not fit the model.
+        """
+        chosen = Data(data=data if isinstance(data, str) else data.name, split=split, images=images)
+        return self._fitting(self._loaded, data, chosen)
+
+    def _fitting(self, loaded: Loaded, data: str | Dataset, chosen: Data) -> tuple[Dataset, range]:
+        from deqcert import compose
+        from deqcert.data import load_dataset
+
+        found = load_dataset(data, chosen.split) if isinstance(data, str) else data  # type: ignore[arg-type]
+        indices = parse_images(chosen.images, len(found))
+        compose.check_fit(loaded.model, found, indices)
+        return found, indices
 
     def written(self, data: Data | None = None) -> dict[str, Any]:
         """Return the settings that differ from their defaults, as a configuration file holds them.
@@ -297,12 +323,16 @@ class SmoothedClassifier(Settings):
         self.certifier.check(subject)
         return subject
 
-    def _default_folder(self) -> Path:
+    def folder(self, out: str | Path | None = None) -> Path:
+        """Return the run folder of :meth:`certify_dataset`: as given, or one named for the run."""
+        if out is not None:
+            return Path(out)
         model = self.model if isinstance(self.model, str | Path) else type(self.model).__name__
         return Path(f"runs/{Path(model).name}-{self.certifier.name}-sigma{self._sigma:g}")
 
     @property
-    def _goal_radii(self) -> list[float] | None:
+    def goal_radii(self) -> list[float] | None:
+        """The radii that the goal decides about; None where it is about none."""
         from deqcert import compose
 
         goal = compose.make_goal(self)

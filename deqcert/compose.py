@@ -201,7 +201,8 @@ def make_solver(solving: Solving) -> Solver[Any]:
     Raises:
         ConfigError: If there is no such solver or option, or a value is out of range.
     """
-    options = dict(solving.solver_options)
+    known = options_of(SOLVERS.get(solving.solver))
+    options = read_options("solver option", solving.solver_options, known)
     if solving.window is not None:
         if "window" in options:
             raise ConfigError("the window is given twice; give --window or --solver-option window=")

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from toys import HalfLine
 
 from deqcert.bench.forms import FormBench, FormTiming, bench_forms
-from deqcert.cli import choices, main
+from deqcert import choices
+from deqcert.cli import main
 from deqcert.errors import ConfigError
 from deqcert.models import (
     FORMS,

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import click
 
 from deqcert import __version__
-from deqcert.errors import ConfigError, DeqcertError
+from deqcert.errors import ConfigError, DeqcertError, Interrupted
 
 COMMANDS = (
     "train",
@@ -36,10 +36,6 @@ COMMANDS = (
 # for more for some milliseconds, and takes the processor from whatever else runs: docs/speed.md.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, with a sentence about what is safe and how to go on."""
 
 
 class LazyGroup(click.Group):

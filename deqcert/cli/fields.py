@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -67,6 +68,7 @@ def options_from(
     skip: Collection[str] = (),
     names: Mapping[str, str] | None = None,
     old_names: Mapping[str, str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Decorator:
     """Add one option for each declared field of a dataclass to a command.
 
@@ -78,10 +80,15 @@ def options_from(
         skip: Fields that get no option.
         names: How the options of some fields are called, without the two dashes, where it is not
             the field's name with dashes for underscores.
+        defaults: Other defaults of some fields, in this command.
         old_names: Options of the last version and the fields that they mean now. They still work,
             with a note on standard error, and do not show in help.
     """
-    fields = {name: option for name, option in options_of(kind).items() if name not in skip}
+    fields = {
+        name: dataclasses.replace(option, default=(defaults or {}).get(name, option.default))
+        for name, option in options_of(kind).items()
+        if name not in skip
+    }
     called = {name: "--" + (names or {}).get(name, name.replace("_", "-")) for name in fields}
     before = {
         f"old_{field}_{old.replace('-', '_')}": (old, field)

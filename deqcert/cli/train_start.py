@@ -69,7 +69,7 @@ def command(model: str, threads: int | None, quiet: bool, **given: Any) -> None:
     The cheapest depth from it that changes at most the stated share of votes is found on training
     images and kept in the file; a record of all of it is written beside.
     """
-    from deqcert.cli.build import prepare_process
+    from deqcert.compose import prepare_process
     from deqcert.training import StartConfig, train_start
 
     prepare_process(threads)

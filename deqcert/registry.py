@@ -96,8 +96,9 @@ class Registry(Generic[T]):
     def unknown(self, name: str) -> str:
         """Say that there is nothing of that name, and what is nearest."""
         names = self.names()
-        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-        hint = f"; did you mean {nearest[0]}?" if nearest else ";"
+        lower = {known.lower(): known for known in names}
+        nearest = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.6)
+        hint = f"; did you mean {lower[nearest[0]]}?" if nearest else ";"
         return f"there is no {self.kind} '{name}'{hint} there are {', '.join(names)}."
 
     def __contains__(self, name: object) -> bool:

@@ -131,7 +131,7 @@ class SmoothedClassifier(Settings):
 
     def predict(
         self, x: ArrayLike, index: int = 0, *, n: int = 1000, alpha: float | None = None
-    ) -> int | None | list[int | None]:
+    ) -> int | list[int | None] | None:
         """Answer with the smoothed classifier's class, or None where too few votes tell.
 
         Args:
@@ -313,9 +313,7 @@ class SmoothedClassifier(Settings):
     def _load(self, continues: Path | None) -> Loaded:
         from deqcert import compose
 
-        return compose.load(
-            self.model, self, model_config=self.model_config, continues=continues
-        )
+        return compose.load(self.model, self, model_config=self.model_config, continues=continues)
 
     def _checked_subject(self) -> Any:
         """Return what the certifier works on, after it has refused what cannot serve."""

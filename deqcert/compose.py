@@ -25,10 +25,11 @@ from deqcert.models import (
     in_form,
     load_model,
 )
+from deqcert.options import options_of, read_options
 from deqcert.runs import Manifest
 from deqcert.settings import Certifying, Machine, Solving, Starting
 from deqcert.smoothing import DecidedStop, EarlyStop, Predictor, SmoothingEngine
-from deqcert.solvers import Solver, StopRule, get_solver
+from deqcert.solvers import SOLVERS, Solver, StopRule, get_solver
 from deqcert.starts import Learned, StartFile, StartPolicy, get_start, load_start, start_path
 
 

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import HalfLine
 
-from deqcert.bench.forms import FormBench, FormTiming, bench_forms
 from deqcert import choices
+from deqcert.bench.forms import FormBench, FormTiming, bench_forms
 from deqcert.cli import main
 from deqcert.errors import ConfigError
 from deqcert.models import (

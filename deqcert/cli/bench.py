@@ -152,7 +152,9 @@ def starts_command(
         indices,
         settings,
         sigma=smooth.engine.sigma,
-        reference=Predictor(exact, StopRule(tol=sizes.reference_tol, max_nfe=sizes.reference_depth)),
+        reference=Predictor(
+            exact, StopRule(tol=sizes.reference_tol, max_nfe=sizes.reference_depth)
+        ),
         auditor=Predictor(exact, cold),
         n0=sizes.n0,
         n=sizes.n,

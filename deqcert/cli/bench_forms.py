@@ -66,8 +66,8 @@ def command(
     """
     import torch
 
-    from deqcert.bench.forms import bench_forms
     from deqcert import choices, compose
+    from deqcert.bench.forms import bench_forms
     from deqcert.errors import ConfigError
     from deqcert.models import load_model
 

@@ -46,8 +46,8 @@ def command(
     quiet: bool,
 ) -> None:
     """Measure what solvers cost beside the cell, side by side with torchdeq's and plain torch."""
-    from deqcert.bench.solvers import bench_solvers
     from deqcert import compose
+    from deqcert.bench.solvers import bench_solvers
 
     grid: dict[str, Any] = {}
     if sizes is not None:

@@ -103,6 +103,7 @@ def _refuse(asked: Radii, chances: list[float], sigma: float, alpha: float, n: i
     """Refuse a radius that n cannot certify at all, and radii that no guess allows."""
     from deqcert.certifiers.bounds import certified_radius, lower_confidence_bound
     from deqcert.certifiers.plan import samples_needed
+
     most = certified_radius(lower_confidence_bound(n, n, alpha), sigma)
     largest = max(asked.radii)
     least = samples_needed(largest, sigma, alpha)

@@ -82,8 +82,8 @@ def command(
     The folder gets the weights, the YAML configuration and a record of the training with the
     measured accuracy. The same command goes on with a training that was interrupted.
     """
-    from deqcert.compose import prepare_process
     from deqcert.cli.options import parse_pairs
+    from deqcert.compose import prepare_process
     from deqcert.training import TrainConfig, objective_options, train
     from deqcert.training.workers import is_first
 

@@ -48,9 +48,7 @@ class ImplicitClassifier(nn.Module):
         self._cell, self._readout, self._inject = cell, readout, inject
         # A bound method's module is not found by torch itself.
         owners = [getattr(f, "__self__", None) for f in (cell, readout, inject)]
-        self.owners = nn.ModuleList(
-            {id(m): m for m in owners if isinstance(m, nn.Module)}.values()
-        )
+        self.owners = nn.ModuleList({id(m): m for m in owners if isinstance(m, nn.Module)}.values())
         self.state_shape = tuple(int(n) for n in state_shape)
         if input_shape is not None:
             self.input_shape = tuple(int(n) for n in input_shape)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deqcert.errors import ConfigError, DataError, Interrupted
-from deqcert.options import parse_number
+from deqcert.options import number, options_of, parse_number, read_options
 from deqcert.presets import PRESETS
 from deqcert.settings import Data, Settings
 
@@ -50,9 +50,7 @@ class SmoothedClassifier(Settings):
     """
 
     model: Any = "digits"
-    sigma: float | None = dataclasses.field(
-        default=None, metadata=Settings.__dataclass_fields__["sigma"].metadata
-    )
+    sigma: float | None = number(None, above=0, whole=False, metavar="S")
     model_config: str | None = None
 
     @classmethod
@@ -77,32 +75,31 @@ class SmoothedClassifier(Settings):
         return compose.make_predictor(self.model, self, self, self.device)
 
     @cached_property
-    def certifier(self) -> Certifier:
+    def certifier(self) -> Certifier[Any]:
         """The certifier, with all that it needs.
 
         Raises:
             ConfigError: If the method lacks something, or is told what it has no use for.
         """
         from deqcert import compose
-        from deqcert.certifiers import default_method, make_certifier
+        from deqcert.certifiers import CERTIFIERS, default_method, make_certifier
 
         goal = compose.make_goal(self)
         method = self.method
         if method == "auto":
             method = default_method(self.predictor, goal)
         pool = {
-            "predictor": lambda: self.predictor,
-            "reference": lambda: compose.make_cold(self),
+            "predictor": self.predictor,
+            "reference": compose.make_cold(self),
             "n0": self.n0,
             "n": self.n,
             "alpha": self.alpha,
             "audit": min(1000, self.n),
             "depth": self.depth,
-            "goal": None,
         }
-        asked = {"audit": self.audit, "goal": goal}
-        given = {name: value for name, value in asked.items() if value is not None}
-        return make_certifier(method, pool, {**given, **self.method_options})
+        known = options_of(CERTIFIERS.get(method))
+        more = read_options("method option", self.method_options, known)
+        return make_certifier(method, pool, {"audit": self.audit, "goal": goal, **more})
 
     @cached_property
     def engine(self) -> SmoothingEngine:
@@ -111,7 +108,7 @@ class SmoothedClassifier(Settings):
 
         return compose.make_engine(self._loaded.model, self, self._sigma)
 
-    def certify(self, x: ArrayLike, index: int = 0) -> Certificate | list[Certificate]:
+    def certify(self, x: ArrayLike, index: int = 0) -> Any:
         """Certify one input, or each of several.
 
         Args:
@@ -131,7 +128,7 @@ class SmoothedClassifier(Settings):
 
     def predict(
         self, x: ArrayLike, index: int = 0, *, n: int = 1000, alpha: float | None = None
-    ) -> int | list[int | None] | None:
+    ) -> Any:
         """Answer with the smoothed classifier's class, or None where too few votes tell.
 
         Args:
@@ -202,7 +199,7 @@ class SmoothedClassifier(Settings):
         subject: Any = loaded.model
         parameters = {
             "method": certifier.name,
-            **certifier.parameters(),
+            **compose.describe_certifier(certifier),
             **loaded.identity,
             **compose.describe_data(chosen.data, chosen.split, dataset),
         }
@@ -211,8 +208,6 @@ class SmoothedClassifier(Settings):
             subject = compose.make_engine(loaded.model, self, self._sigma)
             each = self.n0 + self.n + int(parameters.get("audit", 0))
             parameters |= compose.describe_evaluation(self, subject.sigma, loaded.form)
-        for name, predictor in certifier.predictors().items():
-            parameters[name] = compose.describe_predictor(predictor)
         certifier.check(subject)
         notes = {
             **loaded.notes,
@@ -326,7 +321,8 @@ class SmoothedClassifier(Settings):
         if out is not None:
             return Path(out)
         model = self.model if isinstance(self.model, str | Path) else type(self.model).__name__
-        return Path(f"runs/{Path(model).name}-{self.certifier.name}-sigma{self._sigma:g}")
+        sigma = f"-sigma{self._sigma:g}" if self.certifier.noise else ""
+        return Path(f"runs/{Path(model).name}-{self.certifier.name}{sigma}")
 
     @property
     def goal_radii(self) -> list[float] | None:

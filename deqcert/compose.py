@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from deqcert import __version__, choices, kernels
+from deqcert.certifiers import Certifier
 from deqcert.certifiers.goals import Goal, parse_goal
 from deqcert.data import Dataset
 from deqcert.errors import ConfigError, DataError, RunError
@@ -175,7 +176,9 @@ def check_fit(model: Any, dataset: Dataset, images: range) -> None:
             "(channels, height, width); give other images with --data or another --model"
         )
     classes = getattr(model, "num_classes", None)
-    for index in images if classes is not None else ():
+    if classes is None:
+        return
+    for index in images:
         label = dataset.label(index)
         if not 0 <= label < classes:
             raise DataError(
@@ -286,6 +289,20 @@ def make_start(text: str, given: Any, device: str) -> tuple[StartPolicy, StartFi
 def make_goal(certifying: Certifying) -> Goal | None:
     """Read the goal."""
     return parse_goal(certifying.goal)
+
+
+def describe_certifier(certifier: Certifier[Any]) -> dict[str, Any]:
+    """Return the fields of a certifier, as JSON values; those that hold nothing are left out."""
+    described: dict[str, Any] = {}
+    for field in dataclasses.fields(certifier):
+        value = getattr(certifier, field.name)
+        if isinstance(value, Predictor):
+            described[field.name] = describe_predictor(value)
+        elif isinstance(value, Goal):
+            described[field.name] = value.describe()
+        elif value is not None:
+            described[field.name] = value
+    return described
 
 
 def describe_predictor(predictor: Predictor) -> dict[str, Any]:

@@ -35,8 +35,6 @@ class Machine:
     """How a model is evaluated on noisy copies.
 
     Args:
-        sigma: Standard deviation of the noise, in pixel units of [0, 1]; if not given, what the
-            training's record beside the checkpoint says.
         batch: Noisy copies solved together; also the slots of start previous.
         shape: Rows of every evaluation of the model; if not given, the batch. Fix it to get the
             same votes whatever the batch.
@@ -48,7 +46,6 @@ class Machine:
             the fastest here, or else folded where the model can be.
     """
 
-    sigma: float | None = number(None, above=0, whole=False, metavar="S")
     batch: int = number(100, low=1, metavar="B")
     shape: int | None = number(None, low=1, whole=True, metavar="B")
     seed: int = number(0, low=0, high=2**64 - 1)
@@ -135,7 +132,7 @@ class Certifying:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Certifying, Starting, Solving, Machine):
-    """Everything but the model and the data.
+    """Everything but the model, its noise, and the data.
 
     Raises:
         ConfigError: If a value is of another type or out of range.

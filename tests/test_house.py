@@ -24,8 +24,6 @@ ROOMS: dict[str, set[str]] = {
     "options": {"errors", "registry"},
     "files": {"errors"},
     "memory": set(),
-    "registry": ERRORS,
-    "options": ERRORS | {"registry"},
     "kernels_reference": ERRORS,
     "kernels": ERRORS | {"kernels_reference", "_native"},
     "data": ERRORS,

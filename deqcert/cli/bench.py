@@ -15,11 +15,17 @@ from deqcert.cli.fields import options_from
 from deqcert.cli.options import parse_numbers, parse_radii, settings_options
 from deqcert.errors import ConfigError
 from deqcert.options import number
-from deqcert.settings import Machine
+from deqcert.settings import Certifying, Solving, Starting
 
 if TYPE_CHECKING:
     from deqcert.bench.starts import Measurement
     from deqcert.solvers import Solver
+
+
+UNUSED = tuple(
+    name for kind in (Solving, Starting, Certifying) for name in kind.__dataclass_fields__
+)
+"""Settings that the command varies, or has others in place of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +57,7 @@ class Measuring:
     epilog="deqcert bench forms measures a model in its forms, deqcert bench solvers the solvers "
     "beside the cell; each has its own --help.",
 )
-@settings_options(Machine, data="0:10")
+@settings_options(skip=UNUSED, data="0:10")
 @click.option(
     "--solver",
     "solvers",
@@ -191,11 +197,10 @@ def _tell(row: Measurement) -> None:
 def _solver(text: str) -> Solver[Any]:
     """Read NAME[:KEY=VALUE,...]."""
     from deqcert import compose
-    from deqcert.settings import Solving
 
     name, _, given = text.partition(":")
     pairs = [pair.partition("=") for pair in given.split(",") if pair]
-    for key, equals, value in pairs:
+    for key, equals, _ in pairs:
         if not equals:
             raise ConfigError(f"solver option {key!r} must read KEY=VALUE, as in damping=0.8")
     options = {key: value for key, _, value in pairs}

@@ -12,7 +12,7 @@ from deqcert.cli.options import parse_radii, settings_options
 
 
 @click.command(short_help="Certify images; started again, it goes on where it stopped.")
-@settings_options(SmoothedClassifier, data=":")
+@settings_options(data=":")
 @click.option("--out", metavar="DIR", help="The run folder; default: runs/MODEL-METHOD-sigmaS.")
 @click.option("--radii", metavar="R,R,...", help="Radii of the table; default: 0,0.25,...")
 @click.option("--quiet", is_flag=True, help="Print the table only.")

@@ -10,12 +10,13 @@ from typing import Any
 
 import click
 
+from deqcert.api import SmoothedClassifier
 from deqcert.cli.fields import Decorator, options_from
 from deqcert.errors import ConfigError
 from deqcert.options import options_of, parse_number
 from deqcert.presets import PRESETS
 from deqcert.registry import nearest
-from deqcert.settings import Data, Settings
+from deqcert.settings import Data
 
 MAPPINGS = {
     "solver_options": ("--solver-option", "An option of the solver, for instance damping=0.8"),
@@ -25,7 +26,6 @@ MAPPINGS = {
 
 
 def settings_options(
-    kind: type[Any],
     *,
     skip: Sequence[str] = (),
     data: str | None = None,
@@ -34,18 +34,16 @@ def settings_options(
     """Give a command the model, settings, and files and presets that hold settings.
 
     Args:
-        kind: The settings, some or all of them.
         skip: Settings that the command does not have.
         defaults: Other defaults of some settings, in this command.
         data: Default of ``--images`` for a command that works on a data set; None for none.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        fields = kind.__dataclass_fields__
         for name, (called, about) in MAPPINGS.items():
-            if name in fields and name not in skip:
+            if name not in skip:
                 command = _pairs(called, name, about)(command)
-        command = options_from(kind, skip=skip, defaults=defaults)(command)
+        command = options_from(SmoothedClassifier, skip=skip, defaults=defaults)(command)
         if data is not None:
             command = options_from(Data, defaults={"images": data})(command)
         for option in reversed(_MODEL):
@@ -118,8 +116,8 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Read settings from a YAML, TOML or JSON file, or from the manifest of a run.
 
     Args:
-        path: The file; its keys are those of :class:`deqcert.settings.Settings` and
-            :class:`deqcert.settings.Data`, ``model``, ``model_config`` and ``preset``. A model's
+        path: The file; its keys are those of :class:`deqcert.SmoothedClassifier` and
+            :class:`deqcert.settings.Data`, and ``preset``. A model's
             own YAML configuration is returned as it is.
 
     Raises:
@@ -145,7 +143,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} holds no settings; write one per line, as in n: 10000")
     if "MODEL" in content:
         return content
-    known = {"model", "model_config", "preset", *Settings.__dataclass_fields__, *options_of(Data)}
+    known = {"preset", *SmoothedClassifier.__dataclass_fields__, *options_of(Data)}
     for key in content:
         if key not in known:
             hint = nearest(str(key), known)

@@ -26,7 +26,7 @@ RUNS = 200
 
 
 @click.command(short_help="Samples, audits and time that asked radii need, before a run.")
-@settings_options(SmoothedClassifier, skip=UNUSED, data="0:10", defaults={"n": 100_000})
+@settings_options(skip=UNUSED, data="0:10", defaults={"n": 100_000})
 @click.option("--radii", required=True, metavar="R,R,...", help="Radii to be decided; 0: a class.")
 @click.option(
     "--p",

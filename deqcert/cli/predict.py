@@ -15,7 +15,7 @@ UNUSED = ("method", "n0", "n", "audit", "goal", "method_options")
 
 
 @click.command(short_help="The smoothed classifier's class for images, or an abstention.")
-@settings_options(SmoothedClassifier, skip=UNUSED, data="0:10")
+@settings_options(skip=UNUSED, data="0:10")
 @click.option("--n", type=int, default=1000, show_default=True, help="Noisy copies of each image.")
 @click.option("--json", "as_json", is_flag=True, help="Print for machines.")
 def command(data: str, split: str, images: str, n: int, as_json: bool, **settings: Any) -> None:

@@ -9,7 +9,7 @@
 
 namespace deqcert {
 
-constexpr double DROP_COLUMN = 1e-14;  // both mirrored in deqcert/kernels_reference.py
+constexpr double DROP_COLUMN = 1e-14;  // both mirrored in deqcert/kernels/
 constexpr double DROP_PIVOT = 1e-12;
 
 struct AndersonRule {

@@ -11,7 +11,7 @@
 
 namespace deqcert {
 
-constexpr double SUFFICIENT_DECREASE = 1e-4;  // these three mirrored in kernels_reference.py
+constexpr double SUFFICIENT_DECREASE = 1e-4;  // these three mirrored in deqcert/kernels/
 constexpr double SHORTEST_STEP = 0.0625;
 constexpr double SMALLEST_PIVOT = 1e-8;
 

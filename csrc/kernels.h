@@ -69,7 +69,7 @@ struct PicardStep {
   Watch<T> watch;
 };
 
-// One step of Broyden's method a row; deqcert/kernels.py says what it does.
+// One step of Broyden's method a row; deqcert/kernels/ says what it does.
 // directions is (rows, window, size); squares and lengths are (rows, window), packed.
 // out may be z, not fz; nothing else may overlap.
 template <typename T>
@@ -94,7 +94,7 @@ struct BroydenStep {
   Watch<T> watch;
 };
 
-// One safeguarded type II Anderson step a row; deqcert/kernels.py says what it does.
+// One safeguarded type II Anderson step a row; deqcert/kernels/ says what it does.
 // The windows are (rows, window, size); gram is (rows, window, window), packed.
 // out may be z or fz; nothing else may overlap.
 template <typename T>

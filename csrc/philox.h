@@ -1,7 +1,7 @@
 // Philox-4x32-10 (Salmon, Moraes, Dror, Shaw 2011) and a Box-Muller transform (1958) that gives the
 // same float32 bits everywhere: only +, -, *, / and sqrt in float64, each correctly rounded, in a
 // written order. Compile without contraction to fused multiply-adds (-ffp-contract=off,
-// -fmad=false). The constants mirror deqcert/kernels_reference.py. Free of branches, so that a
+// -fmad=false). The constants mirror deqcert/kernels/. Free of branches, so that a
 // loop over it vectorises.
 #pragma once
 

@@ -1,5 +1,5 @@
 // What a solve keeps of a row between evaluations, and the judgement of one evaluation: the same
-// arithmetic on every device, mirrored in deqcert/kernels_reference.py.
+// arithmetic on every device, mirrored in deqcert/kernels/.
 #pragma once
 
 #include <cmath>
@@ -10,7 +10,7 @@
 
 namespace deqcert {
 
-// Columns of Watch::progress, mirrored in deqcert/kernels.py.
+// Columns of Watch::progress, mirrored in deqcert/kernels/.
 enum Column { RESIDUAL, SCALE, NFE, WAITED, STATUS, FRESH };
 // Values of STATUS, mirrored in deqcert/solvers/result.py.
 enum RowStatus { RUNNING = -1, CONVERGED, MAX_NFE, STALLED, DIVERGED, NONFINITE };

@@ -20,8 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "deqcert": set(),
     "errors": set(),
     "memory": set(),
-    "kernels_reference": ERRORS,
-    "kernels": ERRORS | {"kernels_reference", "_native"},
+    "kernels": ERRORS | {"_native"},
     "data": ERRORS,
     "solvers": ERRORS | {"kernels"},
     "models": ERRORS | {"kernels", "solvers"},
@@ -38,7 +37,7 @@ ROOMS: dict[str, set[str]] = {
 EVERYTHING = set(ROOMS)
 ROOMS["bench"] = EVERYTHING - {"training"}
 ROOMS["bench_forms"] = ERRORS | {"models"}
-ROOMS["bench_solvers"] = ERRORS | {"kernels", "kernels_reference", "memory", "solvers"}
+ROOMS["bench_solvers"] = ERRORS | {"kernels", "memory", "solvers"}
 ROOMS["doctor"] = EVERYTHING - {"training"}
 ROOMS["cli"] = EVERYTHING | {"bench", "bench_forms", "bench_solvers", "doctor"}
 ROOMS["__main__"] = {"cli"}

@@ -60,7 +60,7 @@ def noisy_copies(
             kernels.philox_normal(
                 out[run[0] : run[-1] + 1],
                 seed=seed,
-                image=image,
+                index=image,
                 stage=stage,
                 first=int(samples[run[0]]),
             )

@@ -17,7 +17,7 @@ NATIVE := csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp csrc/cuda/*.h csrc/cud
 TORCH_WITHOUT_GPU := torch==2.13.0
 
 SAY_KERNELS = $(BIN)/python -c 'from deqcert.kernels import status; s = status(); \
-  print("Kernels:", s.path, s.simd, "with CUDA:" if s.cuda_built else "without CUDA:", s.reason)'
+  print("Kernels:", s.path, s.isa, "with CUDA:" if s.cuda_built else "without CUDA:", s.reason)'
 
 .PHONY: certify test sanitize lint types format clean
 

@@ -14,10 +14,10 @@ from deqcert.kernels.native import extension as native
 
 needs_native = pytest.mark.skipif(native is None, reason="the compiled extension is not installed")
 needs_cuda = pytest.mark.skipif(
-    not (torch.cuda.is_available() and native is not None and native.cuda_built),
+    not (torch.cuda.is_available() and native is not None and native.cuda_architectures),
     reason="needs a visible GPU and an extension built with CUDA",
 )
-VARIANTS = native.simd_variants() if native is not None else []
+VARIANTS = native.isas() if native is not None else []
 PATHS = ["torch", *VARIANTS]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 PLAIN = {"damping": 1.0, "ridge": 1e-8, "growth": 4.0, "max_weight": 1e4}
@@ -43,10 +43,10 @@ def _on_path(name, monkeypatch):
         yield name
         return
     monkeypatch.setenv("DEQCERT_KERNELS", "native")
-    before = native.simd()
-    native.simd_select(name)
+    before = native.isa()
+    native.select_isa(name)
     yield name
-    native.simd_select(before)
+    native.select_isa(before)
 
 
 @dataclass

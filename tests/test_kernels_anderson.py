@@ -199,12 +199,12 @@ def test_threads_do_not_change_a_bit(path, dtype, rows, monkeypatch):
 def test_instruction_sets_agree_bit_for_bit(dtype):
     windows = []
     for name in VARIANTS:
-        before = native.simd()
-        native.simd_select(name)
+        before = native.isa()
+        native.select_isa(name)
         window = Window.empty(4, 5, 2500, dtype)
         for z, fz in evaluations(8, 4, 2500, dtype, 7):
             window.step(z, fz, damping=0.9)
-        native.simd_select(before)
+        native.select_isa(before)
         windows.append(window)
     assert all(window.same(windows[0]) for window in windows)
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from kernel_problems import (
     DTYPES,
     METHODS,
-    PLAIN,
     RULE,
+    Memory,
     Window,
     anderson_arguments,
     bits,
@@ -26,6 +26,7 @@ from kernel_problems import (
 
 from deqcert import kernels
 from deqcert.errors import KernelError
+from deqcert.kernels.step import STEPS
 
 
 @pytest.mark.parametrize("name", ["z", "fz", "window_f", "window_g", "gram", "count", "out"])
@@ -151,6 +152,23 @@ def test_an_empty_batch_is_no_work(path):
     assert normals(0, 4).shape == (0, 4)
 
 
+def native_arguments(method, window=3):
+    """What the package passes to the extension for a step of two rows, but tensors as they are."""
+    rows, size = 2, 8
+    memory = Memory.empty(method, rows, window, size, torch.float64, rule=RULE)
+    z = torch.zeros(rows, size, dtype=torch.float64)
+    arrays = {"z": z, "fz": z + 1, **memory.arrays, "out": memory.before}
+    each = native.workspace(method, window, size, False)
+    arrays["workspace"] = torch.empty(rows, each, dtype=torch.float64)
+    arrays |= {"progress": memory.watch.progress, "best": memory.watch.best}
+    constants = next(o for name, o in METHODS.items() if name.split()[0] == method)
+    return arrays, dict(constants), memory.watch.rule
+
+
+def test_every_step_is_among_the_methods_that_are_tested():
+    assert {name.split()[0] for name in METHODS} == set(STEPS)
+
+
 @needs_native
 class TestTheExtensionItself:
     """It guards the memory that it is given, whoever calls it."""
@@ -200,15 +218,62 @@ class TestTheExtensionItself:
         with pytest.raises(ValueError, match=f"^{name}: "):
             native.residual_norms(**{**good, name: value})
 
-    def test_a_short_workspace_is_refused(self):
-        arrays = [v.numpy() for v in anderson_arguments().values() if isinstance(v, torch.Tensor)]
-        rule = (0.0, False, 1.0, 1.0, 1.0)
-        for short in (np.empty((2, 1)), np.empty((1, 10_000)), np.empty(10_000)):
+    @pytest.mark.parametrize("method", STEPS)
+    def test_a_step_takes_its_arrays_and_constants_and_no_others(self, method):
+        arrays, constants, rule = native_arguments(method)
+        native.step(method, arrays, constants, rule, threads=1, stream=0)
+        for named in (arrays, constants):
+            for name in list(named):
+                value = named.pop(name)
+                with pytest.raises(ValueError, match=f"^{name}: is missing"):
+                    native.step(method, arrays, constants, rule, threads=1, stream=0)
+                named[name] = "text"
+                with pytest.raises(ValueError, match=f"^{name}: expected"):
+                    native.step(method, arrays, constants, rule, threads=1, stream=0)
+                named[name] = value
+            named["more"] = 1.0
+            with pytest.raises(ValueError, match=r"^more: is not an argument"):
+                native.step(method, arrays, constants, rule, threads=1, stream=0)
+            del named["more"]
+        with pytest.raises(ValueError, match=r"^method: "):
+            native.step("newton", arrays, constants, rule, threads=1, stream=0)
+
+    @pytest.mark.parametrize("method", STEPS)
+    def test_a_spoiled_array_of_a_step_is_named(self, method):
+        arrays, constants, rule = native_arguments(method)
+        spoils = (
+            lambda t: t.half() if t.is_floating_point() else t.long(),
+            lambda t: torch.cat([t, t]),
+            lambda t: t[None],
+            lambda t: torch.stack([t, t], -1)[..., 0],
+        )
+        for name, value in arrays.items():
+            for spoil in spoils:
+                named = {**arrays, name: spoil(value)}
+                with pytest.raises(ValueError, match=r"^\w+: ") as error:
+                    native.step(method, named, constants, rule, threads=1, stream=0)
+                first = str(error.value).partition(":")[0]
+                assert first == name or (name == "z" and first == "fz")
+
+    @pytest.mark.parametrize("method", STEPS)
+    def test_the_longest_window_is_that_of_the_package(self, method):
+        longest = STEPS[method].max_window
+        if longest == 1:
+            return
+        arrays, constants, rule = native_arguments(method, window=longest)
+        native.step(method, arrays, constants, rule, threads=1, stream=0)
+        arrays, constants, rule = native_arguments(method, window=longest + 1)
+        with pytest.raises(ValueError, match=f"expected a window of 1 to {longest}"):
+            native.step(method, arrays, constants, rule, threads=1, stream=0)
+
+    @pytest.mark.parametrize("method", STEPS)
+    def test_a_short_workspace_is_refused(self, method):
+        arrays, constants, rule = native_arguments(method)
+        for short in (torch.empty(2, 1), torch.empty(1, 10_000), torch.empty(10_000)):
+            arrays["workspace"] = short.double()
             with pytest.raises(ValueError, match=r"^workspace: "):
-                native.anderson_step(
-                    *arrays, short, None, None, **PLAIN, rule=rule, threads=1, stream=0
-                )
+                native.step(method, arrays, constants, rule, threads=1, stream=0)
 
     def test_unknown_instruction_set_is_refused(self):
-        with pytest.raises(ValueError, match="simd_variants"):
-            native.simd_select("mmx")
+        with pytest.raises(ValueError, match="isas"):
+            native.select_isa("mmx")

@@ -76,10 +76,10 @@ def test_native_normals_have_the_bits_of_the_reference(n, d, seed, index, stage,
     want = torch.empty(n, d)
     kernels.philox_normal.reference(want, **place)
     for name in VARIANTS:
-        before = native.simd()
-        native.simd_select(name)
+        before = native.isa()
+        native.select_isa(name)
         got = normals(n, d, **place)
-        native.simd_select(before)
+        native.select_isa(before)
         assert torch.equal(bits(got), bits(want))
 
 

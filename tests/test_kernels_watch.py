@@ -70,14 +70,14 @@ def test_threads_and_instruction_sets_do_not_change_a_bit_under_watch(
     for name in VARIANTS:
         for threads in (1, 2, 5) if name == VARIANTS[0] else (1,):
             monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
-            before = native.simd()
-            native.simd_select(name)
+            before = native.isa()
+            native.select_isa(name)
             memory = memory_of(method, rows, 3, size, dtype, rule=RULES["tolerance"])
             cell, z = cells(rows, size, dtype, 6)
             memory.before.zero_()
             for _ in range(6):
                 z = memory.step(z, cell(z))
-            native.simd_select(before)
+            native.select_isa(before)
             results.append(memory)
     assert all(memory.same(results[0]) for memory in results[1:])
 

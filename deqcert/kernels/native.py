@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Concatenate, ParamSpec, Protocol, TypeVar, cast
@@ -22,6 +22,11 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
+INTERFACE = 2
+"""Of what the extension offers, so that this package calls no binary of other sources; raised with
+every change of it, here and in csrc/bindings.cpp."""
+
+
 def _load() -> tuple[ModuleType | None, str]:
     """The compiled module, or None and why."""
     try:
@@ -31,6 +36,8 @@ def _load() -> tuple[ModuleType | None, str]:
             f"the compiled extension cannot be imported ({error}); "
             "docs/building.md says what its build needs"
         )
+    if getattr(_native, "interface", None) != INTERFACE:
+        return None, "the compiled extension is that of another version of deqcert; install again"
     return _native, ""
 
 
@@ -49,8 +56,10 @@ class KernelStatus:
     """Whether the extension holds CUDA kernels."""
     cuda_visible: bool
     """Whether torch sees a CUDA device."""
+    cuda_reason: str
+    """Why tensors on the GPUs take the torch references; empty where none is seen or none does."""
     threads: int
-    simd: str
+    isa: str
     """Instruction set chosen at run time, empty without the extension."""
     compiler: str
 
@@ -62,25 +71,63 @@ def _forced() -> str:
     return value
 
 
+def why_not_built_for(capability: tuple[int, int], built: Sequence[int]) -> str:
+    """Say why a GPU cannot run CUDA kernels; empty where it can.
+
+    Machine code for an architecture runs on GPUs of the same major number that are not older. The
+    last architecture is also there as PTX, which the driver compiles for every later GPU.
+
+    Args:
+        capability: Compute capability of the GPU, such as ``(8, 6)``.
+        built: Architectures of the extension in ascending order, such as ``[75, 80, 90]``; empty
+            where it was built without CUDA.
+    """
+    if not built:
+        return "the extension was built without CUDA kernels"
+    gpu = 10 * capability[0] + capability[1]
+    if gpu >= built[-1] or any(gpu // 10 == code // 10 and gpu >= code for code in built):
+        return ""
+    names = ", ".join(f"{code // 10}.{code % 10}" for code in built)
+    return (
+        f"it has compute capability {capability[0]}.{capability[1]}, "
+        f"but the CUDA kernels were built for {names} and later"
+    )
+
+
+@functools.cache
+def _cuda_reason(index: int) -> str:
+    """Why the extension does not serve a GPU; empty where it does."""
+    if extension is None:
+        return _MISSING
+    capability = torch.cuda.get_device_capability(index)
+    reason = why_not_built_for(capability, extension.cuda_architectures)
+    return reason or str(extension.cuda_fault(index))
+
+
+def _why_reference(device: torch.device) -> str:
+    """Why tensors on ``device`` take the torch references; empty where they do not."""
+    if _forced() == "torch":
+        return "DEQCERT_KERNELS=torch"
+    if extension is None:
+        return _MISSING
+    if device.type == "cuda":
+        return _cuda_reason(torch.cuda.current_device() if device.index is None else device.index)
+    return "" if device.type == "cpu" else f"there are no kernels for {device.type} tensors"
+
+
 def uses_native(device: torch.device) -> bool:
     """Whether the extension handles tensors on ``device``.
 
     Raises:
         KernelError: ``DEQCERT_KERNELS`` holds an unknown value or one that cannot be met.
     """
-    forced = _forced()
-    if forced == "torch":
-        return False
-    if extension is not None and (
-        device.type == "cpu" or (device.type == "cuda" and extension.cuda_built)
-    ):
-        return True
-    if forced == "native":
+    reason = _why_reference(device)
+    if reason and _forced() == "native":
         raise KernelError(
-            f"DEQCERT_KERNELS=native, but the extension does not serve {device.type} tensors here: "
-            "rebuild it (see docs/building.md) or unset DEQCERT_KERNELS"
+            f"DEQCERT_KERNELS=native, but the extension does not serve {device.type} tensors here "
+            f"({reason}): rebuild it (see docs/building.md) or unset DEQCERT_KERNELS"
         )
-    return False
+    return not reason
 
 
 def status() -> KernelStatus:
@@ -90,17 +137,17 @@ def status() -> KernelStatus:
         KernelError: ``DEQCERT_KERNELS`` holds an unknown value or one that cannot be met.
     """
     native = uses_native(torch.device("cpu"))
-    if native:
-        reason = "the compiled extension is installed"
-    else:
-        reason = _MISSING or "DEQCERT_KERNELS=torch"
+    reason = _why_reference(torch.device("cpu")) or "the compiled extension is installed"
+    gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    reasons = {str(gpu): _why_reference(gpu) for gpu in gpus}
     return KernelStatus(
         path="native" if native else "torch",
         reason=reason,
-        cuda_built=extension is not None and extension.cuda_built,
+        cuda_built=extension is not None and bool(extension.cuda_architectures),
         cuda_visible=torch.cuda.is_available(),
+        cuda_reason="; ".join(f"{gpu}: {why}" for gpu, why in reasons.items() if why),
         threads=torch.get_num_threads(),
-        simd="" if extension is None else extension.simd(),
+        isa="" if extension is None else extension.isa(),
         compiler="" if extension is None else extension.compiler,
     )
 

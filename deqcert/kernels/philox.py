@@ -110,15 +110,7 @@ def _checked(
         return
     place = {"seed": seed, "index": index, "stage": stage, "first": first}
     if uses_native(out.device):
-        run(
-            "philox_normal",
-            capsule(out),
-            device=out.device,
-            image=index,
-            seed=seed,
-            stage=stage,
-            first=first,
-        )
+        run("philox_normal", capsule(out), **place, device=out.device)
     else:
         reference(out, **place)
 

@@ -44,7 +44,7 @@ FLAG = Bound("True or False", lambda value: isinstance(value, bool))
 
 
 @dataclass(frozen=True)
-class _Step:
+class StepOf:
     """What :func:`step_kernel` knows of a method."""
 
     name: str
@@ -94,19 +94,22 @@ class _Step:
             )
         else:  # the extension checks its length
             check_array("workspace", scratch, (len(z), *scratch.shape[1:]), torch.float64, z.device)
-        arrays = [given[name] for name in ("z", "fz", *self.keeps, "out")] + [scratch]
-        watched = [None, None] if watch is None else [capsule(watch.progress), capsule(watch.best)]
+        arrays = {name: given[name] for name in ("z", "fz", *self.keeps, "out")}
+        arrays["workspace"] = scratch
+        if watch is not None:
+            arrays |= {"progress": watch.progress, "best": watch.best}
         run(
-            f"{self.name}_step",
-            *map(capsule, arrays),
-            *watched,
-            **{name: given[name] for name in self.constants},
-            rule=(0.0, False, 0.0, 0.0, 0.0) if watch is None else watch.rule,
+            "step",
+            self.name,
+            {name: capsule(array) for name, array in arrays.items()},
+            {name: given[name] for name in self.constants},
+            None if watch is None else watch.rule,
             device=z.device,
         )
 
 
-_STEPS: dict[str, _Step] = {}
+STEPS: dict[str, StepOf] = {}
+"""Every solver's step, by the name of its method."""
 
 
 def step_kernel(
@@ -129,7 +132,7 @@ def step_kernel(
 
     def decorate(definition: Callable[P, None]) -> Kernel[P, None]:
         signature = inspect.signature(definition)
-        step = _Step(definition.__name__.removesuffix("_step"), keeps, constants, max_window)
+        step = StepOf(definition.__name__.removesuffix("_step"), keeps, constants, max_window)
         positional = ("z", "fz", *keeps, "out")
         allowed = frozenset(signature.parameters)
         required = allowed - {"watch", "workspace"}
@@ -148,7 +151,7 @@ def step_kernel(
             else:
                 reference(*args, **kwargs)
 
-        _STEPS[step.name] = step
+        STEPS[step.name] = step
         return kernel(cast(Callable[Concatenate[Callable[P, None], P], None], checked))(definition)
 
     return decorate
@@ -168,14 +171,10 @@ def workspace(method: str, z: Tensor, window: int = 1) -> Tensor:
     Raises:
         KernelError: The method has no kernel, or ``z`` is no state.
     """
-    if method not in _STEPS:
-        raise KernelError(f"method: expected one of {', '.join(sorted(_STEPS))}, got {method!r}")
+    if method not in STEPS:
+        raise KernelError(f"method: expected one of {', '.join(sorted(STEPS))}, got {method!r}")
     check_states("z", z)
     each = 0
     if uses_native(z.device) and extension is not None:
-        size, cuda = z.shape[1], z.device.type == "cuda"
-        if method == "anderson":
-            each = extension.anderson_workspace(window, size, cuda)
-        else:
-            each = getattr(extension, f"{method}_workspace")(size, cuda)
+        each = extension.workspace(method, window, z.shape[1], z.device.type == "cuda")
     return torch.empty((len(z), each), dtype=torch.float64, device=z.device)

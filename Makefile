@@ -17,7 +17,7 @@ NATIVE := csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp csrc/cuda/*.h csrc/cud
 TORCH_WITHOUT_GPU := torch==2.13.0
 
 SAY_KERNELS = $(BIN)/python -c 'from deqcert.kernels import status; s = status(); \
-  print("Kernels:", s.path, s.simd, "with CUDA:" if s.cuda_built else "without CUDA:", s.reason)'
+  print("Kernels:", s.path, s.isa, "with CUDA:" if s.cuda_built else "without CUDA:", s.reason)'
 
 .PHONY: certify test sanitize lint types format clean
 
@@ -43,7 +43,7 @@ sanitize: $(VENV)/.installed-test
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 DEQCERT_KERNELS=native \
 	  PYTHONPATH=$(abspath $(SANITIZED)) $(BIN)/python -P -m pytest -q -p no:cacheprovider \
-	  tests/test_kernels.py tests/test_solvers.py \
+	  tests/test_kernels_*.py tests/test_solvers.py \
 	  -k "not torch and not without and not normals and (test_kernels or known_answer or bad_row)"
 
 lint: $(VENV)/.installed-test

@@ -1,19 +1,43 @@
-// The part of an Anderson step that is the same on every device: from the new inner products of one
-// row to its mixing weights. All of it is float64 on window-sized arrays.
+// The arguments of an Anderson step, and its part that is the same on every device: from the new
+// inner products of one row to its mixing weights, in float64 on window-sized arrays.
+// deqcert/kernels/anderson.py says what the step does.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 
 #include "portable.h"
+#include "step.h"
 
 namespace deqcert {
 
-constexpr double DROP_COLUMN = 1e-14;  // both mirrored in deqcert/kernels_reference.py
+constexpr double DROP_COLUMN = 1e-14;  // both mirrored in deqcert/kernels/anderson.py
 constexpr double DROP_PIVOT = 1e-12;
 
-struct AndersonRule {
-  double ridge, growth, max_weight;
+struct AndersonConstants {
+  double damping, ridge, growth, max_weight;
+};
+
+// out may be z or fz; nothing else may overlap.
+template <typename T>
+struct AndersonStep : Step<T> {
+  static constexpr int MAX_WINDOW = 64;  // bounds the shared memory of the small solve on a GPU
+  T *window_f, *window_g;                // (rows, window, size)
+  double* gram;                          // (rows, window, window)
+  int32_t* count;                        // (rows)
+  AndersonConstants constants;
+
+  template <typename Reader>
+  void read(Reader& in) {
+    in.array("window_f", window_f, {ROWS, WINDOW, SIZE});
+    in.array("window_g", window_g, {ROWS, WINDOW, SIZE});
+    in.array("gram", gram, {ROWS, WINDOW, WINDOW});
+    in.array("count", count, {ROWS});
+    in.constant("damping", constants.damping);
+    in.constant("ridge", constants.ridge);
+    in.constant("growth", constants.growth);
+    in.constant("max_weight", constants.max_weight);
+  }
 };
 
 // Doubles of scratch that anderson_weights needs for a window of m.
@@ -28,8 +52,6 @@ DEQCERT_SHARED int anderson_slot(int32_t count, int m) {
 DEQCERT_SHARED int anderson_filled(int32_t count, int m) {
   return static_cast<uint32_t>(count) < static_cast<uint32_t>(m) ? count + 1 : m;
 }
-
-DEQCERT_SHARED bool is_finite(double x) { return x - x == 0.0; }
 
 // Weights (m) that minimise || sum_j a_j G_j || with sum_j a_j = 1 over n filled slots, newest s.
 //
@@ -99,7 +121,8 @@ DEQCERT_SHARED void anderson_weights(const double* gram, int m, int s, int n, do
 // Returns the slot that the row restarts from (weights are 1 there; the caller moves it to slot 0
 // after mixing), or -1 for an ordinary step with the weights given.
 DEQCERT_SHARED int anderson_decide(double* gram, int m, int32_t* count, const double* dots,
-                                   const AndersonRule& rule, double* scratch, double* weights) {
+                                   const AndersonConstants& constants, double* scratch,
+                                   double* weights) {
   const int s = anderson_slot(*count, m);
   const int n = anderson_filled(*count, m);
   for (int j = 0; j < n; ++j) gram[s * m + j] = gram[j * m + s] = dots[j];
@@ -112,17 +135,17 @@ DEQCERT_SHARED int anderson_decide(double* gram, int m, int32_t* count, const do
       best = j;
     }
   }
-  if (gram[s * m + s] > rule.growth * rule.growth * smallest) {
+  if (gram[s * m + s] > constants.growth * constants.growth * smallest) {
     for (int j = 0; j < m; ++j) weights[j] = j == best ? 1.0 : 0.0;
     gram[0] = gram[best * m + best];
     *count = 1;
     return best;
   }
 
-  anderson_weights(gram, m, s, n, rule.ridge, scratch, weights);
+  anderson_weights(gram, m, s, n, constants.ridge, scratch, weights);
   double size = 0.0;
   for (int j = 0; j < m; ++j) size += weights[j] < 0.0 ? -weights[j] : weights[j];
-  if (!(is_finite(size) && size <= rule.max_weight)) {
+  if (!(is_finite(size) && size <= constants.max_weight)) {
     for (int j = 0; j < m; ++j) weights[j] = j == s ? 1.0 : 0.0;
   }
   *count = static_cast<int32_t>(static_cast<uint32_t>(*count) + 1);

@@ -1,4 +1,5 @@
-// The part of a Broyden step that is the same on every device: scalars of one row.
+// The arguments of a Broyden step, and its part that is the same on every device: scalars of one
+// row. deqcert/kernels/broyden.py says what the step does.
 //
 // With s_j = lengths_j d_j the last accepted steps and d_j = -H_j g_j, Broyden's first method makes
 //   H_{j+1} = (I + (d_{j+1} - (1 - lengths_j) d_j) d_j^T / ||d_j||^2) H_j,   H_0 = -I,
@@ -8,12 +9,38 @@
 #include <cstdint>
 
 #include "portable.h"
+#include "step.h"
 
 namespace deqcert {
 
-constexpr double SUFFICIENT_DECREASE = 1e-4;  // these three mirrored in kernels_reference.py
+constexpr double SUFFICIENT_DECREASE = 1e-4;  // mirrored in deqcert/kernels/broyden.py
 constexpr double SHORTEST_STEP = 0.0625;
 constexpr double SMALLEST_PIVOT = 1e-8;
+
+struct BroydenConstants {
+  bool line_search;
+};
+
+// out may be z, not fz; nothing else may overlap.
+template <typename T>
+struct BroydenStep : Step<T> {
+  static constexpr int MAX_WINDOW = 1024;  // a bound on what a caller may ask for by mistake
+  T* directions;                           // (rows, window, size)
+  double *squares, *lengths;               // (rows, window)
+  double* merit;                           // (rows)
+  int32_t* count;                          // (rows)
+  BroydenConstants constants;
+
+  template <typename Reader>
+  void read(Reader& in) {
+    in.array("directions", directions, {ROWS, WINDOW, SIZE});
+    in.array("squares", squares, {ROWS, WINDOW});
+    in.array("lengths", lengths, {ROWS, WINDOW});
+    in.array("merit", merit, {ROWS});
+    in.array("count", count, {ROWS});
+    in.constant("line_search", constants.line_search);
+  }
+};
 
 // What a row does with an evaluation.
 enum BroydenMove {

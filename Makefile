@@ -62,7 +62,7 @@ format: $(VENV)/.installed-test
 	$(BIN)/clang-format -i $(NATIVE)
 
 docs: $(VENV)/.installed-docs
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # CHECKPOINT, the public MDEQ-SMALL, is what one of the starts belongs to.
 trainings: $(VENV)/.installed

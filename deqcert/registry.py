@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, cast
@@ -14,10 +14,11 @@ from deqcert.errors import ConfigError, DeqcertError
 T = TypeVar("T")
 
 
-def nearest(word: str, words: Sequence[str]) -> str | None:
-    """Return the word that was probably meant; None where none is near."""
-    found = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    return found[0] if found else None
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """Return the word that was probably meant, whatever its case; None where none is near."""
+    lower = {known.lower(): known for known in words}
+    found = difflib.get_close_matches(str(word).lower(), lower, n=1, cutoff=0.6)
+    return lower[found[0]] if found else None
 
 
 class Registry(Generic[T]):

@@ -29,9 +29,9 @@ from deqcert.cli.train import KNOBS
 from deqcert.data import dataset_names
 from deqcert.errors import ConfigError
 from deqcert.models import MDEQ, MDEQConfig, preset, preset_names
-from deqcert.models.implicit_grad import gradient_names
 from deqcert.runs import COLUMNS
 from deqcert.solvers import solver_names, solver_options
+from deqcert.solvers.gradients import gradient_names
 from deqcert.starts import start_names
 from deqcert.training import TrainConfig, augmentation_names, objective_names
 

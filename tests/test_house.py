@@ -24,10 +24,12 @@ ROOMS: dict[str, set[str]] = {
     "options": {"errors", "registry"},
     "files": {"errors"},
     "memory": set(),
+    "registry": ERRORS,
+    "options": ERRORS | {"registry"},
     "kernels_reference": ERRORS,
     "kernels": ERRORS | {"kernels_reference", "_native"},
     "data": ERRORS,
-    "solvers": ERRORS | {"kernels"},
+    "solvers": ERRORS | {"registry", "options", "kernels"},
     "models": ERRORS | {"kernels", "solvers"},
     "zoo": set(),
 }

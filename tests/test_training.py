@@ -13,7 +13,7 @@ from trainings import TINY_YAML, small_training
 
 from deqcert.errors import ConfigError, DataError, RunError
 from deqcert.models import file_hash, load_model
-from deqcert.models.implicit_grad import gradient_names
+from deqcert.solvers.gradients import gradient_names
 from deqcert.training import TrainConfig, augmentation_names, train
 from deqcert.training import loop as loop_module
 from deqcert.training.augment import get_augmentation

@@ -20,8 +20,8 @@ from deqcert.attacks.pgd import pgd
 from deqcert.attacks.scores import Scores, Target
 from deqcert.attacks.square import square
 from deqcert.errors import ConfigError, DataError
-from deqcert.models.implicit_grad import get_gradient
 from deqcert.smoothing.stage import Stage
+from deqcert.solvers.gradients import get_gradient
 
 
 @dataclass(frozen=True)

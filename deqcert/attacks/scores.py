@@ -19,11 +19,11 @@ from torch import Tensor
 
 from deqcert.errors import ConfigError
 from deqcert.models.base import ImplicitModel
-from deqcert.models.implicit_grad import Gradient, Implicit, Phantom, Unroll, equilibrium
 from deqcert.models.shaped import ShapedModel
 from deqcert.smoothing import Predictor, noisy_copies
 from deqcert.smoothing.stage import Stage
 from deqcert.solvers import StopRule
+from deqcert.solvers.gradients import Gradient, Implicit, Phantom, Unroll, equilibrium
 from deqcert.starts import Learned
 
 Scores = Callable[[Tensor], Tensor]

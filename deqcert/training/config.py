@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from deqcert.errors import ConfigError
-from deqcert.models.implicit_grad import gradient_names
 from deqcert.solvers import solver_names
+from deqcert.solvers.gradients import gradient_names
 from deqcert.training.augment import augmentation_names
 from deqcert.training.objectives import get_objective
 
@@ -58,7 +58,7 @@ class TrainConfig:
         precision: Of the passes, float32 or bfloat16; states of the solvers, weights and the
             optimiser stay float32. bfloat16 is slower on processors without units for it.
         gradient: Backward through the equilibrium, one of
-            :func:`deqcert.models.implicit_grad.gradient_names`; ``unroll`` never solves.
+            :func:`deqcert.solvers.gradients.gradient_names`; ``unroll`` never solves.
         solver: Forward and adjoint solver.
         tol: Relative residual at which a training solve ends; 0 for a fixed depth.
         max_nfe: Most cell evaluations of a training solve.

@@ -9,15 +9,15 @@ import torch
 
 from deqcert.errors import ConfigError
 from deqcert.models import MDEQ, preset
-from deqcert.models.adjoint import AdjointMemory
-from deqcert.models.implicit_grad import (
+from deqcert.solvers import StopRule, get_solver
+from deqcert.solvers.gradients import (
+    AdjointMemory,
     Implicit,
     equilibrium,
     get_gradient,
     gradient_names,
 )
-from deqcert.models.jacobian import jacobian_penalty, spectral_radius
-from deqcert.solvers import StopRule, get_solver
+from deqcert.solvers.jacobian import jacobian_penalty, spectral_radius
 
 TIGHT = StopRule(tol=1e-13, max_nfe=400)
 

@@ -293,10 +293,30 @@ def parse_pairs(what: str, pairs: Sequence[str], known: Mapping[str, Option]) ->
             raise ConfigError(f"{what} {pair!r} must read KEY=VALUE, as in {example}.")
         if key in values:
             raise ConfigError(f"{what} {key} is given twice; give it once.")
+        values[key] = value
+    return read_options(what, values, known)
+
+
+def read_options(
+    what: str, given: Mapping[str, Any], known: Mapping[str, Option]
+) -> dict[str, Any]:
+    """Check values by name; those that are text, as of a command line or a file, are read.
+
+    Args:
+        what: What one is called in sentences, as in "solver option".
+        given: The values.
+        known: The options that there are, by name.
+
+    Raises:
+        ConfigError: If a name is unknown, or a value is not of the option's type and range.
+    """
+    values: dict[str, Any] = {}
+    for key, value in given.items():
         if key not in known:
             has = f"there are {', '.join(known)}" if known else "there is none"
             raise ConfigError(f"there is no {what} '{key}'; {has}.")
-        values[key] = known[key].parse(value, f"{what} {key}")
+        read = known[key].parse if isinstance(value, str) else known[key].check
+        values[key] = read(value, f"{what} {key}")
     return values
 
 

@@ -69,7 +69,7 @@ def test_a_full_disk_is_a_sentence_and_the_old_file_stays(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, fails, full)
-    with pytest.raises(RunError, match="cannot write .*file: the disk is full; free some space"):
+    with pytest.raises(RunError, match=r"cannot write .*file: the disk is full; free some space"):
         write_atomically(path, content)
     assert [(entry, entry.read_text()) for entry in tmp_path.iterdir()] == [(path, "before")]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from deqcert.errors import RunError
+from deqcert.files import write_atomically
 from deqcert.runs import machine, versions
-from deqcert.runs.files import write_atomically
 
 FORMAT = 1
 MOST = 1000

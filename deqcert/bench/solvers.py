@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deqcert import kernels
 from deqcert.errors import ConfigError
+from deqcert.files import write_atomically
 from deqcert.memory import keep_freed_memory, peak_memory
 from deqcert.solvers import StopRule, bind, get_solver, solver_names
 from deqcert.solvers.picard import Picard
@@ -424,6 +425,6 @@ def draw_solver_bench(benches: Sequence[SolverBench], path: str | Path) -> Path:
             panel.legend(fontsize=6, frameon=False)
     figure.suptitle("solid: ours; dotted: floor at copy bandwidth; dashed: torchdeq", fontsize=9)
     target = Path(path)
-    figure.savefig(target, dpi=110)
+    write_atomically(target, lambda file: figure.savefig(file, format=target.suffix[1:], dpi=110))
     pyplot.close(figure)
     return target

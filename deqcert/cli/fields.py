@@ -121,9 +121,7 @@ def _option(option: Option, called: str) -> Decorator:
         about = _about(option, () if option.default is False else ("on",))
         return click.option(switch, option.name, is_flag=True, default=option.default, help=about)
     notes = []
-    if option.required:
-        notes.append("required")
-    elif option.default is not None:
+    if not option.required and option.default is not None:
         shown = option.default
         notes.append(f"default: {shown:g}" if isinstance(shown, float) else f"default: {shown}")
     if option.bounds():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from deqcert.errors import RunError
-from deqcert.runs.files import explain, sync_folder, write_all
+from deqcert.files import explain, sync_folder, write_all
 
 if TYPE_CHECKING:
     from deqcert.certifiers import Certificate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,8 +13,8 @@ from numpy.typing import NDArray
 
 from deqcert.attacks import Attack
 from deqcert.attacks.evaluation.search import Found
+from deqcert.files import explain, write_atomically
 from deqcert.runs import Layout
-from deqcert.runs.files import explain, sync_folder
 
 NAME = "attacks.tsv"
 FOLDER = "alarms"
@@ -87,7 +86,6 @@ class Alarm:
             RunError: it cannot be written.
         """
         path = folder / self.file
-        aside = path.with_name(f".{path.name}.tmp")
         verdict = self.found.verdict
         arrays: dict[str, Any] = {
             "x": self.found.point.cpu().numpy()[None].astype(np.float32),
@@ -106,14 +104,9 @@ class Alarm:
         }
         try:
             path.parent.mkdir(exist_ok=True)
-            with aside.open("wb") as file:
-                np.savez(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-            sync_folder(path.parent)
         except OSError as error:
-            raise explain(error, f"write {path}") from None
+            raise explain(error, f"make the folder {path.parent}") from None
+        write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import difflib
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
-from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, cast
 
 from deqcert.errors import ConfigError, DeqcertError
@@ -121,5 +120,7 @@ class Registry(Generic[T]):
 
     @cached_property
     def _plugins(self) -> dict[str, Callable[[], T]]:
+        from importlib.metadata import entry_points  # takes longer to import than all else here
+
         found = entry_points(group=f"deqcert.{self.plural}")
         return {point.name: point.load for point in found if point.name not in self._entries}

@@ -11,8 +11,7 @@ import torch
 from deqcert import kernels
 from deqcert.certifiers import certifier_names
 from deqcert.data import dataset_names
-from deqcert.models import checkpoint_path
-from deqcert.models.checkpoints import BUILTIN
+from deqcert.models import ZOO
 from deqcert.runs import machine, versions
 from deqcert.solvers import solver_names
 from deqcert.starts import start_names
@@ -38,7 +37,7 @@ def examine() -> dict[str, Any]:
         "machine": machine(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "models": [name for name in BUILTIN if checkpoint_path(name).is_file()],
+        "models": [name for name in ZOO if ZOO.get(name).is_file()],
         "loaders": {name: _works(name) for name in dataset_names()},
         "solvers": list(solver_names()),
         "starts": list(start_names()),

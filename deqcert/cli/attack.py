@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from deqcert.attacks import ATTACKS
 from deqcert.cli import Interrupted
-from deqcert.cli.options import Solving, Source, parse_images, parse_knobs, parse_radii
+from deqcert.cli.options import Source, parse_images, parse_radii
+from deqcert.options import parse_pairs
 
 if TYPE_CHECKING:
     from deqcert.attacks import Attack
     from deqcert.attacks.evaluation import Evaluation, Outcome
-    from deqcert.cli.build import Subject
     from deqcert.runs import Manifest, Run
-    from deqcert.smoothing import Predictor
-
-SAME = ("checkpoint_sha256", "model_config", "data_hash", "split", "sigma", "form", "shape")
-"""What must be as it was certified; a change of anything else is only told."""
 
 
 @click.command(short_help="Attack certified images; a break inside a radius is an alarm.")
@@ -30,10 +27,8 @@ SAME = ("checkpoint_sha256", "model_config", "data_hash", "split", "sigma", "for
     "attacks",
     multiple=True,
     metavar="NAME[:KEY=VALUE,...]",
-    help="On the base classifier pgd-implicit, pgd-phantom, pgd-unroll, apgd-implicit, "
-    "apgd-phantom, apgd-unroll or intermediate, on the smoothed one smoothadv-pgd, smoothadv-apgd, "
-    "smoothadv-ddn or square; with knobs as in square:steps=1000,draws=32; may be repeated; "
-    "default: all of them.",
+    help=f"{', '.join(ATTACKS.names())}; with options as in square:steps=1000,draws=32; may be "
+    "repeated; default: all of them.",
 )
 @click.option(
     "--images",
@@ -110,15 +105,8 @@ def command(
     an alarm: it is printed with all that is needed to find it again, its point is saved, and the
     exit code is 1. The same command given again continues a run that was stopped.
     """
-    from deqcert.attacks import Target, attack_names
-    from deqcert.attacks.evaluation import CertifiedImage as Certified
-    from deqcert.attacks.evaluation import (
-        Evaluation,
-        Judge,
-        evaluate_images,
-        most_verdicts,
-        outcome_layout,
-    )
+    from deqcert.attacks.evaluation import CertifiedImage, Evaluation
+    from deqcert.attacks.evaluation.certified import certified_predictor, check_same, learned_start
     from deqcert.cli import build
     from deqcert.errors import ConfigError, RunError
     from deqcert.models import file_hash, load_model
@@ -126,63 +114,65 @@ def command(
     from deqcert.runs import Manifest, Run, machine, versions
 
     asked_radii = parse_radii(radii)
-    chosen = [_attack(text) for text in attacks or attack_names()]
+    chosen = [parse_attack(text) for text in attacks or ATTACKS.names()]
     folder = Path(run)
     manifest = Manifest.read(folder)
     if manifest is None:
         raise RunError(f"{run} is no run folder; give one that deqcert certify has finished")
     results = read_results(folder)
-    if results.pending or "predictor" not in manifest.parameters:
+    if results.pending:
         raise RunError(f"{run} is not a finished run of deqcert certify; finish it first")
-    places = parse_images(images, len(results))
-    subjects = [
-        Certified(int(results.idx[i]), int(results.predict[i]), float(results.radius[i]))
-        for i in places
+    if "predictor" not in manifest.parameters:
+        raise RunError(f"{run} holds no certificates of a smoothed classifier; give one that does")
+    if start and learned_start(manifest) is None:
+        raise ConfigError(f"the certificates of {run} are of no learned start; leave --start out")
+    certified = [
+        CertifiedImage(
+            int(results.idx[i]),
+            int(results.predict[i]) if results.predict[i] >= 0 else None,
+            float(results.radius[i]),
+        )
+        for i in parse_images(images, len(results))
     ]
-    certified = sum(subject.radius > 0.0 for subject in subjects)
-    if not certified:
-        raise ConfigError(f"no image among {images!r} has a certificate; attack others")
 
     source = _source(manifest, model, config, data, seed)
-    subject = build.load(source)
-    _same(manifest, subject, run)
-    predictor, depth = _predictor(manifest, source, start)
-    engine = build.make_engine(source, subject.model)
-    furthest = max(6.0 * engine.sigma, float(results.radius.max()))
-    grid = _grid(furthest if reach is None else reach)
-    each = alpha / (certified * len(chosen) * most_verdicts(1 + len(grid)))
-    judge = Judge(engine, predictor, n=n, alpha=each, guesses=search, depth=depth)
-    # Gradients go through the model as it was trained; verdicts through the form certified.
-    plain = load_model(source.model, source.config).eval().to(engine.device)
-    facts = {
-        "model": file_hash(source.model),
-        "seed": seed,
-        "sigma": engine.sigma,
-        "n": n,
-        "alpha": each,
-    }
-    target = Target(plain, predictor, engine.sigma, seed)
-    evaluation = Evaluation(judge, target, chosen, grid, rows, facts)
-
+    loaded = build.load(source)
+    for change in check_same(manifest, loaded.parameters, run):
+        print(f"deqcert: note: {change} since the certificates were made", file=sys.stderr)
+    predictor, depth = certified_predictor(
+        manifest, lambda: build.make_policy(start or "learned", source)[0]
+    )
+    engine = build.make_engine(source, loaded.model)
+    evaluation = Evaluation.of_run(
+        engine,
+        predictor,
+        # Gradients go through the model as it was trained; verdicts through the form certified.
+        load_model(source.model, source.config).eval().to(engine.device),
+        chosen,
+        certified,
+        n=n,
+        alpha=alpha,
+        guesses=search,
+        depth=depth,
+        reach=reach,
+        rows=rows,
+        facts={"model": file_hash(source.model)},
+    )
     parameters = {
-        "certificates": file_hash(results_file(folder)),
-        "attacks": [attack.describe() for attack in chosen],
-        "grid": list(grid),
-        "n": n,
+        "certificates": file_hash(folder / "certificates.tsv"),
+        **evaluation.parameters(),
         "alpha": alpha,
-        "alpha_each": each,
-        "search": search,
-        "rows": rows,
         "judged": build.describe_predictor(predictor),
-        **subject.parameters,
+        **loaded.parameters,
     }
-    notes = {**subject.notes, "run": run}
     place = Path(out or f"{folder}-attacks")
-    environment = {**versions(), **machine()}
-    indices = [subject.index for subject in subjects]
-    layout = outcome_layout(chosen)
     with Run(
-        place, parameters, indices, environment=environment, notes=notes, layout=layout
+        place,
+        parameters,
+        [image.index for image in certified],
+        environment={**versions(), **machine()},
+        notes={**loaded.notes, "run": run},
+        layout=evaluation.layout,
     ) as made:
         for change in made.changes:
             print(f"deqcert: note: {change} since this run began; recorded", file=sys.stderr)
@@ -194,28 +184,25 @@ def command(
                 _progress(outcome, made)
 
         try:
-            evaluate_images(made, evaluation, subjects, subject.dataset, tell)
+            evaluation.run(made, certified, loaded.dataset, tell)
         except KeyboardInterrupt:
             raise Interrupted(
-                f"interrupted; {made.done} of {len(indices)} images are safe in {place}, "
+                f"interrupted; {made.done} of {len(certified)} images are safe in {place}, "
                 "and the same command goes on from there"
             ) from None
-        _conclude(made, evaluation, asked_radii, alpha, certified)
+        _conclude(made, evaluation, asked_radii, alpha)
 
 
-def results_file(folder: Path) -> Path:
-    """Return the certificates of a run folder."""
-    return folder / "certificates.tsv"
+def parse_attack(text: str) -> Attack:
+    """Read NAME[:KEY=VALUE,...].
 
-
-def _attack(text: str) -> Attack:
-    """Read NAME[:KEY=VALUE,...]."""
-    from deqcert.attacks import get_attack
-
-    name, _, knobs = text.partition(":")
-    known = get_attack(name).options
-    given = Solving(name, knobs.split(",") if knobs else (), None, 1, 0.0)
-    return get_attack(name, **parse_knobs(given, known))
+    Raises:
+        ConfigError: If there is no such attack or option, or a value is out of range.
+    """
+    name, _, pairs = text.partition(":")
+    attack = ATTACKS.get(name)
+    given = pairs.split(",") if pairs else []
+    return attack.with_options(**parse_pairs("attack option", given, attack.options))
 
 
 def _source(
@@ -239,65 +226,6 @@ def _source(
     )
 
 
-def _same(manifest: Manifest, subject: Subject, run: str) -> None:
-    """Refuse another model or other images than were certified; tell of smaller changes."""
-    from deqcert.errors import ConfigError
-    from deqcert.runs import Manifest
-
-    keys = [key for key in subject.parameters if key not in ("seed", "batch")]
-    before = {key: manifest.parameters.get(key) for key in keys}
-    now = {key: subject.parameters[key] for key in keys}
-    asked = {key: value for key, value in now.items() if key in SAME}
-    held = {key: value for key, value in before.items() if key in SAME}
-    differing = Manifest(held, ()).differences(Manifest(asked, ()))
-    if differing:
-        raise ConfigError(
-            f"{run} is about something else ({'; '.join(differing)}); say with --model, --config "
-            "and --data where its own are"
-        )
-    for change in Manifest(before, ()).differences(Manifest(now, ())):
-        print(f"deqcert: note: {change} since the certificates were made", file=sys.stderr)
-
-
-def _predictor(
-    manifest: Manifest, source: Source, start: str | None
-) -> tuple[Predictor, int | None]:
-    """Return the base classifier that the certificates are about; for 'enclosed' also its depth."""
-    from deqcert.cli import build
-    from deqcert.errors import ConfigError
-    from deqcert.smoothing import DecidedStop, EarlyStop, Predictor
-    from deqcert.solvers import StopRule, get_solver
-    from deqcert.starts import Learned, get_start
-
-    was = manifest.parameters
-    about = was.get("reference", was["predictor"])
-    stop, policy, early = StopRule(**about["stop"]), get_start("cold"), None
-    if about["start"] == Learned.name:
-        policy, _ = build.make_policy(start or Learned.name, source)
-        found = policy.sha256 if isinstance(policy, Learned) else None
-        if found != about["start_sha256"]:
-            raise ConfigError(
-                "the learned start is not the one that was certified; say with --start learned:FILE"
-                " where it is"
-            )
-    if "warmup" in about:  # of a chained start, whose states only begin the proofs of 'enclosed'
-        stop = StopRule(**about["warmup"])
-    if "early" in about:
-        kind = DecidedStop if "margin" in about["early"] else EarlyStop
-        early = kind(**about["early"])
-    solver = get_solver(about["solver"], **about["solver_options"])
-    return Predictor(solver, stop, policy, early=early), was.get("depth")
-
-
-def _grid(reach: float) -> tuple[float, ...]:
-    """Return the radii that every image is attacked at besides its own: thirds of the reach."""
-    from deqcert.errors import ConfigError
-
-    if not 0.0 < reach < math.inf:
-        raise ConfigError(f"reach is {reach}, but it must be above 0")
-    return tuple(reach * step / 3.0 for step in (1, 2, 3))
-
-
 def _progress(outcome: Outcome, made: Run) -> None:
     norms = {key: value for key, value in outcome.numbers.items() if key.startswith("norm:")}
     nearest = min(norms, key=lambda key: norms[key])
@@ -312,9 +240,7 @@ def _progress(outcome: Outcome, made: Run) -> None:
     )
 
 
-def _conclude(
-    made: Run, evaluation: Evaluation, radii: list[float] | None, alpha: float, certified: int
-) -> None:
+def _conclude(made: Run, evaluation: Evaluation, radii: list[float] | None, alpha: float) -> None:
     """Write the summary and the picture, print the table, and exit with 1 after an alarm."""
     from deqcert.report.attacks import attack_rows, attack_table, draw_attacks, read_attacks
 
@@ -329,8 +255,8 @@ def _conclude(
     settings = len(evaluation.attacks)
     if not attacked.alarms:
         print(
-            f"no alarm: {certified} certificates held against {settings} attacks (a verdict of the "
-            f"run is wrong with probability at most {alpha:g})"
+            f"no alarm: {attacked.certified.sum()} certificates held against {settings} attacks (a "
+            f"verdict of the run is wrong with probability at most {alpha:g})"
         )
         return
     for image, names in attacked.alarms.items():

@@ -18,7 +18,7 @@ from deqcert.settings import Data, Settings
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from deqcert.certifiers import Certificate, Certifier
+    from deqcert.certifiers import Certifier
     from deqcert.compose import Loaded
     from deqcert.data import Dataset
     from deqcert.report import Results

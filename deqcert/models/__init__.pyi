@@ -1,5 +1,12 @@
 from .architectures import ARCHITECTURES, architecture, read_config
-from .base import EnclosedModel, FoldableModel, ImplicitModel, MappedModel, ModelConfig, TrainableModel
+from .base import (
+    EnclosedModel,
+    FoldableModel,
+    ImplicitModel,
+    MappedModel,
+    ModelConfig,
+    TrainableModel,
+)
 from .checkpoints import file_hash, load_model
 from .config import MDEQConfig
 from .contractive import ContractiveConfig, ContractiveDEQ
@@ -14,15 +21,16 @@ from .zoo import ZOO, checkpoint_path
 
 __all__ = [
     "ARCHITECTURES",
+    "FORMS",
+    "MDEQ",
+    "ZOO",
     "Config",
     "ContractiveConfig",
     "ContractiveDEQ",
     "EnclosedModel",
-    "FORMS",
     "FoldableModel",
     "ImplicitClassifier",
     "ImplicitModel",
-    "MDEQ",
     "MDEQConfig",
     "MappedModel",
     "Model",
@@ -30,7 +38,6 @@ __all__ = [
     "Normalize",
     "StateLayout",
     "TrainableModel",
-    "ZOO",
     "architecture",
     "build_model",
     "checkpoint_path",

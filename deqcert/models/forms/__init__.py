@@ -6,22 +6,7 @@ than the last.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import lazy_loader
 
-from deqcert.lazy import lazy
-
-if TYPE_CHECKING:
-    from deqcert.models.forms.base import Form as Form
-    from deqcert.models.forms.compiled import Compiled as Compiled
-    from deqcert.models.forms.registry import FORMS as FORMS
-    from deqcert.models.forms.registry import form_names as form_names
-    from deqcert.models.forms.registry import in_form as in_form
-
-__getattr__, __dir__, __all__ = lazy(
-    __name__,
-    {
-        "deqcert.models.forms.base": ["Form"],
-        "deqcert.models.forms.compiled": ["Compiled"],
-        "deqcert.models.forms.registry": ["FORMS", "form_names", "in_form"],
-    },
-)
+# What there is stands in the stub beside this file; it is imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

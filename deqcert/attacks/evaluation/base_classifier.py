@@ -28,7 +28,7 @@ def base_classes(
         points: Shape (B, C, H, W).
 
     Returns:
-        Class of each point, shape (B,); -1 where the solve ends in no class.
+        Class per point, shape (B,); -1 where the solve ends in no class.
     """
     found = np.full(len(points), NO_VOTE, dtype=np.int16)
 
@@ -68,11 +68,11 @@ def base_distances(
         engine: The engine of the certificate.
         predictor: The base classifier.
         x: Images, shape (N, C, H, W).
-        own: Their classes, shape (N,).
-        points: Shape (N, P, C, H, W).
+        own: The base classifier's class per image, shape (N,).
+        points: Points per image, shape (N, P, C, H, W).
 
     Returns:
-        An l2 norm an image, infinite where no other class was seen.
+        An l2 norm per image, infinite where no other class was seen.
     """
     each = points.shape[1]
     start = x.double().repeat_interleave(each, dim=0)

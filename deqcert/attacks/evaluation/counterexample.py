@@ -23,8 +23,8 @@ def most_verdicts(points: int) -> int:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A point where the verdict is another class.
+class Counterexample:
+    """A point where the verdict is another class than the certified one.
 
     Args:
         point: Shape (C, H, W).
@@ -38,22 +38,22 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Nearest:
+class Reached:
     """What an attack has reached on an image.
 
     Args:
         lead: Largest share of the votes, as guessed, by which another class leads inside the
             certified radius: -1 where all votes are for the certified class. NaN without a radius.
-        found: The nearest point with a verdict against the class, or None.
+        counterexample: The nearest point with a verdict against the class, or None.
     """
 
     lead: float
-    found: Found | None
+    counterexample: Counterexample | None
 
 
-def nearest(
+def nearest_counterexample(
     judge: Judge, x: Tensor, index: int, answer: int, radius: float, points: Tensor, first: int
-) -> Nearest:
+) -> Reached:
     """Look for the nearest point of another class, first of all inside the certified radius.
 
     Every point is brought into the certified ball, and the one where another class leads most gets
@@ -67,7 +67,7 @@ def nearest(
         index: Its index in the data set.
         answer: The class that was certified.
         radius: The certified radius, at least 0.
-        points: What an attack has found, shape (B, C, H, W).
+        points: What an attack has found, shape (P, C, H, W).
         first: Number of the first verdict; up to :func:`most_verdicts` are used.
     """
     lead, found = float("nan"), []
@@ -86,12 +86,12 @@ def nearest(
                 found += [far, _draw_back(judge, x, index, answer, point, last)]
                 break
     known = [one for one in found if one is not None]
-    return Nearest(lead, min(known, key=lambda one: one.distance, default=None))
+    return Reached(lead, min(known, key=lambda one: one.distance, default=None))
 
 
 def _draw_back(
     judge: Judge, x: Tensor, index: int, answer: int, point: Tensor, first: int
-) -> Found | None:
+) -> Counterexample | None:
     """Find where on the segment to a point another class begins to lead clearly, and test there.
 
     The halvings go by guesses from the same few votes, which may all err to one side.
@@ -114,11 +114,11 @@ def _draw_back(
 
 def _test(
     judge: Judge, x: Tensor, index: int, answer: int, point: Tensor, number: int
-) -> Found | None:
+) -> Counterexample | None:
     verdict = judge.verdict(Input(point, index), answer, number)
     if not verdict.differs:
         return None
-    return Found(point, float(_norms(point[None], x)[0]), verdict)
+    return Counterexample(point, float(_norms(point[None], x)[0]), verdict)
 
 
 def _between(x: Tensor, point: Tensor, share: float) -> Tensor:

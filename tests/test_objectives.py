@@ -18,7 +18,7 @@ from deqcert.attacks.pgd import pgd
 from deqcert.cli import main
 from deqcert.data import load_dataset
 from deqcert.errors import ConfigError, DataError
-from deqcert.models import build_model, file_hash, load_model, preset
+from deqcert.models import ARCHITECTURES, file_hash, load_model
 from deqcert.training import OBJECTIVES, TrainConfig, get_objective, objective_options, train
 from deqcert.training.extra import with_extra
 from deqcert.training.objectives import TrainingBatch
@@ -289,7 +289,7 @@ def test_options_are_checked() -> None:
 @pytest.fixture(scope="module", params=["tiny", "contractive"])
 def passes(request: pytest.FixtureRequest) -> Passes:
     torch.manual_seed(0)
-    model = build_model(preset(request.param)).train()
+    model = ARCHITECTURES.get(request.param).build().train()
     config = TrainConfig(out=Path("out"), max_nfe=12, backward_nfe=12)
     return Passes(model, config, torch.Generator().manual_seed(0))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deqcert.errors import ConfigError
-from deqcert.models import MDEQ, preset
+from deqcert.models import ARCHITECTURES, MDEQ
 from deqcert.solvers import StopRule, get_solver
 from deqcert.solvers.gradients import (
     AdjointMemory,
@@ -62,7 +62,9 @@ def test_gradcheck(name: str, solver: str) -> None:
 def small_mdeq() -> MDEQ:
     """An MDEQ whose cell contracts, in float64."""
     torch.manual_seed(0)
-    config = replace(preset("tiny"), channels=(4, 4), head_channels=(2, 2), final_channels=8)
+    config = replace(
+        ARCHITECTURES.get("tiny"), channels=(4, 4), head_channels=(2, 2), final_channels=8
+    )
     model = MDEQ(replace(config, post_affine=True)).double().eval()
     with torch.no_grad():
         for post in model.fullstage.post_fuse_layers:

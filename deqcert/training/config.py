@@ -9,15 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from deqcert.errors import ConfigError
+from deqcert.models.architectures import ARCHITECTURES
 from deqcert.options import REQUIRED, check_options, choice, flag, number, path, text
-from deqcert.registry import Registry
 from deqcert.solvers.gradients.registry import GRADIENTS
 from deqcert.solvers.registry import SOLVERS
 from deqcert.training.registry import AUGMENTATIONS, OBJECTIVES, get_objective
-
-ARCHITECTURES: Registry[Any] = Registry(
-    "architecture", dict.fromkeys(("tiny", "small", "large", "imagenet-small", "contractive"))
-)
 
 PRECISIONS = ("float32", "bfloat16")
 """Types that the passes can compute in."""

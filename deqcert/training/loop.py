@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deqcert.data import Dataset, load_dataset
 from deqcert.errors import ConfigError
-from deqcert.models import Model, file_hash
+from deqcert.models import TrainableModel, file_hash
 from deqcert.options import options_of
 from deqcert.training.architecture import initial_model
 from deqcert.training.augment import crop
@@ -148,7 +148,7 @@ class _Training:
 
     def __init__(
         self,
-        model: Model,
+        model: TrainableModel,
         config: TrainConfig,
         data: Dataset,
         test: Dataset,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from deqcert.errors import ConfigError
-from deqcert.models import Config, MDEQConfig
+from deqcert.models import ModelConfig
 from deqcert.training.config import TrainConfig
 
 
@@ -24,7 +24,7 @@ class Schedule:
         ConfigError: If the model cannot take smaller images, or not from that side on.
     """
 
-    def __init__(self, config: TrainConfig, model: Config) -> None:
+    def __init__(self, config: TrainConfig, model: ModelConfig) -> None:
         self._config = config
         last = model.num_layers
         self._depths = list(range(min(config.unroll_from or last, last), last + 1))
@@ -52,19 +52,18 @@ class Schedule:
         return values[int(share / self._config.pretrain * len(values))]
 
 
-def _sides(smallest: int, model: Config) -> list[int]:
+def _sides(smallest: int, model: ModelConfig) -> list[int]:
     if smallest == 0:
         return [0]
     height, width = model.image_size
-    if not isinstance(model, MDEQConfig) or height != width:
-        raise ConfigError(
-            f"crop_from is {smallest}, but only an MDEQ on square images can take smaller ones; "
-            "use crop_from 0."
-        )
-    sides = list(range(model.scale, height + 1, model.scale))
+    scale = model.scale
+    if scale is None or height != width:
+        what = "the images are not square" if scale else f"'{model.name}' takes no smaller images"
+        raise ConfigError(f"crop_from is {smallest}, but {what}; use crop_from 0.")
+    sides = list(range(scale, height + 1, scale))
     if smallest not in sides:
         raise ConfigError(
             f"crop_from is {smallest}, but it must be 0 or one of {', '.join(map(str, sides))}: "
-            f"multiples of {model.scale} up to the images' own side."
+            f"multiples of {scale} up to the images' own side."
         )
     return [*sides[sides.index(smallest) : -1], 0]

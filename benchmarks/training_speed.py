@@ -30,7 +30,7 @@ import torchdeq
 from torch import Tensor
 
 from deqcert.memory import keep_freed_memory, peak_memory
-from deqcert.models import MDEQ, build_model, load_model, preset
+from deqcert.models import ARCHITECTURES, MDEQ, load_model
 from deqcert.training import TrainConfig
 from deqcert.training.passes import Passes
 
@@ -111,7 +111,7 @@ def main(
     keep_freed_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    net = build_model(preset("small")) if model is None else load_model(model)
+    net = ARCHITECTURES.get("small").build() if model is None else load_model(model)
     config = TrainConfig(
         out=Path("."), max_nfe=max_nfe, backward_nfe=backward_nfe, tol=tol, lr=1e-4, batch=batch
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +17,31 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from deqcert.attacks import Attack, Target, attack_names, get_attack
+from deqcert.attacks import ATTACKS, Attack, Climb, Target, Task, attack_names, get_attack
+from deqcert.attacks.ball import column, project
+from deqcert.attacks.base import margin
 from deqcert.attacks.evaluation import (
     CertifiedImage,
     Evaluation,
     Judge,
+    Outcome,
     base_classes,
-    evaluate_images,
+    most_verdicts,
     outcome_layout,
 )
-from deqcert.attacks.evaluation.clean import base_distances
-from deqcert.attacks.evaluation.search import most_verdicts, nearest
-from deqcert.attacks.registry import margin
+from deqcert.attacks.evaluation.base_classifier import base_distances
+from deqcert.attacks.evaluation.counterexample import nearest_counterexample
+from deqcert.attacks.views import Smoothed
 from deqcert.cli import main
+from deqcert.cli.attack import parse_attack
 from deqcert.data import load_dataset
 from deqcert.data.base import ArrayDataset
 from deqcert.errors import ConfigError, DataError, RunError
 from deqcert.models import ContractiveConfig, ContractiveDEQ
+from deqcert.options import number
 from deqcert.report.attacks import attack_rows, attack_table, read_attacks, robust_accuracy
 from deqcert.runs import Run
-from deqcert.smoothing import EarlyStop, Predictor, SmoothingEngine
+from deqcert.smoothing import EarlyStop, Input, Predictor, SmoothingEngine
 from deqcert.solvers import StopRule, get_solver
 from deqcert.starts import Learned, get_start
 
@@ -100,13 +107,13 @@ def grey(rows: int = 1) -> Tensor:
 
 
 def scores(attack: Attack, aim: Target, rows: list[int]) -> Any:
-    return attack.view(aim, rows, attack.draws or 0)
+    return attack.view.scores(aim, rows)
 
 
 def brief(name: str) -> Attack:
     found = get_attack(name)
-    few: dict[str, int] = {"steps": 30 if name == "square" else 6}
-    return get_attack(name, **few, **({"draws": 4} if found.smoothed else {}))
+    few = {"steps": 30 if name == "square" else 6, "draws": 4}
+    return found.with_options(**{name: few[name] for name in found.options})
 
 
 # What every attack promises.
@@ -207,7 +214,7 @@ def test_gradients_go_through_a_learned_start(name: str, steps: int) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: get_attack("pgd"), "no attack 'pgd'; there are pgd-implicit"),
+        (lambda: get_attack("pgd"), "no attack 'pgd'; .* pgd-implicit"),
         (lambda: get_attack("pgd-implicit", draws=3), "no option 'draws'; it has steps"),
         (lambda: get_attack("square", steps=0), "steps is 0"),
         (lambda: get_attack("square", draws=True), "draws is True"),
@@ -237,6 +244,64 @@ def test_images_that_do_not_fit_are_refused() -> None:
         attack.run(aim, grey(), torch.tensor([0]), [0], radius=-1.0)
 
 
+# What the registry promises.
+
+
+@pytest.mark.parametrize("name", attack_names())
+def test_an_attack_is_called_what_the_registry_calls_it_and_describes_itself(name: str) -> None:
+    attack = get_attack(name)
+    assert attack.name == name
+    assert parse_attack(attack.describe()) == attack
+    assert attack.source
+    for option in attack.options.values():
+        assert option.help
+        with pytest.raises(ConfigError, match=option.name):
+            attack.with_options(**{option.name: 0})
+    changed = attack.with_options(steps=3)
+    assert changed.options["steps"].default == 3 and changed != attack == get_attack(name)
+
+
+@dataclass(frozen=True)
+class TowardsBlack(Climb):
+    """Go straight towards the black image.
+
+    Args:
+        steps: Lengths tried.
+    """
+
+    steps: int = number(4, low=1)
+
+    def climb(self, task: Task) -> Tensor:
+        """Return the length of largest margin per row."""
+        best = task.x
+        for step in range(1, self.steps + 1):
+            radius = task.radius * step / self.steps
+            tried = project(torch.zeros_like(task.x), task.x, radius)
+            better = task.margin(tried) > task.margin(best)
+            best = torch.where(column(better), tried, best)
+        return best
+
+
+@pytest.fixture
+def toy() -> Iterator[Attack]:
+    """An attack that is registered from outside the package."""
+    source = "this file"
+    yield ATTACKS.register("toy", Attack("toy", TowardsBlack(), Smoothed(draws=2), source))
+    ATTACKS.unregister("toy")
+
+
+def test_a_registered_attack_is_one_like_the_others(toy: Attack) -> None:
+    assert "toy" in attack_names()
+    assert parse_attack("toy:steps=2,draws=1").describe() == "toy:steps=2,draws=1"
+    x, radii = images(2), torch.tensor([0.3, 0.8, 0.5, 1.2], dtype=torch.float64)
+    found = toy.run(
+        target(HalfSpace(0.9)), x, torch.tensor([0, 1, 0, 1]), [0, 1, 2, 3], radius=radii
+    )
+    assert ((found.double() - x.double()).flatten(1).norm(dim=1) <= radii).all()
+    with pytest.raises(ConfigError, match="there is a attack|there is an attack"):
+        ATTACKS.register("toy", toy)
+
+
 # What verdicts promise.
 
 
@@ -249,17 +314,17 @@ def test_verdicts_are_wrong_no_more_often_than_they_say() -> None:
     model = HalfSpace(float((grey().flatten(1) * HalfSpace(0.0).w).sum()))
     assert float(model.distance(grey())) == 0.0  # both classes are equally probable here
     decides = judge(model, n=60, alpha=0.1)
-    against = sum(decides.verdict(grey()[0], 0, 0, number).differs for number in range(300))
+    against = sum(decides.verdict(Input(grey()[0], 0), 0, number).differs for number in range(300))
     assert 0 < against <= stats.binom.ppf(0.999, 300, 0.1)
     beyond = judge(HalfSpace(model.threshold - 0.1), n=60, alpha=0.1)
-    assert sum(beyond.verdict(grey()[0], 0, 0, number).differs for number in range(50)) > 25
+    assert sum(beyond.verdict(Input(grey()[0], 0), 0, number).differs for number in range(50)) > 25
 
 
 def test_no_two_verdicts_share_noise() -> None:
     decides = judge(HalfSpace(0.9), n=50)
-    seen = [decides.verdict(grey()[0], 0, 0, number).counts.tolist() for number in range(8)]
+    seen = [decides.verdict(Input(grey()[0], 0), 0, number).counts.tolist() for number in range(8)]
     assert len({tuple(counts) for counts in seen}) > 1
-    assert decides.verdict(grey()[0], 0, 0, 2).counts.tolist() == seen[2]
+    assert decides.verdict(Input(grey()[0], 0), 0, 2).counts.tolist() == seen[2]
 
 
 @pytest.mark.parametrize(
@@ -281,13 +346,13 @@ def test_votes_that_are_not_proven_count_for_the_certified_class() -> None:
     model = ContractiveDEQ(ContractiveConfig(width=16, image_size=(4, 4), factor=0.5)).eval()
     start = Predictor(get_solver("anderson"), StopRule(tol=0.0, max_nfe=1))
     engine = SmoothingEngine(model, sigma=SIGMA, batch=50)
-    x = images(0, 1)[0]
+    x = Input(images(0, 1)[0], 0)
     proven = Judge(engine, start, n=100, alpha=1e-3, guesses=50, depth=60)
     open_ = Judge(engine, start, n=100, alpha=1e-3, guesses=50, depth=1)
-    found = proven.answer(x, 0)
+    found = proven.answer(x)
     other = (found + 1) % 10
-    assert proven.verdict(x, 0, other, 0).differs
-    verdict = open_.verdict(x, 0, other, 0)
+    assert proven.verdict(x, other, 0).differs
+    verdict = open_.verdict(x, other, 0)
     assert verdict.counts.sum() == 100
     assert verdict.counts[other] > 90 and not verdict.differs
 
@@ -320,12 +385,12 @@ def test_the_nearest_points_of_both_classifiers_are_found() -> None:
     both = torch.stack([points, grey(2)])  # nothing is to be found on the way to x itself
     found = base_distances(engine, predictor(), grey(2), np.zeros(2, dtype=np.int16), both)
     assert found == [pytest.approx(true, abs=0.01), float("inf")]
-    inside = nearest(decides, grey()[0], 0, 0, 0.9 * true, points, 0)
+    inside = nearest_counterexample(decides, grey()[0], 0, 0, 0.9 * true, points, 0)
     assert inside.lead < 0
-    assert inside.found is not None
+    assert inside.counterexample is not None
     # A verdict takes a clear lead, which is to be had a little beyond the boundary.
     beyond = SIGMA * stats.norm.ppf(0.5 + 0.5 * decides.needed)
-    assert true <= inside.found.distance <= true + 2.0 * beyond + 0.05
+    assert true <= inside.counterexample.distance <= true + 2.0 * beyond + 0.05
 
 
 def test_guesses_that_err_lose_no_point() -> None:
@@ -334,7 +399,8 @@ def test_guesses_that_err_lose_no_point() -> None:
     engine = SmoothingEngine(model, sigma=SIGMA, seed=3, batch=200)
     decides = Judge(engine, predictor(), n=600, alpha=1e-5, guesses=8)
     for image in range(20):
-        found = nearest(decides, grey()[0], image, 0, 0.2, points, 0).found
+        reached = nearest_counterexample(decides, grey()[0], image, 0, 0.2, points, 0)
+        found = reached.counterexample
         assert found is not None
         assert 0.3 <= found.distance <= 0.801
         assert found.verdict.stage < 2**18 + most_verdicts(len(points))
@@ -349,7 +415,7 @@ def run_attacks(
     """Attack four grey images whose true radius is 0.4 and whose certificates claim others."""
     model = HalfSpace(0.4 + float((grey().flatten(1) * HalfSpace(0.0).w).sum()))
     dataset = ArrayDataset("grey", ["0", "1"], grey(4).numpy(), np.array([0, 0, 0, 1]), "grey")
-    subjects = [CertifiedImage(i, 0, claim) for i, claim in enumerate(claims)]
+    certified = [CertifiedImage(i, 0, claim) for i, claim in enumerate(claims)]
     attacks = [get_attack(name, steps=60 if name == "square" else 8) for name in names]
     decides = judge(model, alpha=1e-3 / (len(claims) * len(names) * most_verdicts(3)))
     evaluation = Evaluation(decides, target(model), attacks, (0.6, 1.2), rows=50, facts={"seed": 0})
@@ -361,9 +427,9 @@ def run_attacks(
         if told == stop_after:
             raise KeyboardInterrupt
 
-    layout = outcome_layout(attacks)
-    with Run(folder, {"claims": claims}, range(len(claims)), layout=layout) as run:
-        evaluate_images(run, evaluation, subjects, dataset, tell)
+    parameters = {"claims": claims}
+    with Run(folder, parameters, range(len(claims)), layout=evaluation.layout) as run:
+        evaluation.run(run, certified, dataset, tell)
     return folder
 
 
@@ -393,9 +459,114 @@ def test_an_alarm_holds_all_that_is_needed_to_see_it_again(tmp_path: Path) -> No
     again = load_dataset(f"npz:{folder / 'alarms' / '0-apgd-implicit.npz'}")
     model = HalfSpace(0.4 + float((grey().flatten(1) * HalfSpace(0.0).w).sum()))
     counts = judge(model).engine.votes(
-        predictor(), again.image(0), int(facts["image"]), int(facts["stage"]), 600
+        predictor(), Input(again.image(0), int(facts["image"])), int(facts["stage"]), 600
     )
     assert counts.counts.tolist() == facts["counts"].tolist()
+
+
+def test_a_certificate_without_a_radius_cannot_be_broken(tmp_path: Path) -> None:
+    # Class 1 is answered at the image itself, at distance 0 from it.
+    folder = tmp_path / "zero"
+    model = HalfSpace(float((grey().flatten(1) * HalfSpace(0.0).w).sum()) - 0.3)
+    dataset = ArrayDataset("grey", ["0", "1"], grey(1).numpy(), np.array([0]), "grey")
+    attack = get_attack("square", steps=2)
+    evaluation = Evaluation(judge(model, alpha=1e-3), target(model), [attack], (0.6,))
+    with Run(folder, {}, [0], layout=evaluation.layout) as run:
+        evaluation.run(run, [CertifiedImage(0, 0, 0.0)], dataset)
+    found = read_attacks(folder)
+    assert found.norm["square"][0] == 0.0
+    assert not found.alarms and not (folder / "alarms").exists()
+
+
+def outcome(**changes: Any) -> Outcome:
+    numbers = {"lead:square": -0.5, "norm:square": 0.75}  # not in the order of the columns
+    columns = outcome_layout([get_attack("square")]).columns
+    values: dict[str, Any] = {
+        "idx": 4,
+        "label": 1,
+        "answer": 1,
+        "radius": 0.5,
+        "base": -1,
+        "numbers": numbers,
+        "alarms": (),
+        "seconds": 61.25,
+        "columns": columns,
+    }
+    return Outcome(**{**values, **changes})
+
+
+def test_a_line_is_written_and_read_by_its_columns_names(tmp_path: Path) -> None:
+    layout = outcome_layout([get_attack("square")])
+    cells = dict(zip(layout.columns, outcome().line().rstrip("\n").split("\t"), strict=True))
+    assert cells["norm:square"] == "0.750000" and cells["lead:square"] == "-0.500000"
+    turned = list(reversed(layout.columns))
+    lines = ["\t".join(turned), "\t".join(cells[column] for column in turned)]
+    (tmp_path / "attacks.tsv").write_text("\n".join(lines) + "\n4\t1")  # the last line is torn
+    found = read_attacks(tmp_path)
+    assert found.idx.tolist() == [4] and found.radius.tolist() == [0.5]
+    assert found.norm["square"].tolist() == [0.75] and found.lead["square"].tolist() == [-0.5]
+    with pytest.raises(KeyError):
+        outcome(numbers={"norm:square": 0.75}).line()
+
+
+DAMAGED = {
+    "idx": ["-1", "x", "99999999999999999999", "1_0"],
+    "label": ["", "1.0", "-1"],
+    "answer": ["nan", "-1"],
+    "radius": ["inf", "-0.1", "nan"],
+    "base": ["-2", "0.5"],
+    "alarms": ["", "pgd", "square,", "+"],
+    "time": ["", "soon", "-1:00:00"],
+    "norm:square": ["-1", "nan", "0,5"],
+    "lead:square": ["2", "inf", "\u0661"],
+}
+
+
+@pytest.mark.parametrize("column", DAMAGED)
+def test_every_column_of_the_journal_is_validated_where_it_is_read(
+    column: str, tmp_path: Path
+) -> None:
+    assert set(DAMAGED) == set(outcome_layout([get_attack("square")]).columns)
+    columns = outcome().columns
+    for cell in DAMAGED[column]:
+        cells = outcome().line().rstrip("\n").split("\t")
+        cells[columns.index(column)] = cell
+        text = "\t".join(columns) + "\n" + "\t".join(cells) + "\n"
+        (tmp_path / "attacks.tsv").write_text(text, encoding="utf-8")
+        with pytest.raises(RunError, match=f"line 2: {column} is .* must be"):
+            read_attacks(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["alarms", "time", "norm:square", "base", "radius"])
+def test_a_run_is_not_continued_after_a_line_with_a_damaged_cell(
+    column: str, tmp_path: Path
+) -> None:
+    layout = outcome_layout([get_attack("square")])
+    with Run(tmp_path, {}, range(3), layout=layout) as run:
+        run.append(outcome(idx=0))
+        run.append(outcome(idx=1))
+    file = tmp_path / "attacks.tsv"
+    lines = [line.split("\t") for line in file.read_text().splitlines()]
+    lines[1][layout.columns.index(column)] = "damaged"
+    file.write_text("\n".join(map("\t".join, lines)) + "\n")
+    with pytest.raises(RunError, match="line 2, is not what this run would have written"):
+        Run(tmp_path, {}, range(3), layout=layout)
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        ("idx\tlabel", "no column answer"),
+        ("idx\tlabel\tanswer\tradius\tbase\talarms\ttime", "no column norm:ATTACK"),
+        ("idx\tlabel\tanswer\tradius\tbase\talarms\ttime\tnorm:a", "no column lead:a"),
+        ("idx\tlabel\tanswer\tradius\tbase\talarms\ttime\tnorm:a\tlead:a\tx", "a column 'x'"),
+        ("idx\tidx\tlabel\tanswer\tradius\tbase\talarms\ttime\tnorm:a\tlead:a", "twice"),
+    ],
+)
+def test_a_damaged_header_is_refused(head: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "attacks.tsv").write_text(head + "\n")
+    with pytest.raises(RunError, match=words):
+        read_attacks(tmp_path)
 
 
 def test_a_stopped_run_ends_with_the_same_lines(tmp_path: Path) -> None:
@@ -433,7 +604,7 @@ def test_the_table_counts_what_is_left(tmp_path: Path) -> None:
         read_attacks(folder)
 
 
-def test_challenges_that_cannot_be_are_refused() -> None:
+def test_evaluations_that_cannot_be_are_refused() -> None:
     decides, aim, attack = judge(HalfSpace(1)), target(HalfSpace(1)), get_attack("square")
     for attacks, grid, rows in (([], (1.0,), 1), ([attack] * 2, (1.0,), 1)):
         with pytest.raises(ConfigError, match="each only once"):
@@ -479,6 +650,20 @@ def test_the_command_finds_nothing_inside_sound_radii(
     assert "n was 200 and is now 300" in capsys.readouterr().err
 
 
+def test_the_command_takes_a_registered_attack(
+    certified: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], toy: Attack
+) -> None:
+    out = tmp_path / "attacks"
+    given = f"attack {certified} --attack toy:steps=2 --images 0 --n 200 --search 50 --out {out}"
+    assert main(given.split()) == 0
+    assert "held against 1 attacks" in capsys.readouterr().out
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["parameters"]["attacks"] == ["toy:steps=2,draws=2"]
+    assert "norm:toy" in (out / "attacks.tsv").read_text()
+    assert main([*given.split(), "--attack", "toy:eps=1"]) == 2
+    assert "there is no attack option 'eps'" in capsys.readouterr().err
+
+
 def test_the_command_catches_planted_radii_and_exits_with_1(
     certified: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -509,12 +694,20 @@ def test_the_command_catches_planted_radii_and_exits_with_1(
     ("more", "words"),
     [
         ("--attack fgsm", "no attack 'fgsm'"),
-        ("--attack square:eps=1", "no option 'eps'"),
+        ("--attack square:eps=1", "no attack option 'eps'; there are steps, draws"),
+        (
+            "--attack square:steps=abc",
+            "attack option steps is 'abc', but it must be a whole number",
+        ),
+        ("--attack pgd-implicit:steps=0", "attack option steps is 0"),
+        ("--attack sqare", "did you mean square?"),
+        ("--start learned:nowhere", "leave --start out"),
         ("--attack square:steps", "must read KEY=VALUE"),
         ("--attack square --attack square", "each only once"),
         ("--images 3:", "selects no image|outside"),
         ("--n 5", "n is 5"),
         ("--alpha 0", "alpha is 0"),
+        ("--alpha 1.5", "alpha is 1.5"),
         ("--reach -1", "reach is -1"),
         ("--rows 0", "rows is 0"),
         ("--data digits --model nowhere.pth", "nowhere"),

@@ -356,7 +356,7 @@ def test_nfe_counts_votes_and_proofs():
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A contractive model of the digits, trained through the command line in a few seconds."""
     folder = tmp_path_factory.mktemp("contractive")
-    assert main(f"train --preset contractive {TRAINING} --quiet --out {folder}".split()) == 0
+    assert main(f"train --architecture contractive {TRAINING} --quiet --out {folder}".split()) == 0
     return folder / "model.pth"
 
 

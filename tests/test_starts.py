@@ -15,7 +15,6 @@ from toys import ORIGIN, SIGMA, HalfLine
 
 from deqcert.certifiers import get_certifier
 from deqcert.cli import main
-from deqcert.cli.train_start import KNOBS
 from deqcert.errors import CheckpointError, ConfigError, RunError
 from deqcert.models import MDEQ, architecture, load_model
 from deqcert.models.zoo import SHIPPED
@@ -397,13 +396,6 @@ def test_a_training_that_diverges_says_so(digits: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(fitting.Pool, "draw", lambda self, generator: iter(()))
     with pytest.raises(ConfigError, match="no step"):
         train_start(config)
-
-
-def test_the_command_has_the_configuration_s_names_and_defaults() -> None:
-    fields = {field.name: field for field in dataclasses.fields(StartConfig)}
-    assert {name for name, *_ in KNOBS} == set(fields) - {"model", "progress"}
-    for name, _, default, _ in KNOBS:
-        assert fields[name].default == default
 
 
 def certify(digits: Path, out: Path, *more: str) -> int:

@@ -14,7 +14,7 @@ import torch
 from trainings import small_training
 
 from deqcert.errors import ConfigError
-from deqcert.models import load_model, preset
+from deqcert.models import ARCHITECTURES, load_model
 from deqcert.training import TrainConfig, train
 from deqcert.training import history as history_module
 from deqcert.training.augment import crop
@@ -36,7 +36,8 @@ def table(config: TrainConfig) -> list[dict[str, str]]:
 
 def test_depth_and_side_grow_in_equal_shares(config: TrainConfig) -> None:
     config = dataclasses.replace(config, pretrain=0.72, unroll_from=3, crop_from=24, lr=0.5)
-    schedule = Schedule(config, preset("small"))
+    small = ARCHITECTURES.get("small")
+    schedule = Schedule(config, small)
     shares = [0.72 * (k + 0.5) / 60 for k in range(60)]
     assert [schedule.depth(share) for share in shares] == [3 + k // 10 for k in range(60)]
     assert [schedule.side(share) for share in shares] == [24] * 20 + [28] * 20 + [0] * 20
@@ -44,19 +45,22 @@ def test_depth_and_side_grow_in_equal_shares(config: TrainConfig) -> None:
         assert not schedule.unrolled(share)
         assert (schedule.depth(share), schedule.side(share)) == (8, 0)
     assert schedule.rate(0.0) == 0.5 and schedule.rate(1.0) == pytest.approx(0.0)
-    plain = Schedule(dataclasses.replace(config, unroll_from=0, crop_from=0), preset("small"))
+    plain = Schedule(dataclasses.replace(config, unroll_from=0, crop_from=0), small)
     assert {(plain.depth(share), plain.side(share)) for share in shares} == {(8, 0)}
 
 
 @pytest.mark.parametrize(
     ("name", "side", "says"),
-    [("small", 22, "24, 28, 32: multiples of 4"), ("contractive", 4, "only an MDEQ on square")],
+    [
+        ("small", 22, "24, 28, 32: multiples of 4"),
+        ("contractive", 4, "'contractive' takes no smaller images; use crop_from 0"),
+    ],
 )
 def test_crops_that_do_not_fit_are_refused(
     config: TrainConfig, name: str, side: int, says: str
 ) -> None:
     with pytest.raises(ConfigError, match=says):
-        Schedule(dataclasses.replace(config, crop_from=side), preset(name))
+        Schedule(dataclasses.replace(config, crop_from=side), ARCHITECTURES.get(name))
 
 
 def test_a_crop_is_a_window_of_the_image() -> None:

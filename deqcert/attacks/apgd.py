@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from deqcert.attacks.ball import check_attack, column, project, unit
+from deqcert.attacks.ball import check_ball, check_steps, column, project, unit
+from deqcert.attacks.base import Attack, Climb, Task
+from deqcert.attacks.views import Base, Intermediate, Smoothed, Unrolled
+from deqcert.options import number
 
 MOMENTUM = 0.75
 """Share of the newest step in a move; the rest repeats the move before."""
@@ -26,14 +30,14 @@ def apgd(
     the last look, goes back to its best point with half the step.
 
     Args:
-        loss: Maps images, shape (B, C, H, W), to losses, shape (B,), rows independent. It is
+        loss: Maps images, shape (B, C, H, W), to one loss per independent row, shape (B,). It is
             differentiated ``steps + 1`` times; keep its noise fixed between the calls.
         x: Images in [0, 1], shape (B, C, H, W).
-        radius: Of the l2 ball around each image, at least 0; a number, or one a row, shape (B,).
+        radius: Of the l2 ball around each image, at least 0; a number, or one per row, shape (B,).
         steps: Gradient steps, from 1; 20 to 100 are usual.
 
     Returns:
-        Of each row the point of largest loss seen, x included; shape (B, C, H, W), in the ball (in
+        The point of largest loss seen per row, x included; shape (B, C, H, W), in the ball (in
         float64, rounding included) and in [0, 1].
 
     Raises:
@@ -44,10 +48,11 @@ def apgd(
     Diverse Parameter-free Attacks", algorithm 1 and section 3.
     """
     x = x.detach()
-    radii = check_attack(x, radius, steps)
+    check_steps(steps)
+    radii = check_ball(x, radius)
     length, looks = 2.0 * radii, _looks(steps)
     here = before = best = x
-    value, way = _climb(loss, here)
+    value, way = _slope(loss, here)
     top, top_way = value, way
     at_look, halved = top, torch.zeros_like(radii, dtype=torch.bool)
     rises, last = torch.zeros_like(radii), 0
@@ -57,7 +62,7 @@ def apgd(
         if step > 1:
             move = MOMENTUM * move + (1.0 - MOMENTUM) * (here - before)
         before, here = here, project(here + move, x, radii)
-        new, way = _climb(loss, here)
+        new, way = _slope(loss, here)
         rises = rises + (new > value)
         value = new
         better = value > top
@@ -85,11 +90,36 @@ def _looks(steps: int) -> set[int]:
     return {math.ceil(share * steps) for share in shares[1:]}
 
 
-def _climb(loss: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each row's loss, minus infinity where it is not finite, and its way up of norm 1."""
+def _slope(loss: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss per row, minus infinity where it is not finite, and its way up, of norm 1."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         values = loss(leaf)
         (gradient,) = torch.autograd.grad(values.sum(), leaf)
     values = values.detach()
     return torch.where(torch.isfinite(values), values, -torch.inf), unit(gradient)
+
+
+@dataclass(frozen=True)
+class APGD(Climb):
+    """Climb the cross-entropy by Auto-PGD.
+
+    Args:
+        steps: Gradient steps.
+    """
+
+    steps: int = number(40, low=1)
+
+    def climb(self, task: Task) -> Tensor:
+        """Return the point of largest loss seen per row."""
+        return apgd(task.cross_entropy, task.x, radius=task.radius, steps=self.steps)
+
+
+_CROCE, _SALMAN = "Croce, Hein 2020", "Salman et al. 2019"
+APGD_IMPLICIT = Attack("apgd-implicit", APGD(), Base("implicit"), f"{_CROCE}; Bai et al. 2019")
+APGD_PHANTOM = Attack("apgd-phantom", APGD(), Base("phantom"), f"{_CROCE}; Geng et al. 2021")
+APGD_UNROLL = Attack("apgd-unroll", APGD(), Unrolled(), _CROCE)
+INTERMEDIATE = Attack(
+    "intermediate", APGD(steps=20), Intermediate(), f"Yang, Pang, Liu 2022; {_CROCE}"
+)
+SMOOTHADV_APGD = Attack("smoothadv-apgd", APGD(steps=20), Smoothed(), f"{_SALMAN}; {_CROCE}")

@@ -20,7 +20,7 @@ def project(points: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
     Args:
         points: What is projected, shape (B, C, H, W).
         centre: Images in [0, 1], same shape.
-        radius: Of each row's ball, shape (B,), at least 0; may be infinite.
+        radius: Of the ball per row, shape (B,), at least 0; may be infinite.
 
     Returns:
         Shape (B, C, H, W), in the images' type. Its float64 distance to the centre is at most the
@@ -46,10 +46,10 @@ def project(points: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
 
 
 def ascent(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return the direction of each row's gradient, of norm 1; zero where there is none to follow.
+    """Return the direction of the gradient per row, of norm 1; zero where there is none to follow.
 
     Args:
-        loss: Maps images, shape (B, C, H, W), to losses, shape (B,), rows independent.
+        loss: Maps images, shape (B, C, H, W), to one loss per independent row, shape (B,).
         x: Where it is differentiated, shape (B, C, H, W).
 
     Returns:
@@ -74,23 +74,25 @@ def unit(vectors: Tensor) -> Tensor:
 
 
 def column(values: Tensor) -> Tensor:
-    """View one value a row, shape (B,), so that it multiplies images: shape (B, 1, 1, 1)."""
+    """View one value per row, shape (B,), so that it multiplies images: shape (B, 1, 1, 1)."""
     return values.view(-1, 1, 1, 1)
 
 
-def check_attack(x: Tensor, radius: float | Tensor, steps: int) -> Tensor:
-    """Check what an attack was asked and return the radius of each row, shape (B,), float64.
+def check_ball(x: Tensor, radius: float | Tensor) -> Tensor:
+    """Check images and radius, and return the radius per row, shape (B,), float64.
+
+    Args:
+        x: Images in [0, 1], shape (B, C, H, W).
+        radius: Of the l2 ball around each image, at least 0; a number, or one per row, shape (B,).
 
     Raises:
-        ConfigError: If the radius or the number of steps is out of range.
+        ConfigError: If the radius is out of range.
         DataError: If the images are not of shape (B, C, H, W) with values in [0, 1].
     """
     if x.ndim != 4 or not torch.is_floating_point(x):
         raise DataError(f"images have shape {tuple(x.shape)}; an attack takes floats (B, C, H, W).")
     if not ((x >= 0) & (x <= 1)).all():
         raise DataError("images have values outside [0, 1]; attack them without noise.")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ConfigError(f"steps is {steps}, but it must be a whole number from 1.")
     radii = torch.as_tensor(radius, dtype=torch.float64, device=x.device)
     if radii.ndim > 1 or (radii.ndim == 1 and len(radii) != len(x)):
         raise ConfigError(
@@ -102,3 +104,13 @@ def check_attack(x: Tensor, radius: float | Tensor, steps: int) -> Tensor:
             "a radius of an attack is below 0 or not a number; it must be at least 0."
         )
     return radii.expand(len(x))
+
+
+def check_steps(steps: int) -> None:
+    """Check a number of steps.
+
+    Raises:
+        ConfigError: If it is not a whole number from 1.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ConfigError(f"steps is {steps}, but it must be a whole number from 1.")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deqcert.attacks.ball import check_attack, column, project, unit
+from deqcert.attacks.ball import ascent, check_ball, check_steps, column, project, unit
+from deqcert.attacks.base import Attack, Climb, Task
+from deqcert.attacks.views import Smoothed
 from deqcert.errors import ConfigError
+from deqcert.options import number
 
 LAST_STEP = 0.01
 """Step length that the cosine ends at; it begins at 1."""
@@ -36,16 +40,16 @@ def ddn(
         logits: Maps images, shape (B, C, H, W), to logits or log-probabilities, shape (B, K), rows
             independent. It is differentiated ``steps`` times; keep its noise fixed between them.
         x: Images in [0, 1], shape (B, C, H, W).
-        y: Their classes, shape (B,).
-        radius: Largest norm of a perturbation, at least 0, may be infinite; a number, or one a
+        y: Class per row, shape (B,), int64.
+        radius: Largest norm of a perturbation, at least 0, may be infinite; a number, or one per
             row, shape (B,).
         steps: Gradient steps, from 1.
         gamma: Relative change of the norm in a step, in (0, 1).
         norm: First norm, above 0; the radius where that is smaller.
 
     Returns:
-        Shape (B, C, H, W), in the ball (in float64, rounding included) and in [0, 1]: of each row
-        the nearest point seen with another class than y, which is x where x has one; the last
+        Shape (B, C, H, W), in the ball (in float64, rounding included) and in [0, 1]: per row the
+        nearest point seen with another class than y, which is x where x has one; the last
         iterate, of largest norm, where none was seen.
 
     Raises:
@@ -63,7 +67,8 @@ def ddn(
         raise ConfigError(f"norm is {norm}, but it must be above 0.")
     x = x.detach()
     # The box is no wider than its diagonal: an infinite radius does not let norms run away.
-    radii = check_attack(x, radius, steps).clamp(max=x.shape[1:].numel() ** 0.5)
+    check_steps(steps)
+    radii = check_ball(x, radius).clamp(max=x.shape[1:].numel() ** 0.5)
     length = radii.clamp(max=norm)
     here = nearest = x
     smallest = torch.full_like(radii, float("inf"))
@@ -84,3 +89,31 @@ def ddn(
         length = torch.minimum(length * torch.where(fooled, 1.0 - gamma, 1.0 + gamma), radii)
         here = project(x + column(length) * unit(way), x, length)
     return torch.where(column(torch.isfinite(smallest)), nearest, here)
+
+
+@dataclass(frozen=True)
+class DDN(Climb):
+    """Find the way to the nearest point of another class, and follow it as far as that helps.
+
+    The nearest point is one for the scores, from few draws; a verdict needs a clear lead. Where it
+    is x itself, the way is that of the gradient there.
+
+    Args:
+        steps: Gradient steps.
+    """
+
+    steps: int = number(20, low=1)
+
+    def climb(self, task: Task) -> Tensor:
+        """Return per row the nearest point, or where the way to it meets the edge."""
+        near = ddn(task.scores, task.x, task.y, radius=task.radius, steps=self.steps)
+        moved = (near != task.x).flatten(1).any(dim=1)
+        way = torch.where(column(moved), unit(near - task.x), ascent(task.cross_entropy, task.x))
+        whole = task.x[0].numel() ** 0.5  # no ball is wider than the box
+        far = project(task.x + whole * way, task.x, task.radius)
+        with torch.no_grad():
+            further = task.margin(far) > task.margin(near)
+        return torch.where(column(further), far, near)
+
+
+SMOOTHADV_DDN = Attack("smoothadv-ddn", DDN(), Smoothed(), "Salman et al. 2019; Rony et al. 2019")

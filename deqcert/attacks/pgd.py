@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from deqcert.attacks.ball import ascent, check_attack, column, project
+from deqcert.attacks.ball import ascent, check_ball, check_steps, column, project
+from deqcert.attacks.base import Attack, Climb, Task, margin
+from deqcert.attacks.views import Base, Smoothed, Unrolled
+from deqcert.options import number
 
 
 def pgd(
@@ -25,10 +31,10 @@ def pgd(
     images are computed: those of parameters are left alone.
 
     Args:
-        loss: Maps images, shape (B, C, H, W), to losses, shape (B,), rows independent. It is
+        loss: Maps images, shape (B, C, H, W), to one loss per independent row, shape (B,). It is
             differentiated ``steps`` times; keep its noise fixed between the calls.
         x: Images in [0, 1], shape (B, C, H, W).
-        radius: Of the l2 ball around each image, at least 0; a number, or one a row, shape (B,).
+        radius: Of the l2 ball around each image, at least 0; a number, or one per row, shape (B,).
         steps: Gradient steps, from 1.
         step_size: Length of a step, in pixel units; ``2 * radius / steps`` if not given, so that
             the whole ball can be crossed.
@@ -47,9 +53,46 @@ def pgd(
     2019, "Provably Robust Deep Learning via Adversarially Trained Smoothed Classifiers".
     """
     x = x.detach()
-    radii = check_attack(x, radius, steps)
+    check_steps(steps)
+    radii = check_ball(x, radius)
     length = 2.0 * radii / steps if step_size is None else radii.new_full(radii.shape, step_size)
     here = x if start is None else project(start, x, radii)
     for _ in range(steps):
         here = project(here + column(length) * ascent(loss, here), x, radii)
     return here
+
+
+@dataclass(frozen=True)
+class PGD(Climb):
+    """Climb by projected gradients, and keep the best point per row: the last need not be it.
+
+    Args:
+        steps: Gradient steps.
+    """
+
+    steps: int = number(20, low=1)
+
+    def climb(self, task: Task) -> Tensor:
+        """Return the point of largest margin seen per row."""
+        best, top = task.x, torch.full_like(task.radius, -torch.inf)
+
+        def look(points: Tensor) -> Tensor:
+            nonlocal best, top
+            scores = task.scores(points)
+            gap = margin(scores.detach(), task.y).to(top)
+            better = gap > top
+            best = torch.where(column(better), points.detach(), best)
+            top = torch.where(better, gap, top)
+            return F.cross_entropy(scores, task.y, reduction="none")
+
+        last = pgd(look, task.x, radius=task.radius, steps=self.steps)
+        with torch.no_grad():
+            look(last)
+        return best
+
+
+_MADRY, _SALMAN = "Madry et al. 2018", "Salman et al. 2019"
+PGD_IMPLICIT = Attack("pgd-implicit", PGD(), Base("implicit"), f"{_MADRY}; Bai et al. 2019")
+PGD_PHANTOM = Attack("pgd-phantom", PGD(), Base("phantom"), f"{_MADRY}; Geng et al. 2021")
+PGD_UNROLL = Attack("pgd-unroll", PGD(), Unrolled(), _MADRY)
+SMOOTHADV_PGD = Attack("smoothadv-pgd", PGD(), Smoothed(), _SALMAN)

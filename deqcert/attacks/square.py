@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deqcert.attacks.ball import check_attack, column, project
+from deqcert.attacks.ball import check_ball, check_steps, column, project
+from deqcert.attacks.base import Attack, Climb, Task
+from deqcert.attacks.views import Smoothed
 from deqcert.errors import ConfigError
+from deqcert.options import number
 
 SHARE = 0.1
 """Share of an image's pixels that the first squares cover."""
@@ -24,7 +28,7 @@ def square(
     *,
     radius: float | Tensor,
     steps: int,
-    draws: Sequence[np.random.Generator],
+    generators: Sequence[np.random.Generator],
 ) -> Tensor:
     """Raise each row's loss inside ball and box by random moves of mass between two windows.
 
@@ -33,15 +37,15 @@ def square(
     A move is kept if it raises the loss.
 
     Args:
-        loss: Maps images, shape (B, C, H, W), to losses, shape (B,), rows independent; never
+        loss: Maps images, shape (B, C, H, W), to one loss per independent row, shape (B,); never
             differentiated. Keep its noise fixed between the calls.
         x: Images in [0, 1], shape (B, C, H, W).
-        radius: Of the l2 ball around each image, at least 0; a number, or one a row, shape (B,).
+        radius: Of the l2 ball around each image, at least 0; a number, or one per row, shape (B,).
         steps: Moves tried, from 1; hundreds to thousands are usual.
-        draws: Each row's own source of random numbers, used for nothing else.
+        generators: One source of random numbers per row, used for nothing else.
 
     Returns:
-        Of each row the point of largest loss seen, x included; shape (B, C, H, W), in the ball (in
+        The point of largest loss seen per row, x included; shape (B, C, H, W), in the ball (in
         float64, rounding included) and in [0, 1].
 
     Raises:
@@ -52,9 +56,12 @@ def square(
     black-box adversarial attack via random search", algorithms 1 and 3, equation 2.
     """
     x = x.detach()
-    radii = check_attack(x, radius, steps)
-    if len(draws) != len(x):
-        raise ConfigError(f"there are {len(draws)} sources of random numbers for {len(x)} images.")
+    check_steps(steps)
+    radii = check_ball(x, radius)
+    if len(generators) != len(x):
+        raise ConfigError(
+            f"there are {len(generators)} sources of random numbers for {len(x)} images."
+        )
     centre, limits = x.double().cpu().numpy(), radii.cpu().numpy()
 
     def point(moved: NDArray[np.float64]) -> Tensor:
@@ -63,13 +70,19 @@ def square(
     with torch.no_grad():
         best, top = x, _finite(loss(x))
         # The search goes on from its tiling even where x is better: x has nothing to move.
-        first = [_tiling(centre[row].shape, limits[row], draw) for row, draw in enumerate(draws)]
+        first = [
+            _tiling(centre[row].shape, limits[row], generator)
+            for row, generator in enumerate(generators)
+        ]
         here = point(np.stack(first))
         value = _finite(loss(here))
         for step in range(steps):
             side = _side(x.shape[-2], x.shape[-1], step / steps)
             held = here.double().cpu().numpy() - centre
-            moved = [_move(held[row], limits[row], side, draw) for row, draw in enumerate(draws)]
+            moved = [
+                _move(held[row], limits[row], side, generator)
+                for row, generator in enumerate(generators)
+            ]
             candidate = point(np.stack(moved))
             new = _finite(loss(candidate))
             better = new > value
@@ -101,18 +114,18 @@ def _bump(height: int, width: int) -> NDArray[np.float64]:
     return np.asarray(peak / np.linalg.norm(peak), dtype=np.float64)
 
 
-def _dipole(side: int, draw: np.random.Generator) -> NDArray[np.float64]:
+def _dipole(side: int, generator: np.random.Generator) -> NDArray[np.float64]:
     """Return a peak beside a trough, upright or lying, of norm 1, shape (side, side)."""
     half = side // 2
     if not half:
         return np.ones((1, 1))
     pair = np.concatenate([_bump(half, side), -_bump(side - half, side)])
-    pair = pair.T if draw.random() < 0.5 else pair
+    pair = pair.T if generator.random() < 0.5 else pair
     return np.asarray(pair / np.linalg.norm(pair), dtype=np.float64)
 
 
 def _tiling(
-    shape: tuple[int, ...], radius: float, draw: np.random.Generator
+    shape: tuple[int, ...], radius: float, generator: np.random.Generator
 ) -> NDArray[np.float64]:
     """Return the perturbation that the search begins with, of norm radius, shape (C, H, W)."""
     channels, height, width = shape
@@ -120,20 +133,20 @@ def _tiling(
     whole = np.zeros(shape)
     for top in range(0, height, side):
         for left in range(0, width, side):
-            signs = draw.choice([-1.0, 1.0], size=(channels, 1, 1))
-            tile = (signs * _dipole(side, draw))[:, : height - top, : width - left]
+            signs = generator.choice([-1.0, 1.0], size=(channels, 1, 1))
+            tile = (signs * _dipole(side, generator))[:, : height - top, : width - left]
             whole[:, top : top + side, left : left + side] = tile
     return radius * whole / np.linalg.norm(whole)
 
 
 def _move(
-    held: NDArray[np.float64], radius: float, side: int, draw: np.random.Generator
+    held: NDArray[np.float64], radius: float, side: int, generator: np.random.Generator
 ) -> NDArray[np.float64]:
     """Return a perturbation, shape (C, H, W), with the mass of two windows in one of them."""
     channels, height, width = held.shape
 
     def window() -> tuple[slice, slice, slice]:
-        top, left = draw.integers(height - side + 1), draw.integers(width - side + 1)
+        top, left = generator.integers(height - side + 1), generator.integers(width - side + 1)
         return slice(None), slice(top, top + side), slice(left, left + side)
 
     target, source = window(), window()
@@ -144,10 +157,34 @@ def _move(
     old = held[target]
     norms = np.linalg.norm(old, axis=(1, 2), keepdims=True)
     old = np.divide(old, norms, out=np.zeros_like(old), where=norms > 0)
-    new = old + draw.choice([-1.0, 1.0], size=(channels, 1, 1)) * _dipole(side, draw)
+    new = old + generator.choice([-1.0, 1.0], size=(channels, 1, 1)) * _dipole(side, generator)
     norms = np.linalg.norm(new, axis=(1, 2), keepdims=True)
     new = np.divide(new, norms, out=np.zeros_like(new), where=norms > 0)
     moved = held.copy()
     moved[source] = 0.0
     moved[target] = room[:, None, None] * new
     return moved
+
+
+@dataclass(frozen=True)
+class Square(Climb):
+    """Search by random moves of bumps, without any gradient.
+
+    Args:
+        steps: Queries, one per move tried; thousands find more.
+    """
+
+    steps: int = number(100, low=1)
+
+    def climb(self, task: Task) -> Tensor:
+        """Return the point of largest margin seen per row."""
+        return square(
+            task.margin,
+            task.x,
+            radius=task.radius,
+            steps=self.steps,
+            generators=task.generators,
+        )
+
+
+SQUARE = Attack("square", Square(), Smoothed(), "Andriushchenko et al. 2020")

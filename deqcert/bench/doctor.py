@@ -54,9 +54,9 @@ def say(found: dict[str, Any]) -> str:
     """Format `examine`'s answer for people, one fact a line."""
     live = found["kernels"]
     extra = ", ".join(
-        part for part in (live["simd"], live["compiler"]) if part and live["path"] == "native"
+        part for part in (live["isa"], live["compiler"]) if part and live["path"] == "native"
     )
-    cuda = "built" if live["cuda_built"] else "not built"
+    cuda = live["cuda_reason"] or ("built" if live["cuda_built"] else "not built")
     lines = {
         "kernels": f"{live['path']}: {live['reason']}" + (f" ({extra})" if extra else ""),
         "CUDA kernels": f"{cuda}; " + (", ".join(found["gpus"]) or "torch sees no GPU"),

@@ -1,4 +1,4 @@
-"""Implicit models: the protocols, the multiscale DEQ, a contractive one, forms and checkpoints."""
+"""Implicit models: the protocol, the multiscale DEQ, a contractive one, and checkpoints."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,27 +13,37 @@ from numpy.typing import NDArray
 
 from deqcert.certifiers.metrics import certified_accuracy
 from deqcert.errors import RunError
+from deqcert.options import parse_number
 from deqcert.report.picture import COLOURS, check_picture, new_figure, save_figure
+from deqcert.report.reader import parse_seconds
 
 NAME = "attacks.tsv"
+
+_HEAD = ("idx", "label", "answer", "radius", "base", "alarms", "time")
+_REAL: dict[str, tuple[Callable[[float], bool], str]] = {
+    "radius": (lambda value: 0.0 <= value < math.inf, "a finite number from 0"),
+    "norm": (lambda value: value >= 0.0, "a number from 0, or inf"),
+    "base": (lambda value: value >= 0.0, "a number from 0, or inf"),
+    "lead": (lambda value: math.isnan(value) or abs(value) <= 1.0, "a number from -1 to 1, or nan"),
+}
 
 
 @dataclass(frozen=True)
 class Attacked:
-    """The journal of a run of attacks; arrays have one entry an image.
+    """The journal of a run of attacks; arrays have shape (N,), one entry per image.
 
     Args:
-        idx: index of the image in its data set.
-        correct: whether the answer of the smoothed classifier is the true class.
-        certified: whether its certificate does not abstain.
-        base_correct: whether the base classifier answers the true class, without noise.
-        radius: certified radius; 0 where the certificate abstains.
-        norm: by attack, the smallest norm at which the smoothed classifier was found to answer
+        idx: Index of the image in its data set.
+        correct: Whether the answer of the smoothed classifier is the true class.
+        certified: Whether its certificate holds within a radius above 0.
+        base_correct: Whether the base classifier answers the true class, without noise.
+        radius: Certified radius; 0 where the certificate abstains.
+        norm: Per attack, the smallest norm at which the smoothed classifier was found to answer
             another class; infinite where it was not.
-        base: by attack on the base classifier, the same for that.
-        lead: by attack, the largest share of votes by which another class led inside the certified
+        base: Per attack on the base classifier, the same for that.
+        lead: Per attack, the largest share of votes by which another class led inside the certified
             radius; NaN where there is none.
-        alarms: by image, the attacks that broke its certificate.
+        alarms: Per broken image, by index, the attacks that broke its certificate.
     """
 
     idx: NDArray[np.int64]
@@ -52,7 +62,7 @@ class Attacked:
 
     @property
     def smallest(self) -> NDArray[np.float64]:
-        """Smallest norm that any attack found for the smoothed classifier, an image each."""
+        """Smallest norm that any attack found for the smoothed classifier, per image."""
         return np.asarray(np.min([*self.norm.values()], axis=0), dtype=np.float64)
 
     @property
@@ -62,51 +72,119 @@ class Attacked:
 
 
 def read_attacks(folder: str | Path) -> Attacked:
-    """Read the journal of a run of attacks.
+    """Read the journal of a run of attacks, its columns by name; a torn last line is left out.
+
+    Args:
+        folder: The run folder.
 
     Raises:
-        RunError: it is missing, empty or damaged.
+        RunError: If it is missing, empty or damaged; the message names the line.
     """
     file = Path(folder) / NAME
     try:
-        lines = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()]
-        head, body = lines[0], lines[1:]
-        table = {key: [row[at] for row in body] for at, key in enumerate(head)}
-        numbers = {key: np.array(table[key], dtype=np.float64) for key in head if ":" in key}
-        label, answer, base = (
-            np.array(table[key], dtype=np.int64) for key in ("label", "answer", "base")
-        )
-        idx = np.array(table["idx"], dtype=np.int64)
-        radius = np.array(table["radius"], dtype=np.float64)
-        alarms = {
-            int(image): tuple(names.split(","))
-            for image, names in zip(table["idx"], table["alarms"], strict=True)
-            if names != "-"
-        }
+        text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise RunError(f"cannot read {file}: {error.strerror}; give a folder of attacks") from None
-    except (KeyError, IndexError, ValueError):
-        raise RunError(
-            f"{file} is damaged; give a folder that deqcert attack has written"
-        ) from None
-    if not len(idx):
+    except UnicodeDecodeError:
+        raise RunError(f"{file} is not text; give a folder that deqcert attack wrote") from None
+    lines = text.split("\n")[:-1]  # what follows the last newline is torn
+    columns = lines[0].split("\t") if lines else []
+    names = _attack_names(file, columns)
+    table: dict[str, list[Any]] = {column: [] for column in columns}
+    seen: set[int] = set()
+    for number, line in enumerate(lines[1:], start=2):
+        cells = line.split("\t")
+        if len(cells) != len(columns):
+            raise RunError(
+                f"{file}, line {number}: {len(cells)} tab-separated values where {len(columns)} "
+                "are expected; restore it, or attack again into another folder"
+            )
+        for column, cell in zip(columns, cells, strict=True):
+            table[column].append(_value(file, number, column, cell, names))
+        if table["idx"][-1] in seen:
+            raise RunError(
+                f"{file}, line {number}: image {cells[columns.index('idx')]} stands there again; "
+                "every image may count once"
+            )
+        seen.add(table["idx"][-1])
+    if not seen:
         raise RunError(f"{file} holds no images yet; attack at least one first")
 
     def of(kind: str) -> dict[str, NDArray[np.float64]]:
-        found = {key.partition(":")[2]: value for key, value in numbers.items()}
-        return {name: numbers[f"{kind}:{name}"] for name in found if f"{kind}:{name}" in numbers}
+        found = {name: f"{kind}:{name}" for name in names}
+        return {
+            name: np.array(table[column], dtype=np.float64)
+            for name, column in found.items()
+            if column in table
+        }
 
+    label = np.array(table["label"], dtype=np.int64)
+    radius = np.array(table["radius"], dtype=np.float64)
     return Attacked(
-        idx=idx,
-        correct=answer == label,
+        idx=np.array(table["idx"], dtype=np.int64),
+        correct=np.array(table["answer"], dtype=np.int64) == label,
         certified=radius > 0.0,
-        base_correct=base == label,
+        base_correct=np.array(table["base"], dtype=np.int64) == label,
         radius=radius,
         norm=of("norm"),
         base=of("base"),
         lead=of("lead"),
-        alarms=alarms,
+        alarms={
+            image: broken
+            for image, broken in zip(table["idx"], table["alarms"], strict=True)
+            if broken
+        },
     )
+
+
+def _attack_names(file: Path, columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the attacks that a header has columns of, in its order."""
+    names = tuple(column[5:] for column in columns if column.startswith("norm:"))
+    needed = [*_HEAD, *(f"lead:{name}" for name in names)]
+    known = {*needed, *(f"{kind}:{name}" for kind in ("norm", "base") for name in names)}
+    missing = [column for column in needed if column not in columns]
+    strange = [column for column in columns if column not in known]
+    fault = ""
+    if missing or not names:
+        fault = f"has no column {missing[0] if missing else 'norm:ATTACK'}"
+    elif strange:
+        fault = f"has a column {strange[0][:40]!r}"
+    elif len(set(columns)) < len(columns):
+        fault = "names a column twice"
+    if fault:
+        raise RunError(
+            f"{file} is damaged: its header {fault}; give a folder that deqcert attack has written"
+        )
+    return names
+
+
+def _value(file: Path, number: int, column: str, cell: str, names: Sequence[str]) -> Any:
+    """Read one cell of the journal.
+
+    Raises:
+        RunError: If it is not what its column holds.
+    """
+    kind = column.partition(":")[0]
+    value: Any
+    if kind == "alarms":
+        value = () if cell == "-" else tuple(cell.split(","))
+        fine, wants = set(value) <= set(names), "attacks of the header, or -"
+    elif kind == "time":
+        value = parse_seconds(cell)
+        fine, wants = math.isfinite(value) and value >= 0.0, "h:mm:ss"
+    elif column in ("idx", "label", "answer", "base"):
+        value = parse_number(cell, whole=True)
+        low = -1 if column == "base" else 0
+        fine = value is not None and low <= value < 2**63
+        wants = f"a whole number from {low}"
+    else:
+        value = {"inf": math.inf, "nan": math.nan}.get(cell)
+        if value is None:
+            value = parse_number(cell, whole=False)
+        fine, wants = value is not None and _REAL[kind][0](value), _REAL[kind][1]
+    if not fine:
+        raise RunError(f"{file}, line {number}: {column} is {cell[:40]!r} and must be {wants}")
+    return value
 
 
 def robust_accuracy(
@@ -115,18 +193,18 @@ def robust_accuracy(
     """Return the share of images that are correct and for which nothing nearer was found.
 
     Args:
-        correct: whether each answer is right, shape (N,).
-        norm: smallest norm at which another class was found, shape (N,).
-        radii: where to evaluate; an image with a norm of r counts as broken at r.
+        correct: Whether the answer is right per image, shape (N,).
+        norm: Smallest norm at which another class was found per image, shape (N,).
+        radii: Where to evaluate; an image with a norm of r counts as broken at r.
     """
     return np.array([np.mean(correct & (norm > r)) for r in radii], dtype=np.float64)
 
 
 def attack_rows(attacked: Attacked, radii: Sequence[float]) -> list[dict[str, Any]]:
-    """Sum a run of attacks up, one dictionary a line of the table.
+    """Sum a run of attacks up, one dictionary per line of the table.
 
     Returns:
-        list: certificates, then each attack and all of them together, on the smoothed classifier
+        Certificates, then each attack and all of them together, on the smoothed classifier
         and on the base classifier: name, accuracy (a fraction at each radius), mean (of the
         smallest norms found; None for certificates), missed (images for which nothing was found),
         lead (largest inside a certified radius) and breaks (certificates broken).
@@ -162,7 +240,7 @@ def attack_rows(attacked: Attacked, radii: Sequence[float]) -> list[dict[str, An
 
 
 def attack_table(attacked: Attacked, radii: Sequence[float]) -> str:
-    """Format `attack_rows` for a terminal."""
+    """Format what :func:`attack_rows` returns for a terminal."""
     head = ["", *(f"r={radius:g}" for radius in radii), "mean norm", "missed", "lead", "breaks"]
     body = []
     for row in attack_rows(attacked, radii):
@@ -198,14 +276,14 @@ def draw_attacks(
     """Draw accuracy against radius: certified, and what attacks left of both classifiers.
 
     Args:
-        attacked: the outcomes.
-        path: file to write; its ending (.png, .pdf, .svg) chooses the format.
-        reach: largest radius that was attacked; the curves end there.
-        title: what stands above the picture.
+        attacked: The outcomes.
+        path: File to write; its ending (.png, .pdf, .svg) chooses the format.
+        reach: Largest radius that was attacked; the curves end there.
+        title: What stands above the picture.
 
     Raises:
-        ConfigError: an ending that is not a picture's.
-        RunError: the file cannot be written.
+        ConfigError: If the ending is not a picture's.
+        RunError: If the file cannot be written.
     """
     target = check_picture(path)
     figure, axes = new_figure()

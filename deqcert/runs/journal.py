@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from deqcert.errors import RunError
-from deqcert.runs.files import explain, sync_folder, write_all
+from deqcert.files import explain, sync_folder, write_all
 
 if TYPE_CHECKING:
     from deqcert.certifiers import Certificate
@@ -52,12 +52,14 @@ class Layout:
         columns: in order; "idx" is among them.
         whole: those that are whole numbers.
         real: those that are numbers, infinite ones included.
+        other: what a cell of another column must look like.
     """
 
     name: str
     columns: tuple[str, ...]
     whole: tuple[str, ...]
     real: tuple[str, ...]
+    other: Mapping[str, Callable[[str], bool]] = field(default_factory=dict)
 
 
 CERTIFICATES = Layout(
@@ -251,6 +253,8 @@ class Journal:
                 int(entry[key])
             for key in self._layout.real:
                 float(entry[key])
+            if not all(valid(entry[key]) for key, valid in self._layout.other.items()):
+                return False
             return int(entry["idx"]) == self._images[position]
         except ValueError:
             return False

@@ -1,4 +1,4 @@
-"""Which model is trained: a preset, a given configuration or a checkpoint, fitted to the images."""
+"""What is trained: a named architecture, a configuration or a checkpoint, fitted to the images."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 
 from deqcert.data import Dataset
 from deqcert.errors import ConfigError
-from deqcert.models import Config, Model, build_model, load_model, preset, read_config
+from deqcert.models import ARCHITECTURES, ModelConfig, TrainableModel, load_model, read_config
 from deqcert.training.config import TrainConfig
 
 STATISTICS_FROM = 10_000
 """Images that the normalisation of a new data set is computed from."""
 
 
-def initial_model(config: TrainConfig, data: Dataset) -> Model:
+def initial_model(config: TrainConfig, data: Dataset) -> TrainableModel:
     """Build the model that the training begins with, on the CPU, in training mode.
 
     It has random weights, drawn from torch's own generator, or those of ``config.init``; a
@@ -26,7 +26,7 @@ def initial_model(config: TrainConfig, data: Dataset) -> Model:
         ConfigError: If images and configuration do not fit.
     """
     if config.init is None:
-        return build_model(architecture(config, data)).train()
+        return fitted(config, data).build().train()
     given = load_model(config.init, config.model)
     if given.input_shape != data.shape:
         raise ConfigError(
@@ -35,7 +35,7 @@ def initial_model(config: TrainConfig, data: Dataset) -> Model:
         )
     if given.num_classes == len(data.classes):
         return given.train()
-    model = build_model(dataclasses.replace(given.config, num_classes=len(data.classes)))
+    model = dataclasses.replace(given.config, num_classes=len(data.classes)).build()
     own, known = model.state_dict(), given.state_dict()
     model.load_state_dict(
         {key: known[key] if known[key].shape == own[key].shape else own[key] for key in own}
@@ -43,8 +43,8 @@ def initial_model(config: TrainConfig, data: Dataset) -> Model:
     return model.train()
 
 
-def architecture(config: TrainConfig, data: Dataset) -> Config:
-    """Fit the preset to the data, or check that the given configuration fits."""
+def fitted(config: TrainConfig, data: Dataset) -> ModelConfig:
+    """Fit the named architecture to the data, or check that the given configuration fits."""
     channels, height, width = data.shape
     if config.model is not None:
         fixed = read_config(config.model)
@@ -60,7 +60,7 @@ def architecture(config: TrainConfig, data: Dataset) -> Config:
                 f"has {len(data.classes)}; correct NUM_CLASSES."
             )
         return fixed
-    start = preset(config.preset)
+    start = ARCHITECTURES.get(config.architecture)
     if (start.input_channels, *start.image_size) == data.shape:
         return dataclasses.replace(start, num_classes=len(data.classes))
     x = data.batch(np.arange(0, len(data), max(1, len(data) // STATISTICS_FROM)))

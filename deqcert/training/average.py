@@ -7,7 +7,7 @@ from typing import cast
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from deqcert.models import Model
+from deqcert.models import TrainableModel
 
 
 class Average:
@@ -24,7 +24,7 @@ class Average:
     averages; the exponential one with this warm-up is common practice.
     """
 
-    def __init__(self, model: Model, decay: float) -> None:
+    def __init__(self, model: TrainableModel, decay: float) -> None:
         def follow(average: Tensor, current: Tensor, step: Tensor | int) -> Tensor:
             if not average.is_floating_point():
                 return current
@@ -33,11 +33,11 @@ class Average:
         self._averaged = AveragedModel(model, avg_fn=follow, use_buffers=True)
 
     @property
-    def model(self) -> Model:
+    def model(self) -> TrainableModel:
         """The averaged model."""
-        return cast(Model, self._averaged.module)
+        return cast(TrainableModel, self._averaged.module)
 
-    def update(self, model: Model) -> None:
+    def update(self, model: TrainableModel) -> None:
         """Take the model in, after a step."""
         self._averaged.update_parameters(model)
 

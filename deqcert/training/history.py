@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from deqcert.data import Dataset
-from deqcert.models import Model
+from deqcert.models import TrainableModel
 from deqcert.training.config import TrainConfig
 from deqcert.training.curve import Board, Row, write_table
 from deqcert.training.probe import Probe
@@ -57,7 +57,7 @@ class History:
         """Take in what a step gave."""
         self.waiting.append((loss, nfe))
 
-    def enter(self, row: Row, model: Model, *, last: bool) -> Row:
+    def enter(self, row: Row, model: TrainableModel, *, last: bool) -> Row:
         """Enter a row: the means of the steps that wait, and what a look finds if one is due.
 
         Args:

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deqcert.models import Model
-from deqcert.models.adjoint import AdjointMemory
-from deqcert.models.implicit_grad import (
+from deqcert.models import TrainableModel
+from deqcert.solvers import StopRule, get_solver
+from deqcert.solvers.gradients import (
+    AdjointMemory,
     Gradient,
     Implicit,
     Unroll,
     equilibrium,
     get_gradient,
 )
-from deqcert.models.jacobian import jacobian_penalty
-from deqcert.solvers import StopRule, get_solver
+from deqcert.solvers.jacobian import jacobian_penalty
 from deqcert.training.config import TrainConfig
 
 EARLIER = 8
@@ -45,7 +45,9 @@ class Passes:
         nfe: Mean evaluations a row of the last pass.
     """
 
-    def __init__(self, model: Model, config: TrainConfig, generator: torch.Generator) -> None:
+    def __init__(
+        self, model: TrainableModel, config: TrainConfig, generator: torch.Generator
+    ) -> None:
         self.model, self._generator = model, generator
         self._solver = get_solver(config.solver)
         self._stop = StopRule(tol=config.tol, max_nfe=config.max_nfe)

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from deqcert.data import Dataset
-from deqcert.models import Model
-from deqcert.models.jacobian import spectral_radius
+from deqcert.models import TrainableModel
 from deqcert.solvers import StopRule, bind, get_solver
+from deqcert.solvers.jacobian import spectral_radius
 from deqcert.training.config import TrainConfig
 
 IMAGES = 256
@@ -43,7 +43,7 @@ class Probe:
         self._seed = config.seed
         self._stop = StopRule(tol=max(config.tol, 1e-6), max_nfe=max(config.max_nfe, 2))
 
-    def __call__(self, model: Model) -> dict[str, float]:
+    def __call__(self, model: TrainableModel) -> dict[str, float]:
         """Return the columns that a look adds to a row; the model keeps its mode.
 
         The accuracy, the mean relative residual where the solves end, and the mean of the estimated

@@ -16,7 +16,7 @@ import torch
 
 import deqcert
 from deqcert.errors import RunError
-from deqcert.models import Model, file_hash
+from deqcert.models import TrainableModel, file_hash
 from deqcert.training.config import TrainConfig
 
 POINTS = 20
@@ -43,7 +43,7 @@ def check_out(out: Path, name: str) -> None:
 
 def save(
     config: TrainConfig,
-    model: Model,
+    model: TrainableModel,
     *,
     history: Sequence[Mapping[str, float]],
     measured: Mapping[str, float],

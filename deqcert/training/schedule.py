@@ -56,15 +56,14 @@ def _sides(smallest: int, model: ModelConfig) -> list[int]:
     if smallest == 0:
         return [0]
     height, width = model.image_size
-    if model.scale is None or height != width:
-        raise ConfigError(
-            f"crop_from is {smallest}, but only an MDEQ on square images, or another model that "
-            "takes images of several sizes, can take smaller ones; use crop_from 0."
-        )
-    sides = list(range(model.scale, height + 1, model.scale))
+    scale = model.scale
+    if scale is None or height != width:
+        what = "the images are not square" if scale else f"'{model.name}' takes no smaller images"
+        raise ConfigError(f"crop_from is {smallest}, but {what}; use crop_from 0.")
+    sides = list(range(scale, height + 1, scale))
     if smallest not in sides:
         raise ConfigError(
             f"crop_from is {smallest}, but it must be 0 or one of {', '.join(map(str, sides))}: "
-            f"multiples of {model.scale} up to the images' own side."
+            f"multiples of {scale} up to the images' own side."
         )
     return [*sides[sides.index(smallest) : -1], 0]

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from deqcert.attacks.evaluation.clean import base_classes
+from deqcert.attacks.evaluation.alarm import Alarm
+from deqcert.attacks.evaluation.base_classifier import base_classes
+from deqcert.attacks.evaluation.certified import CertifiedImage, certified_predictor
+from deqcert.attacks.evaluation.counterexample import Counterexample, most_verdicts
+from deqcert.attacks.evaluation.evaluate import Evaluation
 from deqcert.attacks.evaluation.judge import Judge, Verdict
-from deqcert.attacks.evaluation.outcome import Alarm, Outcome, outcome_layout
-from deqcert.attacks.evaluation.runner import CertifiedImage, Evaluation, evaluate_images
-from deqcert.attacks.evaluation.search import most_verdicts
+from deqcert.attacks.evaluation.outcome import Outcome, outcome_layout
 
 __all__ = [
     "Alarm",
     "CertifiedImage",
+    "Counterexample",
     "Evaluation",
     "Judge",
     "Outcome",
     "Verdict",
     "base_classes",
-    "evaluate_images",
+    "certified_predictor",
     "most_verdicts",
     "outcome_layout",
 ]

@@ -21,14 +21,14 @@ class Verdict:
 
     Attributes:
         differs: Whether the smoothed classifier is held to answer another class than the given one.
-        found: The class with the most votes.
-        counts: Votes of each class, shape (K,).
+        leader: The class with the most votes.
+        counts: Votes per class, shape (K,).
         p_value: Of the test between the two classes with the most votes.
         stage: Stage of the noise.
     """
 
     differs: bool
-    found: int
+    leader: int
     counts: NDArray[np.int64]
     p_value: float
     stage: int
@@ -113,10 +113,10 @@ class Judge:
         stage = Stage.VERDICT + number
         counts = self._counts(point, stage, self.n, answer)
         order = np.argsort(-counts, kind="stable")
-        found = int(order[0])
+        leader = int(order[0])
         second = int(counts[order[1]]) if len(counts) > 1 else 0
-        p_value = two_sided_p_value(int(counts[found]), second)
-        return Verdict(found != answer and p_value <= self.alpha, found, counts, p_value, stage)
+        p_value = two_sided_p_value(int(counts[leader]), second)
+        return Verdict(leader != answer and p_value <= self.alpha, leader, counts, p_value, stage)
 
     def _counts(
         self,

@@ -1,119 +1,40 @@
-"""What the attacks did to one image: a line of the journal, and alarms that can be reproduced."""
+"""What the attacks did to one image: a line of the journal."""
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from deqcert.attacks import Attack
-from deqcert.attacks.evaluation.search import Found
+from deqcert.attacks.base import Attack
+from deqcert.attacks.evaluation.alarm import Alarm
 from deqcert.runs import Layout
-from deqcert.runs.files import explain, sync_folder
 
 NAME = "attacks.tsv"
-FOLDER = "alarms"
-"""Beside the journal: one file an alarm."""
 
 _HEAD = ("idx", "label", "answer", "radius", "base", "alarms", "time")
+_TIME = re.compile(r"(\d+ days?, )?\d+:\d\d:\d\d(\.\d+)?", re.ASCII)
 
 
 def outcome_layout(attacks: Sequence[Attack]) -> Layout:
-    """Return what the lines hold: for each attack, norms for smoothed and base classifier."""
-    norms = tuple(
+    """Return what the lines hold: per attack, norms for the smoothed and the base classifier."""
+    names = {attack.name for attack in attacks}
+    numbers = tuple(
         f"{kind}:{attack.name}"
         for attack in attacks
         for kind in ("norm", "lead", *(() if attack.smoothed else ("base",)))
     )
     return Layout(
         NAME,
-        (*_HEAD, *norms),
+        (*_HEAD, *numbers),
         whole=("label", "answer", "base"),
-        real=("radius", *norms),
+        real=("radius", *numbers),
+        other={
+            "alarms": lambda cell: cell == "-" or set(cell.split(",")) <= names,
+            "time": lambda cell: _TIME.fullmatch(cell) is not None,
+        },
     )
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """A certified radius with a point inside at which another class is answered.
-
-    Args:
-        index: index of the image in its data set.
-        label: its true class.
-        answer: the class that was certified.
-        radius: the certified radius.
-        attack: which attack found the point, with its settings.
-        x: the image, shape (C, H, W).
-        found: the point and its verdict.
-        facts: what else is needed to find it again: seed, hashes, noise.
-    """
-
-    index: int
-    label: int
-    answer: int
-    radius: float
-    attack: Attack
-    x: NDArray[np.float32]
-    found: Found
-    facts: Mapping[str, Any]
-
-    @property
-    def file(self) -> str:
-        """Its file, below the run folder."""
-        return f"{FOLDER}/{self.index}-{self.attack.name}.npz"
-
-    def sentence(self) -> str:
-        """Say what was broken, by what, and how it can be seen again."""
-        verdict = self.found.verdict
-        mine, other = int(verdict.counts[self.answer]), int(verdict.counts[verdict.found])
-        facts = ", ".join(f"{key} {value}" for key, value in self.facts.items())
-        return (
-            f"ALARM: image {self.index} is certified as class {self.answer} within "
-            f"{self.radius:.6f}, but at distance {self.found.distance:.6f} class {verdict.found} "
-            f"is answered: {other} votes against {mine}, p {verdict.p_value:.1e}; "
-            f"{self.attack.describe()}, {facts}, noise stage {verdict.stage}: {self.file}"
-        )
-
-    def save(self, folder: Path) -> None:
-        """Write the point and all that belongs to it; `x` and `y` make it a data set.
-
-        Raises:
-            RunError: it cannot be written.
-        """
-        path = folder / self.file
-        aside = path.with_name(f".{path.name}.tmp")
-        verdict = self.found.verdict
-        arrays: dict[str, Any] = {
-            "x": self.found.point.cpu().numpy()[None].astype(np.float32),
-            "y": np.array([self.label]),
-            "original": self.x,
-            "image": self.index,
-            "answer": self.answer,
-            "found": verdict.found,
-            "radius": self.radius,
-            "distance": self.found.distance,
-            "counts": verdict.counts,
-            "p_value": verdict.p_value,
-            "stage": verdict.stage,
-            "attack": self.attack.describe(),
-            **self.facts,
-        }
-        try:
-            path.parent.mkdir(exist_ok=True)
-            with aside.open("wb") as file:
-                np.savez(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-            sync_folder(path.parent)
-        except OSError as error:
-            raise explain(error, f"write {path}") from None
 
 
 @dataclass(frozen=True)
@@ -121,15 +42,16 @@ class Outcome:
     """One image's line.
 
     Args:
-        idx: index of the image in its data set.
-        label: its true class.
-        answer: the class that attacks want to get away from: the certified one or, where the
+        idx: Index of the image in its data set.
+        label: Its true class.
+        answer: The class that attacks want to get away from: the certified one or, where the
             certificate abstains, the one with most votes.
-        radius: the certified radius; 0 where it abstains.
-        base: the base classifier's class of the image without noise; -1: none.
-        numbers: what each attack found, by column.
-        alarms: certificates broken.
-        seconds: wall time.
+        radius: The certified radius; 0 where it abstains.
+        base: The base classifier's class of the image without noise; -1: none.
+        numbers: What each attack found, by column.
+        alarms: Certificates broken.
+        seconds: Wall time.
+        columns: Names of the line's cells, in order; see :func:`outcome_layout`.
     """
 
     idx: int
@@ -140,17 +62,18 @@ class Outcome:
     numbers: Mapping[str, float]
     alarms: tuple[Alarm, ...]
     seconds: float
+    columns: tuple[str, ...]
 
     def line(self) -> str:
         """Format as a line of the journal; norms that nothing was found at are inf."""
-        names = ",".join(alarm.attack.name for alarm in self.alarms)
-        head = [
-            str(self.idx),
-            str(self.label),
-            str(self.answer),
-            f"{self.radius:.6f}",
-            str(self.base),
-            names or "-",
-            str(timedelta(milliseconds=round(1000 * self.seconds))),
-        ]
-        return "\t".join([*head, *(f"{value:.6f}" for value in self.numbers.values())]) + "\n"
+        cells = {
+            "idx": str(self.idx),
+            "label": str(self.label),
+            "answer": str(self.answer),
+            "radius": f"{self.radius:.6f}",
+            "base": str(self.base),
+            "alarms": ",".join(alarm.attack.name for alarm in self.alarms) or "-",
+            "time": str(timedelta(milliseconds=round(1000 * self.seconds))),
+            **{column: f"{value:.6f}" for column, value in self.numbers.items()},
+        }
+        return "\t".join(cells[column] for column in self.columns) + "\n"

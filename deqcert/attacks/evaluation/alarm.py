@@ -1,0 +1,99 @@
+"""A certificate that an attack has broken, and all that is needed to see it again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deqcert.attacks.base import Attack
+from deqcert.attacks.evaluation.counterexample import Counterexample
+from deqcert.files import explain, sync_folder
+
+FOLDER = "alarms"
+"""Beside the journal: one file per alarm."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A certified radius with a point inside at which another class is answered.
+
+    Args:
+        index: Index of the image in its data set.
+        label: Its true class.
+        answer: The class that was certified.
+        radius: The certified radius, above 0.
+        attack: Which attack found the point, with its options.
+        x: The image, shape (C, H, W).
+        counterexample: The point and its verdict.
+        facts: What else is needed to find it again: seed, hashes, noise.
+    """
+
+    index: int
+    label: int
+    answer: int
+    radius: float
+    attack: Attack
+    x: NDArray[np.float32]
+    counterexample: Counterexample
+    facts: Mapping[str, Any]
+
+    @property
+    def file(self) -> str:
+        """Its file, below the run folder."""
+        return f"{FOLDER}/{self.index}-{self.attack.name}.npz"
+
+    def sentence(self) -> str:
+        """Say what was broken, by what, and how it can be seen again."""
+        verdict = self.counterexample.verdict
+        mine, other = int(verdict.counts[self.answer]), int(verdict.counts[verdict.leader])
+        facts = ", ".join(f"{key} {value}" for key, value in self.facts.items())
+        return (
+            f"ALARM: image {self.index} is certified as class {self.answer} within "
+            f"{self.radius:.6f}, but at distance {self.counterexample.distance:.6f} class "
+            f"{verdict.leader} is answered: {other} votes against {mine}, p {verdict.p_value:.1e}; "
+            f"{self.attack.describe()}, {facts}, noise stage {verdict.stage}: {self.file}"
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the point and all that belongs to it; ``x`` and ``y`` make it a data set.
+
+        Args:
+            folder: The run folder.
+
+        Raises:
+            RunError: If it cannot be written.
+        """
+        path = folder / self.file
+        aside = path.with_name(f".{path.name}.tmp")
+        verdict = self.counterexample.verdict
+        arrays: dict[str, Any] = {
+            "x": self.counterexample.point.cpu().numpy()[None].astype(np.float32),
+            "y": np.array([self.label]),
+            "original": self.x,
+            "image": self.index,
+            "answer": self.answer,
+            "found": verdict.leader,
+            "radius": self.radius,
+            "distance": self.counterexample.distance,
+            "counts": verdict.counts,
+            "p_value": verdict.p_value,
+            "stage": verdict.stage,
+            "attack": self.attack.describe(),
+            **self.facts,
+        }
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with aside.open("wb") as file:
+                np.savez(file, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+            sync_folder(path.parent)
+        except OSError as error:
+            raise explain(error, f"write {path}") from None

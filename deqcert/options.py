@@ -52,6 +52,8 @@ class Option:
         low_open: Whether ``low`` itself is excluded.
         high_open: Whether ``high`` itself is excluded.
         choices: Words to choose from, asked for when they are needed; None for any.
+        words: Words that a value begins with, such as names of data sets, for help and completion;
+            None where there are none.
         optional: Whether None may be given, too.
         metavar: What help calls a value, such as "DIR"; None for the kind's own word.
         name: Name of the field.
@@ -65,6 +67,7 @@ class Option:
     low_open: bool = False
     high_open: bool = False
     choices: Callable[[], Sequence[str]] | None = None
+    words: Callable[[], Sequence[str]] | None = None
     optional: bool = False
     metavar: str | None = None
     name: str = ""
@@ -201,9 +204,20 @@ def number(
     )
 
 
-def text(default: str | None, *, metavar: str | None = None) -> Any:
-    """Declare a field that is any text; None makes it optional, REQUIRED mandatory."""
-    return _declare(Option("str", default, optional=default is None, metavar=metavar))
+def text(
+    default: str | None, *, metavar: str | None = None, words: Registry[Any] | None = None
+) -> Any:
+    """Declare a field that is any text; None makes it optional, REQUIRED mandatory.
+
+    Args:
+        default: Value where nothing is given.
+        metavar: What help calls a value.
+        words: Where the words are that a value begins with, as in digits or mnist:DIR.
+    """
+    names = None if words is None else words.names
+    return _declare(
+        Option("str", default, words=names, optional=default is None, metavar=metavar)
+    )
 
 
 def path(default: Path | None, *, metavar: str = "FILE") -> Any:
@@ -220,15 +234,25 @@ def flag(default: bool) -> Any:
 
 
 def choice(
-    default: str | None, words: Iterable[str] | Registry[Any], *, metavar: str | None = None
+    default: str | None,
+    words: Iterable[str] | Registry[Any],
+    *,
+    also: Sequence[str] = (),
+    metavar: str | None = None,
 ) -> Any:
-    """Declare a field that is one of a few words, or of a registry's names."""
-    choices: Callable[[], Sequence[str]]
-    if isinstance(words, Registry):
-        choices = words.names
-    else:
-        fixed = tuple(words)
-        choices = lambda: fixed  # noqa: E731
+    """Declare a field that is one of a few words.
+
+    Args:
+        default: Value where nothing is given.
+        words: The words, or the registry whose names they are.
+        also: Further words.
+        metavar: What help calls a value.
+    """
+    names = words if isinstance(words, Registry) else tuple(words)
+
+    def choices() -> Sequence[str]:
+        return (*also, *names)
+
     return _declare(
         Option("str", default, choices=choices, optional=default is None, metavar=metavar)
     )

@@ -48,6 +48,7 @@ class Option:
         choices: Words to choose from, asked for when they are needed; None for any.
         optional: Whether None may be given, too.
         metavar: What help calls a value, such as "DIR"; None for the kind's own word.
+        convert: What text is made into, with what it raises; anything but text passes as it is.
         name: Name of the field.
         help: What it means, from the class docstring.
     """
@@ -61,6 +62,7 @@ class Option:
     choices: Callable[[], Sequence[str]] | None = None
     optional: bool = False
     metavar: str | None = None
+    convert: Callable[[str], Any] | None = None
     name: str = ""
     help: str = ""
 
@@ -93,6 +95,8 @@ class Option:
         """
         if value is None and self.optional:
             return None
+        if self.convert is not None:
+            return self.convert(value) if isinstance(value, str) else value
         if self.choices is not None and isinstance(value, str) and value not in self.choices():
             raise ConfigError(self._refusal(value, label))
         if self.kind == "str":
@@ -177,9 +181,21 @@ def number(
     )
 
 
-def text(default: str | None, *, metavar: str | None = None) -> Any:
-    """Declare a field that is any text, such as a path; None makes it optional."""
-    return _declare(Option("str", default, optional=default is None, metavar=metavar))
+def text(
+    default: str | None,
+    *,
+    metavar: str | None = None,
+    convert: Callable[[str], Any] | None = None,
+) -> Any:
+    """Declare a field that is any text, such as a path.
+
+    Args:
+        default: Value where nothing is given; None makes the field optional.
+        metavar: What help calls a value.
+        convert: What text is made into, such as an object that a small language describes.
+    """
+    optional = default is None
+    return _declare(Option("str", default, optional=optional, metavar=metavar, convert=convert))
 
 
 def flag(default: bool) -> Any:

@@ -176,7 +176,7 @@ def _method(predictor: Predictor, goal: Goal | None) -> str:
 
 
 def _conclude(
-    run: Run, certifier: Certifier, radii: list[float] | None, progress: Progress
+    run: Run, certifier: Certifier[Any], radii: list[float] | None, progress: Progress
 ) -> None:
     """Write the summary and the picture, and print the table."""
     from deqcert.report import draw_curves, read_results, table

@@ -34,6 +34,7 @@ def command(source: Source, solving: Solving, n: int, alpha: float, as_json: boo
     """
     from deqcert.certifiers import predict
     from deqcert.cli import build
+    from deqcert.smoothing import Input
 
     predictor = build.make_cold(solving)
     subject = build.load(source)

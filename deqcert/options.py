@@ -56,6 +56,7 @@ class Option:
             None where there are none.
         optional: Whether None may be given, too.
         metavar: What help calls a value, such as "DIR"; None for the kind's own word.
+        convert: What text is made into, with what it raises; anything but text passes as it is.
         name: Name of the field.
         help: What it means, from the class docstring.
     """
@@ -70,6 +71,7 @@ class Option:
     words: Callable[[], Sequence[str]] | None = None
     optional: bool = False
     metavar: str | None = None
+    convert: Callable[[str], Any] | None = None
     name: str = ""
     help: str = ""
 
@@ -112,6 +114,8 @@ class Option:
         """
         if value is None and self.optional:
             return None
+        if self.convert is not None:
+            return self.convert(value) if isinstance(value, str) else value
         if self.choices is not None and isinstance(value, str) and value not in self.choices():
             raise ConfigError(self._refusal(value, label))
         if self.kind == "str":
@@ -205,7 +209,11 @@ def number(
 
 
 def text(
-    default: str | None, *, metavar: str | None = None, words: Registry[Any] | None = None
+    default: str | None,
+    *,
+    metavar: str | None = None,
+    words: Registry[Any] | None = None,
+    convert: Callable[[str], Any] | None = None,
 ) -> Any:
     """Declare a field that is any text; None makes it optional, REQUIRED mandatory.
 
@@ -213,10 +221,17 @@ def text(
         default: Value where nothing is given.
         metavar: What help calls a value.
         words: Where the words are that a value begins with, as in digits or mnist:DIR.
+        convert: What text is made into, such as an object that a small language describes.
     """
-    names = None if words is None else words.names
     return _declare(
-        Option("str", default, words=names, optional=default is None, metavar=metavar)
+        Option(
+            "str",
+            default,
+            words=None if words is None else words.names,
+            optional=default is None,
+            metavar=metavar,
+            convert=convert,
+        )
     )
 
 

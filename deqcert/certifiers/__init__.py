@@ -1,17 +1,28 @@
-"""Certificates from votes: one file a method, bounds that take integers, metrics over inputs."""
+"""Certificates for inputs: one file per method, bounds that take integers, metrics over inputs."""
 
 from __future__ import annotations
 
 from deqcert.certifiers.base import Certifier
-from deqcert.certifiers.certificate import Certificate
-from deqcert.certifiers.predict import predict
-from deqcert.certifiers.registry import certifier_names, get_certifier, is_sound
+from deqcert.certifiers.certificate import NORMS, Certificate, NoiseDetails, Norm
+from deqcert.certifiers.prediction import predict
+from deqcert.certifiers.registry import (
+    CERTIFIERS,
+    default_method,
+    get_certifier,
+    make_certifier,
+)
+from deqcert.certifiers.smoothed import SmoothingCertifier
 
 __all__ = [
+    "CERTIFIERS",
+    "NORMS",
     "Certificate",
     "Certifier",
-    "certifier_names",
+    "NoiseDetails",
+    "Norm",
+    "SmoothingCertifier",
+    "default_method",
     "get_certifier",
-    "is_sound",
+    "make_certifier",
     "predict",
 ]

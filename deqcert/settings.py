@@ -44,8 +44,9 @@ class Machine:
         seed: Seed of all noise.
         device: Where the model runs, as torch names it: cpu, cuda or cuda:N.
         threads: CPU threads; if not given, torch's own number.
-        form: How the model is evaluated; part of what is certified. auto is what `deqcert bench forms` found to be
-            the fastest here, or else folded where the model can be.
+        form: How the model is evaluated; part of what is certified. auto is what
+            `deqcert bench forms` found to be the fastest here, or else folded where the model can
+            be.
     """
 
     batch: int = number(100, low=1, metavar="B")
@@ -81,7 +82,8 @@ class Starting:
     """How a solve that casts a vote starts and ends.
 
     Args:
-        start: Where the solve of a noisy copy starts. learned:FILE names what `deqcert train-start` wrote; alone it is beside the model.
+        start: Where the solve of a noisy copy starts. learned:FILE names what
+            `deqcert train-start` wrote; learned alone is beside the model.
         steps: Cell evaluations of a solve that does not start cold; if not given, 3, and with a
             learned start the depth that was tuned for it. For a learned start 0 solves as
             `depth` and `tol` say.

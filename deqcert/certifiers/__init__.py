@@ -2,27 +2,7 @@
 
 from __future__ import annotations
 
-from deqcert.certifiers.base import Certifier
-from deqcert.certifiers.certificate import NORMS, Certificate, NoiseDetails, Norm
-from deqcert.certifiers.prediction import predict
-from deqcert.certifiers.registry import (
-    CERTIFIERS,
-    default_method,
-    get_certifier,
-    make_certifier,
-)
-from deqcert.certifiers.smoothed import SmoothingCertifier
+import lazy_loader
 
-__all__ = [
-    "CERTIFIERS",
-    "NORMS",
-    "Certificate",
-    "Certifier",
-    "NoiseDetails",
-    "Norm",
-    "SmoothingCertifier",
-    "default_method",
-    "get_certifier",
-    "make_certifier",
-    "predict",
-]
+# What there is stands in the stub beside this file; it is imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -189,7 +189,7 @@ class SmoothedClassifier(Settings):
         from deqcert import compose
         from deqcert.progress import progress_kind
         from deqcert.report import draw_curves, read_results, table
-        from deqcert.runs import Run, certify_images, machine, versions
+        from deqcert.runs import Run, certificate_layout, certify_images, machine, versions
 
         chosen = Data(data=data if isinstance(data, str) else data.name, split=split, images=images)
         certifier = self.certifier
@@ -217,7 +217,10 @@ class SmoothedClassifier(Settings):
             "settings": self.written(chosen),
         }
         environment = {**versions(), **machine()}
-        with Run(folder, parameters, indices, environment=environment, notes=notes) as run:
+        layout = certificate_layout(noise=certifier.noise, norm=certifier.norm)
+        with Run(
+            folder, parameters, indices, environment=environment, notes=notes, layout=layout
+        ) as run:
             for change in run.changes:
                 note(f"{change} since this run began; recorded")
             before = []

@@ -52,8 +52,11 @@ class Option:
         low_open: Whether ``low`` itself is excluded.
         high_open: Whether ``high`` itself is excluded.
         choices: Words to choose from, asked for when they are needed; None for any.
+        words: Words that a value begins with, such as names of data sets, for help and completion;
+            None where there are none.
         optional: Whether None may be given, too.
         metavar: What help calls a value, such as "DIR"; None for the kind's own word.
+        convert: What text is made into, with what it raises; anything but text passes as it is.
         name: Name of the field.
         help: What it means, from the class docstring.
     """
@@ -65,8 +68,10 @@ class Option:
     low_open: bool = False
     high_open: bool = False
     choices: Callable[[], Sequence[str]] | None = None
+    words: Callable[[], Sequence[str]] | None = None
     optional: bool = False
     metavar: str | None = None
+    convert: Callable[[str], Any] | None = None
     name: str = ""
     help: str = ""
 
@@ -109,6 +114,8 @@ class Option:
         """
         if value is None and self.optional:
             return None
+        if self.convert is not None:
+            return self.convert(value) if isinstance(value, str) else value
         if self.choices is not None and isinstance(value, str) and value not in self.choices():
             raise ConfigError(self._refusal(value, label))
         if self.kind == "str":
@@ -201,9 +208,31 @@ def number(
     )
 
 
-def text(default: str | None, *, metavar: str | None = None) -> Any:
-    """Declare a field that is any text; None makes it optional, REQUIRED mandatory."""
-    return _declare(Option("str", default, optional=default is None, metavar=metavar))
+def text(
+    default: str | None,
+    *,
+    metavar: str | None = None,
+    words: Registry[Any] | None = None,
+    convert: Callable[[str], Any] | None = None,
+) -> Any:
+    """Declare a field that is any text; None makes it optional, REQUIRED mandatory.
+
+    Args:
+        default: Value where nothing is given.
+        metavar: What help calls a value.
+        words: Where the words are that a value begins with, as in digits or mnist:DIR.
+        convert: What text is made into, such as an object that a small language describes.
+    """
+    return _declare(
+        Option(
+            "str",
+            default,
+            words=None if words is None else words.names,
+            optional=default is None,
+            metavar=metavar,
+            convert=convert,
+        )
+    )
 
 
 def path(default: Path | None, *, metavar: str = "FILE") -> Any:
@@ -220,15 +249,25 @@ def flag(default: bool) -> Any:
 
 
 def choice(
-    default: str | None, words: Iterable[str] | Registry[Any], *, metavar: str | None = None
+    default: str | None,
+    words: Iterable[str] | Registry[Any],
+    *,
+    also: Sequence[str] = (),
+    metavar: str | None = None,
 ) -> Any:
-    """Declare a field that is one of a few words, or of a registry's names."""
-    choices: Callable[[], Sequence[str]]
-    if isinstance(words, Registry):
-        choices = words.names
-    else:
-        fixed = tuple(words)
-        choices = lambda: fixed  # noqa: E731
+    """Declare a field that is one of a few words.
+
+    Args:
+        default: Value where nothing is given.
+        words: The words, or the registry whose names they are.
+        also: Further words.
+        metavar: What help calls a value.
+    """
+    names = words if isinstance(words, Registry) else tuple(words)
+
+    def choices() -> Sequence[str]:
+        return (*also, *names)
+
     return _declare(
         Option("str", default, choices=choices, optional=default is None, metavar=metavar)
     )

@@ -20,14 +20,19 @@ class Progress(ABC):
     """Counts what is done, and shows it.
 
     Args:
-        images: images of the whole run.
-        each: votes that an image costs at most; what the bar and the time left count in.
-        sigma: certified accuracy is shown at radius 0 and at this radius.
-        before: correctness and radius of the images that an earlier start certified.
+        images: Images of the whole run.
+        each: Votes that an image costs at most, which the bar and the time left count in; 0 where
+            no noise is drawn.
+        sigma: Certified accuracy is shown at radius 0 and at this radius, if there is one.
+        before: Correctness and radius of the images that an earlier start certified.
     """
 
     def __init__(
-        self, images: int, each: int, sigma: float, before: Sequence[tuple[bool, float]] = ()
+        self,
+        images: int,
+        each: int,
+        sigma: float | None,
+        before: Sequence[tuple[bool, float]] = (),
     ) -> None:
         self.images, self.each, self.sigma = images, each, sigma
         self.done = self.began_with = len(before)
@@ -53,14 +58,17 @@ class Progress(ABC):
         self.show_image(row)
 
     @property
-    def speed(self) -> float:
-        """Votes per second since this start."""
-        return self.cast / max(time.monotonic() - self.began, 1e-9)
+    def speed(self) -> str:
+        """Votes per second since this start; without votes, images."""
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        if self.each:
+            return f"{self.cast / seconds:,.0f} votes/s"
+        return f"{(self.done - self.began_with) / seconds:.1f} images/s"
 
     @property
     def position(self) -> float:
         """Images done, the fraction of the one in work included."""
-        return self.done + min(self.votes / self.each, 1.0)
+        return self.done + min(self.votes / max(self.each, 1), 1.0)
 
     @property
     def left(self) -> str:
@@ -76,8 +84,11 @@ class Progress(ABC):
         """Running certified accuracy over the images done."""
         if self.done == 0:
             return "certified -"
+        said = f"certified {100 * len(self.held) / self.done:.1f}%"
+        if self.sigma is None:
+            return said
         at = 100 * sum(radius >= self.sigma for radius in self.held) / self.done
-        return f"certified {100 * len(self.held) / self.done:.1f}%, {at:.1f}% at r>={self.sigma:g}"
+        return f"{said}, {at:.1f}% at r>={self.sigma:g}"
 
     @abstractmethod
     def show(self) -> None:
@@ -110,7 +121,7 @@ class Quiet(Progress):
 
 
 class Lines(Progress):
-    """One plain line an image, for log files and pipes."""
+    """One plain line per image, for log files and pipes."""
 
     def show(self) -> None:
         """Wait for the image."""
@@ -125,7 +136,7 @@ class Lines(Progress):
         )
         print(
             f"image {row.idx} ({self.done} of {self.images}): {found}, label {row.label}; "
-            f"{self.certified}; {self.speed:.0f} votes/s; {self.left} left",
+            f"{self.certified}; {self.speed}; {self.left} left",
             file=sys.stderr,
             flush=True,
         )
@@ -169,7 +180,7 @@ class Bar(Progress):
     def _fields(self) -> dict[str, Any]:
         return {
             "count": f"{self.done}/{self.images} images",
-            "speed": f"{self.speed:,.0f} votes/s",
+            "speed": self.speed,
             "certified": self.certified,
             "left": self.left,
         }

@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from deqcert.certifiers import CERTIFIERS
+from deqcert.models import FORMS
 from deqcert.options import check_options, choice, number, text
+from deqcert.solvers import SOLVERS
 
 SPLITS = ("test", "train")
 
@@ -41,9 +44,9 @@ class Machine:
         seed: Seed of all noise.
         device: Where the model runs, as torch names it: cpu, cuda or cuda:N.
         threads: CPU threads; if not given, torch's own number.
-        form: How the model is evaluated: eager, folded, compiled (takes a C++ compiler) or
-            bfloat16; part of what is certified. auto is what `deqcert bench forms` found to be
-            the fastest here, or else folded where the model can be.
+        form: How the model is evaluated; part of what is certified. auto is what
+            `deqcert bench forms` found to be the fastest here, or else folded where the model can
+            be.
     """
 
     batch: int = number(100, low=1, metavar="B")
@@ -51,7 +54,7 @@ class Machine:
     seed: int = number(0, low=0, high=2**64 - 1)
     device: str = text("cpu", metavar="NAME")
     threads: int | None = number(None, low=1, high=4096, whole=True, metavar="T")
-    form: str = text("auto", metavar="NAME")
+    form: str = choice("auto", FORMS, also=("auto",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,7 @@ class Solving:
             vote. 0 makes exactly `depth` evaluations, and every sample votes.
     """
 
-    solver: str = text("anderson", metavar="NAME")
+    solver: str = choice("anderson", SOLVERS)
     solver_options: Mapping[str, Any] = field(default_factory=dict)
     window: int | None = number(None, low=1, whole=True, metavar="K")
     depth: int = number(30, low=1, metavar="D")
@@ -79,8 +82,8 @@ class Starting:
     """How a solve that casts a vote starts and ends.
 
     Args:
-        start: Where the solve of a noisy copy starts: cold, learned, previous, mean or clean.
-            learned:FILE names what `deqcert train-start` wrote; alone it is beside the model.
+        start: Where the solve of a noisy copy starts. learned:FILE names what
+            `deqcert train-start` wrote; learned alone is beside the model.
         steps: Cell evaluations of a solve that does not start cold; if not given, 3, and with a
             learned start the depth that was tuned for it. For a learned start 0 solves as
             `depth` and `tol` say.
@@ -121,7 +124,7 @@ class Certifying:
         method_options: Further options of the method by name, for methods that have some.
     """
 
-    method: str = text("auto", metavar="NAME")
+    method: str = choice("auto", CERTIFIERS, also=("auto",))
     n0: int = number(100, low=1, metavar="N")
     n: int = number(10000, low=1, metavar="N")
     alpha: float = number(0.001, above=0, below=1, metavar="A")

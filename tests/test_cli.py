@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from deqcert.attacks import attack_names
-from deqcert.certifiers import certifier_names
+from deqcert.certifiers import CERTIFIERS
 from deqcert.cli import COMMANDS, main
 from deqcert.cli.certify import METHODS_WITH_AUDIT
 from deqcert.cli.options import Solving, parse_images, parse_knobs
@@ -154,7 +154,7 @@ def test_unsound_methods_say_so(
 
 
 def test_the_methods_with_an_audit_are_known() -> None:
-    assert {*METHODS_WITH_AUDIT, "standard", "independent", "enclosed"} == set(certifier_names())
+    assert {*METHODS_WITH_AUDIT, "standard", "independent", "enclosed"} == set(CERTIFIERS)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_help_names_everything_there_is(capsys: pytest.CaptureFixture[str]) -> N
         assert main([command, "--help"]) == 0
     text = re.sub(r"-\s+", "-", capsys.readouterr().out)  # help wraps at hyphens, too
     training = (*gradient_names(), *OBJECTIVES, *AUGMENTATIONS, *ARCHITECTURES)
-    certifying = (*start_names(), *solver_names(), *dataset_names(), *certifier_names())
+    certifying = (*start_names(), *solver_names(), *dataset_names(), *CERTIFIERS)
     for name in (*training, *certifying, *attack_names()):
         assert name in text
     assert main([]) == 0

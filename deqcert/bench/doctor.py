@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from deqcert import kernels
-from deqcert.certifiers import certifier_names
+from deqcert.certifiers import CERTIFIERS
 from deqcert.data import LOADERS, dataset_names
 from deqcert.models import ZOO
 from deqcert.runs import machine, versions
@@ -38,7 +38,7 @@ def examine() -> dict[str, Any]:
         "loaders": {name: _works(name) for name in dataset_names()},
         "solvers": list(solver_names()),
         "starts": list(STARTS),
-        "methods": list(certifier_names()),
+        "methods": list(CERTIFIERS),
     }
 
 

@@ -18,7 +18,7 @@ import click
 from click.shell_completion import shell_complete
 
 from deqcert import __version__
-from deqcert.errors import ConfigError, DeqcertError, Interrupted
+from deqcert.errors import ConfigError, DeqcertError
 
 COMMANDS = (
     "train",

@@ -53,7 +53,8 @@ class FieldType(click.ParamType):  # type: ignore[type-arg]  # generic in late v
         """Return the choices that begin so, or leave files and folders to the shell."""
         if self.option.kind == "path":
             return [CompletionItem(incomplete, type="dir" if self.folder else "file")]
-        words = self.option.choices() if self.option.choices is not None else ()
+        offered = self.option.choices or self.option.words
+        words = () if offered is None else offered()
         return [CompletionItem(word) for word in words if word.startswith(incomplete)]
 
     @property
@@ -138,6 +139,8 @@ def _option(option: Option, called: str) -> Decorator:
 
 
 def _about(option: Option, notes: Collection[str]) -> str:
+    if option.words is not None:
+        notes = (", ".join(option.words()), *notes)
     extra = f"[{'; '.join(notes)}]" if notes else ""
     return "  ".join(part for part in (option.help, extra) if part)
 

@@ -25,8 +25,8 @@ from deqcert.models import (
     ContractiveConfig,
     ContractiveDEQ,
     EnclosedModel,
+    architecture,
     load_model,
-    preset,
     read_config,
 )
 from deqcert.models.spectral import rounding_constant, spectral_norm_bound
@@ -363,7 +363,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_training_keeps_the_cell_a_contraction(trained):
     model = load_model(trained)
     assert isinstance(model, ContractiveDEQ)
-    assert read_config(trained.with_suffix(".yaml")) == preset("contractive")
+    assert read_config(trained.with_suffix(".yaml")) == architecture("contractive")
     assert model.factor() < 0.95
     measured = json.loads(trained.with_suffix(".json").read_text())["measured"]
     assert measured["clean_accuracy"] > 0.8

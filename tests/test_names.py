@@ -1,0 +1,51 @@
+"""Names: one for each thing, importable, and none that hides a module."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import deqcert
+
+ROOT = Path(deqcert.__file__).parent
+PACKAGES = sorted(
+    ".".join(("deqcert", *path.parent.relative_to(ROOT).parts))
+    for path in ROOT.rglob("__init__.py")
+)
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_what_a_package_offers_is_there_and_hides_no_module(name: str) -> None:
+    """``from deqcert.room import thing`` must not depend on which module was imported before."""
+    package = importlib.import_module(name)
+    modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    for exported in getattr(package, "__all__", ()):
+        found = getattr(package, exported)
+        assert isinstance(found, ModuleType) or exported not in modules, f"{name}.{exported}"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "deqcert.models:ARCHITECTURES",
+        "deqcert.models:ZOO",
+        "deqcert.models:FORMS",
+        "deqcert.starts:STARTS",
+        "deqcert.data:LOADERS",
+    ],
+)
+def test_names_are_listed_without_importing_what_they_name(names: str) -> None:
+    """So that help and completion answer at once."""
+    module, _, registry = names.partition(":")
+    code = (
+        f"import sys, {module}\n"
+        f"assert {module}.{registry}.names()\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -97,6 +97,7 @@ def command(
     from deqcert.models import file_hash
     from deqcert.report import read_results
     from deqcert.runs import Manifest, Run, machine, versions
+    from deqcert.starts import make_start
 
     asked_radii = parse_radii(radii)
     chosen = [parse_attack(text) for text in attacks or ATTACKS.names()]
@@ -135,7 +136,8 @@ def command(
     for change in check_same(manifest, about, run):
         print(f"deqcert: note: {change} since the certificates were made", file=sys.stderr)
     predictor, depth = certified_predictor(
-        manifest, lambda: compose.make_start(start or "learned", smooth.model, smooth.device)[0]
+        manifest,
+        lambda: make_start(start or "learned", model=smooth.model, device=smooth.device)[0],
     )
     evaluation = Evaluation.of_run(
         engine,

@@ -33,6 +33,7 @@ from deqcert.models import (
     in_form,
     load_model,
 )
+from deqcert.models.forms import Form
 from deqcert.smoothing import Input, Predictor, SmoothingEngine
 from deqcert.solvers import StopRule, bind, get_solver
 
@@ -279,6 +280,47 @@ def test_which_forms_a_model_has() -> None:
         in_form(HalfLine(0.7), "folded", rows=3)
 
 
+def test_every_form_says_what_it_is_in_a_line() -> None:
+    for name in FORMS:
+        summary = FORMS.get(name).summary
+        assert 10 < len(summary) < 80
+        assert not summary.endswith(".")
+
+
+class Louder(Form):
+    """A form from outside: twice the logits, so the same classes."""
+
+    summary = "twice the logits"
+
+    def applies(self, model: ImplicitModel) -> bool:
+        return isinstance(model, torch.nn.Module)
+
+    def make(self, model: ImplicitModel, *, rows: int, device: str) -> ImplicitModel:
+        loud = copy.deepcopy(model)
+        loud.readout = lambda z: 2 * model.readout(z)
+        return loud
+
+
+def test_a_form_from_outside_is_one_like_the_others(tmp_path: Path) -> None:
+    FORMS.register("louder", Louder())
+    try:
+        assert "louder" in form_names(trained())
+        assert "louder" not in form_names(HalfLine(0.7))
+        x = images(4, shape=(1, 4, 4))
+        loud, usual = vote(in_form(Dense(), "louder", rows=4), x), vote(Dense(), x)
+        assert agree(loud, usual | {"logits": 2 * usual["logits"]}, 1e-6)
+        given = "certify --model digits --sigma 0.25 --images :2 --n 40 --n0 10 --threads 1"
+        for form in ("eager", "louder"):
+            assert main([*given.split(), "--form", form, "--out", str(tmp_path / form)]) == 0
+        tables = [
+            [line.split("\t")[:5] for line in (tmp_path / form / "certificates.tsv").open()]
+            for form in ("eager", "louder")
+        ]
+        assert tables[0] == tables[1]
+    finally:
+        FORMS.unregister("louder")
+
+
 def test_another_number_of_rows_is_refused_not_compiled_anew(formed) -> None:
     model, _ = formed("compiled")
     with pytest.raises(ConfigError, match=f"compiled for {ROWS} rows .* give the engine shape=16"):
@@ -481,7 +523,7 @@ def test_bench_solvers_prints_its_table(capsys) -> None:
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("predict --form best", "there is no form 'best'; there are eager, folded"),
+        ("predict --form best", "form is 'best', but it must be one of auto, eager, folded"),
         ("bench forms --batch 0", "batch is 0"),
         ("bench forms --rounds 0", "rounds and evaluations"),
         ("bench forms --model /nowhere.pth", "cannot read checkpoint"),

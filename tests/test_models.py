@@ -12,6 +12,8 @@ from deqcert.errors import ConfigError, DataError
 from deqcert.models import (
     ARCHITECTURES,
     MDEQ,
+    ContractiveConfig,
+    ContractiveDEQ,
     ImplicitModel,
     StateLayout,
     TrainableModel,
@@ -100,6 +102,91 @@ def test_folded_weights_are_the_same_numbers_and_never_stale() -> None:
     with torch.inference_mode():
         kept = model.fullstage.branches[0].blocks[0].conv1.weight()
     assert not kept.is_inference()
+
+
+def change_in_place(model: torch.nn.Module, name: str) -> None:
+    with torch.no_grad():
+        model.get_parameter(name).mul_(1.5)
+
+
+def change_the_memory(model: torch.nn.Module, name: str) -> None:
+    model.get_parameter(name).data = 1.5 * model.get_parameter(name).data
+
+
+def change_the_object(model: torch.nn.Module, name: str) -> None:
+    other = torch.nn.Parameter(1.5 * model.get_parameter(name).detach())
+    setattr(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], other)
+
+
+def change_on_loading(model: torch.nn.Module, name: str) -> None:
+    state = model.state_dict()
+    model.load_state_dict(state | {name: 1.5 * state[name]}, assign=True)
+
+
+@pytest.mark.parametrize("part", ["weight_g", "weight_v"])
+@pytest.mark.parametrize(
+    "change", [change_in_place, change_the_memory, change_the_object, change_on_loading]
+)
+def test_a_changed_parameter_changes_the_kernel_at_once(change, part: str) -> None:
+    model, name = build("tiny"), f"fullstage.branches.0.blocks.0.conv1.{part}"
+    x, z = images(model), None
+    with torch.no_grad():
+        for time in range(3):
+            injection = model.inject(x)
+            z = torch.ones_like(model.initial_state(injection)) if z is None else z
+            found = model.cell(z, injection)
+            fresh = build("tiny")
+            fresh.load_state_dict(model.state_dict())
+            assert torch.equal(found, fresh.cell(z, injection)), f"after {time} changes"
+            change(model, name)
+
+
+def test_parameters_in_a_call_are_those_that_count() -> None:
+    """torch.func: other parameters for one call, one set per member of an ensemble, and back."""
+    model = build("tiny")
+    injection = model.inject(images(model)).detach()
+    z = torch.ones_like(model.initial_state(injection))
+    own = {key: value.detach() for key, value in model.named_parameters()}
+    others = [{key: scale * value for key, value in own.items()} for scale in (0.5, 1.0, 2.0)]
+
+    def cell(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+        given = {f"model.{key}": value for key, value in parameters.items()}
+        return torch.func.functional_call(Cell(model), given, (z, injection))
+
+    with torch.no_grad():
+        before = model.cell(z, injection)
+        found = [cell(other) for other in others]
+        for other, out in zip(others, found, strict=True):
+            fresh = build("tiny")
+            fresh.load_state_dict(fresh.state_dict() | other)
+            torch.testing.assert_close(out, fresh.cell(z, injection), rtol=0, atol=0)
+        stacked = {key: torch.stack([other[key] for other in others]) for key in own}
+        together = torch.func.vmap(cell)(stacked)
+        torch.testing.assert_close(together, torch.stack(found), rtol=1e-4, atol=1e-4)
+        assert torch.equal(model.cell(z, injection), before)
+
+
+class Cell(torch.nn.Module):
+    """A model's cell as a module's call, which is what torch.func calls."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, z: torch.Tensor, injection: torch.Tensor) -> torch.Tensor:
+        return self.model.cell(z, injection)
+
+
+def test_a_proven_factor_is_that_of_the_weight_that_is_there() -> None:
+    """Even where a write leaves no trace: a certificate rests on it."""
+    model = ContractiveDEQ(ContractiveConfig(width=8))
+    before = model.factor()
+    model.weight.data.mul_(1.5)
+    assert model.factor() == pytest.approx(1.5 * before)
+    with torch.no_grad():
+        other = {"weight": 3.0 * model.weight}
+        model.load_state_dict(model.state_dict() | other, assign=True)
+        assert model.factor() == pytest.approx(4.5 * before)
 
 
 @pytest.mark.parametrize(

@@ -16,15 +16,18 @@ from toys import ORIGIN, SIGMA, HalfLine
 from deqcert.certifiers import get_certifier
 from deqcert.cli import main
 from deqcert.errors import CheckpointError, ConfigError, RunError
-from deqcert.models import MDEQ, architecture, load_model
+from deqcert.models import MDEQ, architecture, file_hash, load_model
 from deqcert.models.zoo import SHIPPED
 from deqcert.smoothing import NO_VOTE, DecidedStop, EarlyStop, Input, Predictor, SmoothingEngine
 from deqcert.solvers import Anderson, Picard, StopRule, bind
 from deqcert.starts import (
+    STARTS,
     Learned,
+    StartPolicy,
     build_start,
     get_start,
     load_start,
+    make_start,
     start_architecture,
     start_path,
 )
@@ -174,6 +177,58 @@ def test_impossible_starts_and_stops_are_refused_in_one_sentence() -> None:
             call()
         assert str(error.value).endswith(".")
         assert "\n" not in str(error.value)
+
+
+class Halfway(StartPolicy):
+    """A start from outside: half of the injection, or what the user says."""
+
+    name = "halfway"
+    independent = True
+    takes = "FACTOR"
+
+    def __init__(self, factor: float = 0.5) -> None:
+        self.factor = factor
+
+    @classmethod
+    def make(cls, argument: str, *, model: object, device: str) -> Halfway:
+        return cls(float(argument) if argument else 0.5)
+
+    def facts(self) -> dict[str, float]:
+        return {"factor": self.factor}
+
+    def initial(self, model, injection):
+        return self.factor * injection
+
+
+def test_a_start_from_outside_is_one_like_the_others() -> None:
+    STARTS.register("halfway", Halfway)
+    try:
+        policy, tuned = make_start("halfway:0.25")
+        assert isinstance(policy, Halfway)
+        assert (policy.facts(), tuned) == ({"factor": 0.25}, None)
+        votes = engine().votes(Predictor(Anderson(), FIXED, policy), Input(X, 0), 1, 50)
+        alone = engine(batch=7).votes(Predictor(Anderson(), FIXED, policy), Input(X, 0), 1, 50)
+        np.testing.assert_array_equal(votes.predictions, alone.predictions)
+    finally:
+        STARTS.unregister("halfway")
+
+
+@pytest.mark.parametrize("name", STARTS.names())
+def test_every_start_says_what_it_needs(name: str) -> None:
+    kind = STARTS.get(name)
+    assert kind.name == name
+    assert isinstance(kind.independent, bool)
+    if kind.takes:
+        with pytest.raises(ConfigError, match="fitted to one checkpoint"):
+            make_start(name)
+        return
+    policy, tuned = make_start(name)
+    assert isinstance(policy, kind)
+    assert tuned is None
+    assert (policy.cost, policy.facts()) == (0.0, {})
+    assert name in policy.describe()
+    with pytest.raises(ConfigError, match=f"'{name}' takes no file"):
+        make_start(f"{name}:file.pth")
 
 
 @pytest.mark.parametrize("name", ["tiny", "small", "large"])
@@ -405,6 +460,11 @@ def certify(digits: Path, out: Path, *more: str) -> int:
 
 def test_certify_with_a_learned_start(digits: Path, tmp_path: Path, capsys) -> None:
     start = load_start(start_path(digits), digits)
+    policy, tuned = make_start("learned", model=digits)
+    assert isinstance(policy, Learned)
+    assert tuned is policy.tuned
+    assert (tuned.steps, tuned.cost, policy.cost) == (start.steps, start.cost, start.cost)
+    assert policy.facts() == {"start_sha256": file_hash(start_path(digits))}
     runs = {
         "tuned": (["--start", "learned"], start.steps),
         "named": (["--start", f"learned:{start_path(digits)}", "--steps", "2"], 2),

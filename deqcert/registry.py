@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, cast
@@ -12,6 +12,12 @@ from typing import Any, Generic, TypeVar, cast
 from deqcert.errors import ConfigError, DeqcertError
 
 T = TypeVar("T")
+
+
+def nearest(word: str, words: Sequence[str]) -> str | None:
+    """Return the word that was probably meant; None where none is near."""
+    found = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return found[0] if found else None
 
 
 class Registry(Generic[T]):
@@ -96,8 +102,8 @@ class Registry(Generic[T]):
     def unknown(self, name: str) -> str:
         """Say that there is nothing of that name, and what is nearest."""
         names = self.names()
-        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-        hint = f"; did you mean {nearest[0]}?" if nearest else ";"
+        near = nearest(name, names)
+        hint = f"; did you mean {near}?" if near else ";"
         return f"there is no {self.kind} '{name}'{hint} there are {', '.join(names)}."
 
     def __contains__(self, name: object) -> bool:

@@ -119,7 +119,9 @@ def test_nobody_but_the_command_line_uses_training() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in FILES if path.name == "__init__.py"], ids=lambda path: path.parent.name
+    "path",
+    [path for path in FILES if path.name == "__init__.py"],
+    ids=lambda path: path.parent.name,
 )
 def test_nothing_that_a_package_offers_hides_one_of_its_modules(path: Path) -> None:
     offered = {

@@ -42,8 +42,15 @@ AT_LEAST_ONE = Bound("a number >= 1 (or infinity)", lambda value: value >= 1)
 FLAG = Bound("True or False", lambda value: isinstance(value, bool))
 
 
-class StepOf:
-    """What :func:`step_kernel` knows of a method."""
+class Method:
+    """What the step of a solver keeps and is told, and how it is called.
+
+    Attributes:
+        name: Of the method.
+        keeps: The arrays that it keeps from step to step, in the order of the step's arguments.
+        constants: What it is told, and what that may be.
+        max_window: The longest window.
+    """
 
     def __init__(
         self,
@@ -53,10 +60,11 @@ class StepOf:
         max_window: int,
     ) -> None:
         self.name = name
+        self.keeps = keeps
         self.constants = constants
         self.max_window = max_window
         states = Kept((ROWS, SIZE))
-        self.arrays = {"fz": states, **keeps, "out": states}  # in the order of the arguments
+        self._arrays = {"fz": states, **keeps, "out": states}
         self._windowed = next((name for name, kept in keeps.items() if WINDOW in kept.shape), None)
 
     def check(self, given: Mapping[str, Any]) -> int:
@@ -64,7 +72,7 @@ class StepOf:
         z = check_states("z", given["z"])
         dtype, device = z.dtype, z.device
         extents = {ROWS: z.shape[0], SIZE: z.shape[1], WINDOW: 1}
-        for name, (shape, own) in self.arrays.items():
+        for name, (shape, own) in self._arrays.items():
             if name == self._windowed:
                 extents[WINDOW] = self._window(name, given[name], shape, extents)
             expected = tuple([extents[extent] for extent in shape])
@@ -100,7 +108,7 @@ class StepOf:
         else:  # the extension checks its length
             shape = (z.shape[0], *scratch.shape[1:])
             check_array("workspace", scratch, shape, torch.float64, z.device, written=True)
-        arrays = {name: capsule(given[name]) for name in self.arrays}
+        arrays = {name: capsule(given[name]) for name in self._arrays}
         arrays["z"], arrays["workspace"] = capsule(z), capsule(scratch)
         rule = None
         if watch is not None:
@@ -110,7 +118,7 @@ class StepOf:
         run("step", self.name, arrays, constants, rule, device=z.device)
 
 
-STEPS: dict[str, StepOf] = {}
+STEPS: dict[str, Method] = {}
 """Every solver's step, by the name of its method."""
 
 
@@ -134,7 +142,7 @@ def step_kernel(
 
     def decorate(definition: Callable[P, None]) -> Kernel[P, None]:
         signature = inspect.signature(definition)
-        step = StepOf(definition.__name__.removesuffix("_step"), keeps, constants, max_window)
+        step = Method(definition.__name__.removesuffix("_step"), keeps, constants, max_window)
         positional = ("z", "fz", *keeps, "out")
         allowed = frozenset(signature.parameters)
         required = allowed - {"watch", "workspace"}
@@ -143,7 +151,11 @@ def step_kernel(
             given: dict[str, Any] = {"watch": None, "workspace": None}
             given |= zip(positional, args, strict=False)
             given |= kwargs
-            if len(args) > len(positional) or not required <= given.keys() <= allowed:
+            if (
+                len(args) > len(positional)
+                or not required <= given.keys() <= allowed
+                or not kwargs.keys().isdisjoint(positional[: len(args)])
+            ):
                 signature.bind(*args, **kwargs)  # says what is wrong
             window = step.check(given)
             z = given["z"]

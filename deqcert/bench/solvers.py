@@ -17,7 +17,6 @@ from deqcert.errors import ConfigError
 from deqcert.files import write_atomically
 from deqcert.memory import keep_freed_memory, peak_memory
 from deqcert.solvers import StopRule, bind, get_solver, solver_names
-from deqcert.solvers.picard import Picard
 
 SIZES = (1024, 14336, 65536)
 BATCHES = (1, 16, 100, 400)
@@ -337,36 +336,12 @@ def _plain(solver: Any, f: Callable[[Tensor], Tensor], start: Tensor, iterations
     """The torch reference of a step, in the plainest loop."""
     with torch.no_grad():
         z, out, state = start.clone(), torch.empty_like(start), solver.init(start)
+        method, step = kernels.STEPS[solver.name], getattr(kernels, f"{solver.name}_step")
+        kept = [getattr(state, name) for name in method.keeps]
+        constants = {name: getattr(solver, name) for name in method.constants}
         for _ in range(iterations):
             fz = f(z)
-            if isinstance(solver, Picard):
-                kernels.picard_step.reference(z, fz, out, damping=solver.damping)
-            elif solver.name == "anderson":
-                kernels.anderson_step.reference(
-                    z,
-                    fz,
-                    state.window_f,
-                    state.window_g,
-                    state.gram,
-                    state.count,
-                    out,
-                    damping=solver.damping,
-                    ridge=solver.ridge,
-                    growth=solver.growth,
-                    max_weight=solver.max_weight,
-                )
-            else:
-                kernels.broyden_step.reference(
-                    z,
-                    fz,
-                    state.directions,
-                    state.squares,
-                    state.lengths,
-                    state.merit,
-                    state.count,
-                    out,
-                    line_search=solver.line_search,
-                )
+            step.reference(z, fz, *kept, out, **constants)
             z, out = out, z
         return z
 

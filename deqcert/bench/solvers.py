@@ -16,7 +16,8 @@ from deqcert import kernels
 from deqcert.errors import ConfigError
 from deqcert.files import write_atomically
 from deqcert.memory import keep_freed_memory, peak_memory
-from deqcert.solvers import StopRule, bind, get_solver, solver_names
+from deqcert.solvers import SOLVERS, StopRule, bind, get_solver
+from deqcert.solvers.picard import Picard
 
 SIZES = (1024, 14336, 65536)
 BATCHES = (1, 16, 100, 400)
@@ -119,23 +120,26 @@ def floor_states(solver: str, window: int, iterations: int) -> float:
     window - 1 residuals and values, and writes the new residual, the new value and the next state.
     Broyden reads z, f(z) and each direction held, and writes the new one and the next state.
     Counted is the mean over the iterations of a solve, whose window fills up. The copy of a best
-    state that is about to be lost is not counted.
+    state that is about to be lost is not counted. Of a solver that is not built in nothing is
+    known.
 
     Args:
-        solver: picard, anderson or broyden.
+        solver: Its name.
         window: Its window.
         iterations: Evaluations of the solve.
 
     Returns:
-        float: states an iteration.
+        float: states an iteration; NaN for a solver that is not built in.
     """
     if solver == "picard":
         return 3.0
     if solver == "anderson":
         held = [min(k, window - 1) for k in range(iterations)]
         return 5.0 + 2.0 * sum(held) / iterations
-    held = [k % window for k in range(iterations)]
-    return 4.0 + sum(held) / iterations
+    if solver == "broyden":
+        held = [k % window for k in range(iterations)]
+        return 4.0 + sum(held) / iterations
+    return float("nan")
 
 
 def bench_solvers(
@@ -160,7 +164,8 @@ def bench_solvers(
     (:func:`deqcert.memory.keep_freed_memory`), as it does in every command.
 
     Args:
-        solvers: picard, anderson, broyden.
+        solvers: Names of solvers. One that is not built in is measured with its own knobs, and
+            with nothing beside it.
         sizes: Elements of a state.
         batches: States solved together.
         window: Of Anderson's method; Broyden's holds every iteration, as torchdeq's does.
@@ -177,11 +182,8 @@ def bench_solvers(
     Raises:
         ConfigError: A name or a number that cannot be measured.
     """
-    unknown = [name for name in solvers if name not in solver_names()]
-    if unknown:
-        raise ConfigError(
-            f"solver is {unknown[0]!r}, but what can be measured is {', '.join(solver_names())}"
-        )
+    for name in solvers:
+        SOLVERS.get(name)
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}, but what can be measured is {', '.join(DTYPES)}")
     if iterations < 4 or rounds < 1 or min(*sizes, *batches, window) < 1:
@@ -220,12 +222,15 @@ def _measure(
     device: str,
     dtype: torch.dtype,
 ) -> Timing:
-    held = {"picard": 1, "anderson": window, "broyden": iterations}[name]
+    windows = {"picard": 1, "anderson": window, "broyden": iterations}
+    built_in = name in windows
+    options = {"window": windows[name]} if built_in and name != "picard" else {}
+    solver = get_solver(name, **options)
+    held = windows[name] if built_in else int(getattr(solver, "window", 1))
     generator = torch.Generator().manual_seed(1)
     cell = _Cell(rows, size, device, dtype, generator)
     start = torch.zeros(rows, size, device=device, dtype=dtype)
     batch = rows * size * start.element_size()
-    solver = get_solver(name, **({} if name == "picard" else {"window": held}))
     stop = StopRule(tol=0.0, max_nfe=iterations)
     source = torch.empty(COPIED, device=device).normal_()
     target = torch.empty_like(source)
@@ -233,9 +238,9 @@ def _measure(
         "copy": lambda: target.copy_(source),
         "ours": lambda: solver.solve(bind(cell, cell.context), start, stop),
     }
-    if batch * (2 * held + 8) <= LARGEST and dtype != torch.bfloat16:
+    if built_in and batch * (2 * held + 8) <= LARGEST and dtype != torch.bfloat16:
         runs["torchdeq"] = _torchdeq(name, held, iterations, cell, start)
-    if rows * size <= 1 << 21:
+    if built_in and rows * size <= 1 << 21:
         runs["plain"] = lambda: _plain(solver, cell, start, iterations)
     best = dict.fromkeys(runs, float("inf"))
     for number in range(rounds + 1):  # the first round warms up and may be the fastest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from deqcert.errors import ConfigError
@@ -90,4 +91,7 @@ def register_solver(solver: S) -> S:
     there = SOLVERS.get(name) if name in SOLVERS else None
     again = there is not None and there.__qualname__ == solver.__qualname__
     SOLVERS.register(name, solver, replace=again and there.__module__ == solver.__module__)
+    inside = sys.modules.get("deqcert.solvers.torchdeq")
+    if inside is not None:
+        inside.offer(name)
     return solver

@@ -15,7 +15,6 @@ from deqcert.cli.options import (
     source_options,
     starting_options,
 )
-from deqcert.smoothing import Input
 
 if TYPE_CHECKING:
     import numpy as np
@@ -225,7 +224,7 @@ def _pilot(
     import numpy as np
 
     from deqcert.cli import build
-    from deqcert.smoothing import Stage
+    from deqcert.smoothing import Input, Stage
 
     predictor = build.make_predictor(source, solving, starting)
     subject = build.load(source)

@@ -12,7 +12,6 @@ from deqcert.cli.options import (
     solving_options,
     source_options,
 )
-from deqcert.smoothing import Input
 
 
 @click.command(short_help="The smoothed classifier's class for images, or an abstention.")

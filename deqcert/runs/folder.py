@@ -17,7 +17,7 @@ from deqcert.runs import manifest as manifests
 from deqcert.runs.files import explain, write_atomically
 from deqcert.runs.journal import CERTIFICATES, Journal, Layout, Line, Row
 from deqcert.runs.manifest import Manifest
-from deqcert.smoothing import Input
+from deqcert.smoothing.input import Input
 
 if TYPE_CHECKING:
     from deqcert.certifiers import Certifier

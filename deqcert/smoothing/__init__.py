@@ -1,23 +1,8 @@
-"""Randomized smoothing of implicit models: counter-based noise, start policies, and the engine."""
+"""Randomized smoothing of implicit models: counter-based noise, the engine, and its votes."""
 
 from __future__ import annotations
 
-from deqcert.smoothing.early import DecidedStop, EarlyStop
-from deqcert.smoothing.engine import NO_VOTE, SmoothingEngine, VoteBatch, Votes
-from deqcert.smoothing.input import Input
-from deqcert.smoothing.noise import noisy_copies
-from deqcert.smoothing.predictor import Predictor
-from deqcert.smoothing.stage import Stage
+import lazy_loader
 
-__all__ = [
-    "NO_VOTE",
-    "DecidedStop",
-    "EarlyStop",
-    "Input",
-    "Predictor",
-    "SmoothingEngine",
-    "Stage",
-    "VoteBatch",
-    "Votes",
-    "noisy_copies",
-]
+# What there is stands in the stub beside this file; it is imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

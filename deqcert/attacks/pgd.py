@@ -49,8 +49,8 @@ def pgd(
         DataError: If the images are not of shape (B, C, H, W) with values in [0, 1].
 
     **Source:** Madry, Makelov, Schmidt, Tsipras, Vladu 2018, "Towards Deep Learning Models
-    Resistant to Adversarial Attacks", section 2; step size as in the code that accompanies Salman et al.
-    2019, "Provably Robust Deep Learning via Adversarially Trained Smoothed Classifiers".
+    Resistant to Adversarial Attacks", section 2; step size as in the code that accompanies Salman
+    et al. 2019, "Provably Robust Deep Learning via Adversarially Trained Smoothed Classifiers".
     """
     x = x.detach()
     check_steps(steps)

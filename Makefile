@@ -1,5 +1,7 @@
 # make certify   installs into .venv and certifies test digits with the model that ships
 # make test      installs into .venv with the test tools and runs the test suite
+# make docs      builds the documentation site into build/site; a broken link is an error
+# make trainings MNIST=mnist:DIR CIFAR10=cifar10:DIR   makes the benchmarks' models again
 # make sanitize  runs the kernels' tests on a build that checks every address and every overflow
 # Neither needs the other; what is already installed is not installed again.
 
@@ -17,9 +19,9 @@ NATIVE := csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp csrc/cuda/*.h csrc/cud
 TORCH_WITHOUT_GPU := torch==2.13.0
 
 SAY_KERNELS = $(BIN)/python -c 'from deqcert.kernels import status; s = status(); \
-  print("Kernels:", s.path, s.simd, "with CUDA:" if s.cuda_built else "without CUDA:", s.reason)'
+  print("Kernels:", s.path, s.isa, "with CUDA:" if s.cuda_built else "without CUDA:", s.reason)'
 
-.PHONY: certify test sanitize lint types format clean
+.PHONY: certify test sanitize lint types format docs trainings clean
 
 certify: $(VENV)/.installed
 	$(BIN)/deqcert $(CERTIFY)
@@ -43,7 +45,7 @@ sanitize: $(VENV)/.installed-test
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 DEQCERT_KERNELS=native \
 	  PYTHONPATH=$(abspath $(SANITIZED)) $(BIN)/python -P -m pytest -q -p no:cacheprovider \
-	  tests/test_kernels.py tests/test_solvers.py \
+	  tests/test_kernels_*.py tests/test_solvers.py \
 	  -k "not torch and not without and not normals and (test_kernels or known_answer or bad_row)"
 
 lint: $(VENV)/.installed-test
@@ -58,6 +60,14 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(NATIVE)
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# CHECKPOINT, the public MDEQ-SMALL, is what one of the starts belongs to.
+trainings: $(VENV)/.installed
+	$(BIN)/python benchmarks/trainings.py $(if $(MNIST),--mnist $(MNIST)) \
+	  $(if $(CIFAR10),--cifar10 $(CIFAR10)) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info deqcert/_native*.so
@@ -87,4 +97,8 @@ $(VENV)/.installed: $(VENV)/.torch $(BUILD)
 $(VENV)/.installed-test: $(VENV)/.torch $(BUILD)
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	@$(SAY_KERNELS)
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: $(VENV)/.torch $(BUILD)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	@touch $@ $(VENV)/.installed

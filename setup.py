@@ -19,6 +19,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 # Products and sums stay apart (no contraction), so that the noise and the sums have the same bits
@@ -48,11 +49,13 @@ NVCC_FLAGS = [
     "-O3",
     "-fmad=false",
     "-cudart=static",
-    "-gencode=arch=compute_80,code=sm_80",
-    "-gencode=arch=compute_90,code=sm_90",
-    "-gencode=arch=compute_90,code=compute_90",
     "-Xcompiler=-fPIC,-fvisibility=hidden",
 ]
+
+
+# Machine code for one of these runs on every GPU of the same first digit that is not older. The
+# last that nvcc knows is there as PTX too, which the driver compiles for whatever comes later.
+ARCHITECTURES = [75, 80, 90]
 
 
 def say(message: str) -> None:
@@ -86,6 +89,27 @@ def cuda_library(nvcc: str) -> str | None:
     return None
 
 
+def architectures(nvcc: str) -> list[int]:
+    """Those of ARCHITECTURES that nvcc can still, or already, compile for."""
+    done = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True)
+    known = done.stdout.split()
+    return [built for built in ARCHITECTURES if f"compute_{built}" in known] or ARCHITECTURES
+
+
+class FreshBuildPy(build_py):
+    """Copies the package into an empty folder.
+
+    A build folder that an earlier build left behind may hold a binary, or modules, that this build
+    does not make; they would go into the wheel.
+    """
+
+    def run(self) -> None:
+        """Copy, after removing what an earlier build has left."""
+        if not self.editable_mode:
+            shutil.rmtree(Path(self.build_lib) / "deqcert", ignore_errors=True)
+        super().run()
+
+
 class BuildNative(build_ext):
     """Compiles csrc/ with the flags that each file needs."""
 
@@ -93,6 +117,9 @@ class BuildNative(build_ext):
         """Compile and link ``deqcert._native``; errors make setuptools go on without it."""
         import nanobind
 
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
         home = Path(nanobind.__file__).parent
         include = [nanobind.include_dir(), str(home / "ext" / "robin_map" / "include")]
         folder = Path(self.build_temp) / "csrc"
@@ -116,14 +143,14 @@ class BuildNative(build_ext):
                 extra_postargs=[*CXX_FLAGS, *flags, *SANITIZE],
             )
 
-        cuda, libraries = self.cuda_objects(folder)
+        cuda, libraries, built = self.cuda_objects(folder)
         if cuda:
-            macros.append(("DEQCERT_CUDA", "1"))
+            macros.append(("DEQCERT_CUDA", ",".join(map(str, built))))
         jobs: list[Callable[[], list[str]]] = []
-        for way, width, flags in PORTABLE + (X86 if x86 else []):
-            defined = [("DEQCERT_WAY", way), ("DEQCERT_WIDTH", str(width))]
+        for isa, width, flags in PORTABLE + (X86 if x86 else []):
+            defined = [("DEQCERT_ISA", isa), ("DEQCERT_WIDTH", str(width))]
             for path in sorted((ROOT / "csrc" / "cpu").glob("*.cpp")):
-                jobs.append(lambda p=path, w=way, f=flags, d=defined: compiled(p, w, f + openmp, d))
+                jobs.append(lambda p=path, i=isa, f=flags, d=defined: compiled(p, i, f + openmp, d))
         compiler = [("DEQCERT_COMPILER", '"' + self.compiler_version() + '"')]
         for path in sorted((ROOT / "csrc").glob("*.cpp")):
             jobs.append(lambda p=path: compiled(p, "common", [], compiler))
@@ -133,29 +160,31 @@ class BuildNative(build_ext):
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             objects = [o for made in pool.map(lambda job: job(), jobs) for o in made]
 
-        target = self.get_ext_fullpath(ext.name)
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
         self.compiler.link_shared_object(
             objects + cuda,
-            target,
+            str(target),
             extra_postargs=[*openmp, *libraries, *SANITIZE],
             target_lang="c++",
         )
 
-    def cuda_objects(self, folder: Path) -> tuple[list[str], list[str]]:
-        """Compiled CUDA kernels and what to link with them; both empty where that cannot be."""
+    def cuda_objects(self, folder: Path) -> tuple[list[str], list[str], list[int]]:
+        """Compiled CUDA kernels, what to link with them, what for; empty where that cannot be."""
         nvcc = find_nvcc()
         if nvcc is None:
-            return [], []
+            return [], [], []
         library = cuda_library(nvcc)
         if library is None:
             say(f"no libcudart_static.a beside {nvcc}, building without the CUDA kernels")
-            return [], []
+            return [], [], []
+        built = architectures(nvcc)
+        codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in built]
+        codes.append(f"-gencode=arch=compute_{built[-1]},code=compute_{built[-1]}")
         (folder / "cuda").mkdir(exist_ok=True)
 
         def compiled(source: Path) -> str:
             made = folder / "cuda" / (source.stem + ".o")
-            subprocess.run([nvcc, *NVCC_FLAGS, "-c", str(source), "-o", str(made)], check=True)
+            command = [nvcc, *NVCC_FLAGS, *codes, "-c", str(source), "-o", str(made)]
+            subprocess.run(command, check=True)
             return str(made)
 
         sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
@@ -164,9 +193,16 @@ class BuildNative(build_ext):
                 objects = list(pool.map(compiled, sources))
         except (OSError, subprocess.CalledProcessError) as error:
             say(f"the CUDA kernels do not compile ({error}), building without them")
-            return [], []
+            return [], [], []
         say(f"CUDA kernels compiled by {nvcc}")
-        return objects, [f"-L{library}", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+        linked = [f"-L{library}", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+        return objects, linked, built
+
+    def copy_extensions_to_source(self) -> None:
+        """Put the binary beside the package; where there is none, remove that of older sources."""
+        for ext in self.extensions:
+            (ROOT / self.get_ext_filename(ext.name)).unlink(missing_ok=True)
+        super().copy_extensions_to_source()
 
     def accepts(self, flag: str, source: str = "") -> bool:
         """Whether the C++ compiler takes a flag for compiling and linking."""
@@ -195,5 +231,5 @@ class BuildNative(build_ext):
 
 setup(
     ext_modules=[Extension("deqcert._native", ["csrc/bindings.cpp"], optional=True)],
-    cmdclass={"build_ext": BuildNative},
+    cmdclass={"build_ext": BuildNative, "build_py": FreshBuildPy},
 )

@@ -1,7 +1,7 @@
 """Proven equilibria against standard smoothing, on digits with a contractive model.
 
-    deqcert train --preset contractive --epochs 100 --lr 0.01 --weight-decay 0.05 --augment none \
-        --jacobian-weight 0 --threads 1 --out contractive
+    deqcert train --architecture contractive --epochs 100 --lr 0.01 --weight-decay 0.05 \
+        --augment none --jacobian-weight 0 --threads 1 --out contractive
     python benchmarks/enclosed.py --model contractive/model.pth
 
 All methods certify the same images with the same noise. A vote is proven if the class of its exact

@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 
 from deqcert import kernels
-from deqcert import kernels_reference as reference
 from deqcert.bench.solvers import SolverBench, bench_solvers
 
 SHAPES = [(1, 1, 1), (3, 17, 2), (7, 9000, 6), (100, 14336, 6), (2, 65536, 10)]
@@ -100,7 +99,7 @@ def check(name: str, dtype: torch.dtype, seed: int, device: str = "cuda", shapes
             want = torch.empty(rows, size, dtype=torch.float64)
             moved = (z.to(device), fz.to(device))
             getattr(kernels, step)(*moved, *there, out, **options[name])
-            getattr(reference, step)(z.double(), fz.double(), *here, want, **options[name])
+            getattr(kernels, step).reference(z.double(), fz.double(), *here, want, **options[name])
             error = (out.cpu().double() - want).abs().amax() / want.abs().amax().clamp_min(1)
             worst = max(worst, error.item() if math.isfinite(error) else math.inf)
             for mine, theirs in zip(there, here, strict=True):
@@ -113,14 +112,14 @@ def check_norms(seed: int) -> float:
     generator = torch.Generator().manual_seed(seed + 1)
     z, fz = (torch.randn(50, 14336, generator=generator) for _ in range(2))
     got = kernels.residual_norms(z.cuda(), fz.cuda())
-    want = reference.residual_norms(z, fz)
+    want = kernels.residual_norms.reference(z, fz)
     return max(((a.cpu() - b) / b).abs().max().item() for a, b in zip(got, want, strict=True))
 
 
 def check_noise(seed: int) -> float:
     want, got = torch.empty(64, 3075), torch.empty(64, 3075, device="cuda")
-    for out, function in ((want, reference.philox_normal), (got, kernels.philox_normal)):
-        function(out, seed=seed, image=1, stage=2, first=3)
+    for out, function in ((want, kernels.philox_normal.reference), (got, kernels.philox_normal)):
+        function(out, seed=seed, index=1, stage=2, first=3)
     return 0.0 if torch.equal(want.view(torch.int32), got.cpu().view(torch.int32)) else 1.0
 
 

@@ -90,10 +90,10 @@ def main(
     fixed = []
     for image in range(images):
         fixed.append(standard.certify(engine, Input(dataset.image(image), image)))
-        click.echo(f"{image}: {fixed[-1].votes} of {n}, radius {fixed[-1].radius:.3f}")
+        click.echo(f"{image}: {fixed[-1].details.votes} of {n}, radius {fixed[-1].radius:.3f}")
         if votes is not None:
             _save(votes, engine.drawn)
-    p = np.array([certificate.votes / n for certificate in fixed])
+    p = np.array([certificate.details.votes / n for certificate in fixed])
 
     lines = [
         f"# Samples until a goal is settled (digits, sigma {SIGMA}, alpha {ALPHA}, at most n={n})",
@@ -115,9 +115,9 @@ def main(
         early = [
             method.certify(engine, Input(dataset.image(image), image)) for image in range(images)
         ]
-        mean = np.mean([certificate.n for certificate in early])
+        mean = np.mean([certificate.details.n for certificate in early])
         differing = [
-            (image, r, one.p_lower, other.p_lower)
+            (image, r, one.details.p_lower, other.details.p_lower)
             for image, (one, other) in enumerate(zip(early, fixed, strict=True))
             for r, a, b in zip(grid, decisions(one, grid), decisions(other, grid), strict=True)
             if a != b

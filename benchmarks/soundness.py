@@ -107,14 +107,14 @@ def main(n: int, cold: int, audit: int, depth: int, seed: int, threads: int, out
                 above = " **above the truth**" if certificate.radius > limit else ""
                 cells.append(f"{certificate.radius:.3f}{above}")
             lines.append(
-                f"| {start} | {steps} | {certificate.votes} of {n} | {' | '.join(cells)} |"
+                f"| {start} | {steps} | {certificate.details.votes} of {n} | {' | '.join(cells)} |"
             )
             click.echo(lines[-1])
     standard = get_certifier("standard", reference, n0=100, n=n, alpha=ALPHA)
     certificate = standard.certify(engine, Input(x, IMAGE))
     lines += [
         "",
-        f"Standard smoothing, cold {depth}: {certificate.votes} of {n} votes, radius "
+        f"Standard smoothing, cold {depth}: {certificate.details.votes} of {n} votes, radius "
         f"{certificate.radius:.3f}.",
     ]
     out.write_text("\n".join(lines) + "\n")

@@ -25,7 +25,7 @@ import torch
 
 from deqcert.bench.starts import Bench, Measurement, Setting, bench, draw_bench, grid
 from deqcert.certifiers import get_certifier
-from deqcert.cli.build import early_stop
+from deqcert.compose import early_stop
 from deqcert.data import load_dataset
 from deqcert.memory import keep_freed_memory
 from deqcert.models import in_form, load_model

@@ -70,6 +70,7 @@ def test_the_check_of_gpu_kernels_passes_on_the_cpu_and_finds_a_wrong_one(name, 
         step(*arrays, **options)
         arrays[-1][-1, -1] += 1.0  # the last element of the last row
 
+    wrong.reference = step.reference
     monkeypatch.setattr(gpu.kernels, f"{name}_step", wrong)
     assert gpu.check(name, dtype, **small) > gpu.TOLERANCE[dtype]
 

@@ -1,11 +1,16 @@
 // The only file that knows Python: DLPack arrays in, raw pointers out, faults named by argument.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <deque>
 #include <initializer_list>
+#include <optional>
+#include <set>
+#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <type_traits>
@@ -25,6 +30,10 @@ using namespace nb::literals;
 namespace {
 
 using namespace deqcert;
+
+// Of what this file offers to Python, so that neither calls an older other; raised when that
+// changes, here and in deqcert/kernels/native.py.
+constexpr int INTERFACE = 2;
 
 [[noreturn]] void refuse(const char* name, const std::string& what) {
   throw nb::value_error((std::string(name) + ": " + what).c_str());
@@ -58,7 +67,7 @@ class Array {
 
   // The elements, once they are of the right type and shape and on the right device.
   template <typename T>
-  T* data(Device device, std::initializer_list<int64_t> shape) const {
+  T* data(Device device, const std::vector<int64_t>& shape) const {
     if (array_.dtype() != nb::dtype<T>()) {
       refuse(name_, "expected elements of " + std::to_string(8 * sizeof(T)) + " bits" +
                         (std::is_integral_v<T> ? ", integers" : ", floats"));
@@ -93,14 +102,14 @@ class Array {
   nb::ndarray<nb::ro> array_;
 };
 
-const Way* selected_cpu_way = nullptr;
+const InstructionSet* selected_isa = nullptr;  // of the CPU
 
-const Way& way_of(const Array& first) {
+const InstructionSet& isa_of(const Array& first) {
   const Device device = first.device();
-  if (device.type == nb::device::cpu::value) return *selected_cpu_way;
+  if (device.type == nb::device::cpu::value) return *selected_isa;
   if (device.type != nb::device::cuda::value) refuse(first.name(), "unsupported kind of device");
-  if (!cuda_way()) refuse(first.name(), "is on a GPU, but this build has no CUDA kernels");
-  return *cuda_way();
+  if (!cuda_isa()) refuse(first.name(), "is on a GPU, but this build has no CUDA kernels");
+  return *cuda_isa();
 }
 
 Launch launch_of(const Array& first, int threads, uintptr_t stream) {
@@ -108,72 +117,159 @@ Launch launch_of(const Array& first, int threads, uintptr_t stream) {
   return {threads, first.device().id, reinterpret_cast<void*>(stream)};
 }
 
-void finish(const char* kernel, const char* error) {
+template <typename Args>
+void run(const char* kernel, const Args& args, const InstructionSet& isa, const Launch& launch) {
+  const char* error;
+  {
+    const nb::gil_scoped_release release;
+    error = isa.run(args, launch);
+  }
   if (error) throw std::runtime_error(std::string(kernel) + ": " + error);
 }
+
+// Calls back with the type that an array holds; for another, the array itself refuses.
+template <typename Run>
+void by_type(const Array& first, const Run& run) {
+  if (first.is<float>()) return run(float());
+  if (first.is<bfloat16>()) return run(bfloat16());
+  run(double());
+}
+
+// What Python passes to a step by name. Everything is taken exactly once.
+class Named {
+ public:
+  explicit Named(const nb::dict& values) : values_(values) {}
+
+  nb::handle take(const char* name) {
+    PyObject* value = PyDict_GetItemString(values_.ptr(), name);
+    if (!value) refuse(name, "is missing");
+    taken_.insert(name);
+    return value;
+  }
+
+  // Nothing may be left over.
+  void finish() const {
+    if (taken_.size() == values_.size()) return;
+    for (const auto& [key, value] : values_) {
+      const std::string name = nb::cast<std::string>(key);
+      if (!taken_.count(name)) refuse(name.c_str(), "is not an argument of this step");
+    }
+  }
+
+ private:
+  const nb::dict& values_;
+  std::set<std::string> taken_;
+};
 
 // tol, relative, max_nfe, divergence, patience.
 using RuleTuple = std::tuple<double, bool, double, double, double>;
 
-// The watch of a solve: two arrays, or None for both.
-class Watched {
+// Fills in the arguments of a step. The arrays live as long as it does.
+class Reader {
  public:
-  Watched(nb::handle progress, nb::handle best, const RuleTuple& rule)
-      : rule_{std::get<0>(rule), std::get<1>(rule), std::get<2>(rule), std::get<3>(rule),
-              std::get<4>(rule)} {
-    if (progress.is_none() && best.is_none()) return;
-    arrays_.emplace_back("progress", progress, true);
-    arrays_.emplace_back("best", best, true);
+  Reader(Named& arrays, Named& constants, const Array& z, int64_t longest)
+      : arrays_(arrays), constants_(constants), device_(z.device()), longest_(longest) {
+    extents_[ROWS] = z.extent(0);
+    extents_[SIZE] = z.extent(1);
+  }
+
+  int window() const { return static_cast<int>(extents_[WINDOW]); }
+
+  template <typename T>
+  void watch(Watch<T>& watch, const RuleTuple& rule) {
+    const auto [tol, relative, max_nfe, divergence, patience] = rule;
+    watch.rule = {tol, relative, max_nfe, divergence, patience};
+    watch.progress = take<double>("progress", {extents_[ROWS], WATCH_COLUMNS}, true);
+    array("best", watch.best, {ROWS, SIZE});
+  }
+
+  double* workspace(int64_t each) {
+    const Array& array = kept("workspace", true);
+    array.rank(2);
+    if (array.extent(0) != extents_[ROWS] || array.extent(1) < each) {
+      refuse("workspace", "expected a row for each row of z, as long as workspace() says");
+    }
+    return array.data<double>(device_, {extents_[ROWS], array.extent(1)});
+  }
+
+  // The first array that has a window says how long it is.
+  template <typename T>
+  void array(const char* name, T*& to, std::initializer_list<Extent> extents) {
+    const Array& array = kept(name, !std::is_const_v<T>);
+    array.rank(extents.size());
+    std::vector<int64_t> shape;
+    for (const Extent extent : extents) {
+      if (extent == WINDOW && !windowed_) {
+        windowed_ = true;
+        extents_[WINDOW] = array.extent(shape.size());
+        if (extents_[WINDOW] < 1 || extents_[WINDOW] > longest_) {
+          refuse(name, "expected a window of 1 to " + std::to_string(longest_) + " states");
+        }
+      }
+      shape.push_back(extents_[extent]);
+    }
+    to = array.data<std::remove_const_t<T>>(device_, shape);
   }
 
   template <typename T>
-  Watch<T> data(Device device, int64_t rows, int64_t size) const {
-    if (arrays_.empty()) return {};
-    return {arrays_[0].data<double>(device, {rows, WATCH_COLUMNS}),
-            arrays_[1].data<T>(device, {rows, size}), size, rule_};
+  void constant(const char* name, T& to) {
+    if (!nb::try_cast(constants_.take(name), to)) refuse(name, "expected a number, or a flag");
   }
 
  private:
-  Rule rule_;
-  std::vector<Array> arrays_;
+  const Array& kept(const char* name, bool written) {
+    return held_.emplace_back(name, arrays_.take(name), written);
+  }
+
+  template <typename T>
+  T* take(const char* name, const std::vector<int64_t>& shape, bool written) {
+    return kept(name, written).template data<T>(device_, shape);
+  }
+
+  Named &arrays_, &constants_;
+  Device device_;
+  int64_t extents_[3] = {0, 1, 0};
+  bool windowed_ = false;
+  int64_t longest_;
+  std::deque<Array> held_;
 };
 
-// Workspace for so many rows.
-double* scratch(const Array& workspace, Device device, int64_t rows, int64_t each) {
-  workspace.rank(2);
-  if (workspace.extent(0) != rows || workspace.extent(1) < each) {
-    refuse("workspace", "expected a row for each row of the first argument, as long as the " +
-                            std::string("workspace function says"));
+template <template <typename> class Args, typename T>
+void step_as(const char* method, Named& arrays, Named& constants, const Array& z,
+             const std::optional<RuleTuple>& rule, const InstructionSet& isa,
+             const Launch& launch) {
+  Args<T> step{};
+  Reader reader(arrays, constants, z, Args<T>::MAX_WINDOW);
+  step.rows = z.extent(0);
+  step.size = z.extent(1);
+  step.z = z.data<T>(z.device(), {step.rows, step.size});
+  reader.array("fz", step.fz, {ROWS, SIZE});
+  step.read(reader);
+  reader.array("out", step.out, {ROWS, SIZE});
+  step.window = reader.window();
+  step.workspace = reader.workspace(isa.workspace(method, step.window, step.size));
+  if (rule) reader.watch(step.watch, *rule);
+  arrays.finish();
+  constants.finish();
+  if (step.rows && step.size) run(method, step, isa, launch);
+}
+
+void step(const std::string& method, const nb::dict& arrays_, const nb::dict& constants_,
+          const std::optional<RuleTuple>& rule, int threads, uintptr_t stream) {
+  Named arrays(arrays_), constants(constants_);
+  const Array z("z", arrays.take("z"), false);
+  z.rank(2);
+  const InstructionSet& isa = isa_of(z);
+  const Launch launch = launch_of(z, threads, stream);
+#define DEQCERT_STEP(name, Args, isa_)                                               \
+  if (method == #name) {                                                             \
+    return by_type(z, [&](auto type) {                                               \
+      step_as<Args, decltype(type)>(#name, arrays, constants, z, rule, isa, launch); \
+    });                                                                              \
   }
-  return workspace.data<double>(device, {rows, workspace.extent(1)});
-}
-
-// Runs a kernel for the type that the first array holds; for another, the array itself refuses.
-template <typename Run>
-void by_type(const char* kernel, const Array& first, const Run& run) {
-  if (first.is<float>()) return finish(kernel, run(float()));
-  if (first.is<bfloat16>()) return finish(kernel, run(bfloat16()));
-  finish(kernel, run(double()));
-}
-
-template <typename T>
-const char* residual_norms_as(const Array& z, const Array& fz, const Array& residual,
-                              const Array& norm, const Launch& launch, const Way& way) {
-  const int64_t rows = z.extent(0), size = z.extent(1);
-  const Device device = z.device();
-  const ResidualNorms<T> args = {
-      rows,
-      size,
-      z.data<T>(device, {rows, size}),
-      size,
-      fz.data<T>(device, {rows, size}),
-      size,
-      residual.data<double>(device, {rows}),
-      norm.data<double>(device, {rows}),
-  };
-  if (rows == 0 || size == 0) return nullptr;
-  const nb::gil_scoped_release release;
-  return way.of<T>().residual_norms(args, launch);
+  DEQCERT_STEPS(DEQCERT_STEP, )
+#undef DEQCERT_STEP
+  refuse("method", "has no step");
 }
 
 void residual_norms(nb::handle z_, nb::handle fz_, nb::handle residual_, nb::handle norm_,
@@ -181,237 +277,102 @@ void residual_norms(nb::handle z_, nb::handle fz_, nb::handle residual_, nb::han
   const Array z("z", z_, false), fz("fz", fz_, false);
   const Array residual("residual", residual_, true), norm("norm", norm_, true);
   z.rank(2);
-  const Way& way = way_of(z);
+  const InstructionSet& isa = isa_of(z);
   const Launch launch = launch_of(z, threads, stream);
-  by_type("residual_norms", z, [&](auto type) {
-    return residual_norms_as<decltype(type)>(z, fz, residual, norm, launch, way);
-  });
-}
-
-struct AndersonArrays {
-  Array z, fz, window_f, window_g, gram, count, out, workspace;
-};
-
-template <typename T>
-const char* anderson_step_as(const AndersonArrays& in, double damping, double ridge, double growth,
-                             double max_weight, const Watched& watch, const Launch& launch,
-                             const Way& way) {
-  const int64_t rows = in.z.extent(0), size = in.z.extent(1), window = in.window_f.extent(1);
-  const Device device = in.z.device();
-  if (window < 1 || window > MAX_WINDOW) refuse("window_f", "expected a window of 1 to 64 states");
-  const int m = static_cast<int>(window);
-  const AndersonStep<T> args = {
-      rows,
-      size,
-      m,
-      in.z.data<T>(device, {rows, size}),
-      size,
-      in.fz.data<T>(device, {rows, size}),
-      size,
-      in.window_f.data<T>(device, {rows, window, size}),
-      in.window_g.data<T>(device, {rows, window, size}),
-      window * size,
-      size,
-      in.gram.data<double>(device, {rows, window, window}),
-      in.count.data<int32_t>(device, {rows}),
-      in.out.data<T>(device, {rows, size}),
-      size,
-      damping,
-      ridge,
-      growth,
-      max_weight,
-      scratch(in.workspace, device, rows, way.anderson_workspace(m, size)),
-      watch.data<T>(device, rows, size),
-  };
-  if (rows == 0 || size == 0) return nullptr;
-  const nb::gil_scoped_release release;
-  return way.of<T>().anderson_step(args, launch);
-}
-
-void anderson_step(nb::handle z, nb::handle fz, nb::handle window_f, nb::handle window_g,
-                   nb::handle gram, nb::handle count, nb::handle out, nb::handle workspace,
-                   nb::handle progress, nb::handle best, double damping, double ridge,
-                   double growth, double max_weight, const RuleTuple& rule, int threads,
-                   uintptr_t stream) {
-  const AndersonArrays in = {
-      {"z", z, false},
-      {"fz", fz, false},
-      {"window_f", window_f, true},
-      {"window_g", window_g, true},
-      {"gram", gram, true},
-      {"count", count, true},
-      {"out", out, true},
-      {"workspace", workspace, true},
-  };
-  in.z.rank(2);
-  in.window_f.rank(3);
-  const Watched watch(progress, best, rule);
-  const Way& way = way_of(in.z);
-  const Launch launch = launch_of(in.z, threads, stream);
-  by_type("anderson_step", in.z, [&](auto type) {
-    return anderson_step_as<decltype(type)>(in, damping, ridge, growth, max_weight, watch, launch,
-                                            way);
-  });
-}
-
-void picard_step(nb::handle z_, nb::handle fz_, nb::handle out_, nb::handle workspace_,
-                 nb::handle progress, nb::handle best, double damping, const RuleTuple& rule,
-                 int threads, uintptr_t stream) {
-  const Array z("z", z_, false), fz("fz", fz_, false), out("out", out_, true);
-  const Array workspace("workspace", workspace_, true);
-  z.rank(2);
-  const Watched watch(progress, best, rule);
-  const Way& way = way_of(z);
-  const Launch launch = launch_of(z, threads, stream);
-  by_type("picard_step", z, [&](auto type) -> const char* {
+  by_type(z, [&](auto type) {
     using T = decltype(type);
     const int64_t rows = z.extent(0), size = z.extent(1);
     const Device device = z.device();
-    const PicardStep<T> args = {
+    const ResidualNorms<T> args = {
         rows,
         size,
         z.data<T>(device, {rows, size}),
-        size,
         fz.data<T>(device, {rows, size}),
-        size,
-        out.data<T>(device, {rows, size}),
-        size,
-        damping,
-        scratch(workspace, device, rows, way.picard_workspace(size)),
-        watch.data<T>(device, rows, size),
+        residual.data<double>(device, {rows}),
+        norm.data<double>(device, {rows}),
     };
-    if (rows == 0 || size == 0) return nullptr;
-    const nb::gil_scoped_release release;
-    return way.of<T>().picard_step(args, launch);
+    if (rows && size) run("residual_norms", args, isa, launch);
   });
 }
 
-void broyden_step(nb::handle z_, nb::handle fz_, nb::handle directions_, nb::handle squares_,
-                  nb::handle lengths_, nb::handle merit_, nb::handle count_, nb::handle out_,
-                  nb::handle workspace_, nb::handle progress, nb::handle best, bool line_search,
-                  const RuleTuple& rule, int threads, uintptr_t stream) {
-  const Array z("z", z_, false), fz("fz", fz_, false), directions("directions", directions_, true);
-  const Array squares("squares", squares_, true), lengths("lengths", lengths_, true);
-  const Array merit("merit", merit_, true), count("count", count_, true), out("out", out_, true);
-  const Array workspace("workspace", workspace_, true);
-  z.rank(2);
-  directions.rank(3);
-  const Watched watch(progress, best, rule);
-  const Way& way = way_of(z);
-  const Launch launch = launch_of(z, threads, stream);
-  by_type("broyden_step", z, [&](auto type) -> const char* {
-    using T = decltype(type);
-    const int64_t rows = z.extent(0), size = z.extent(1), window = directions.extent(1);
-    const Device device = z.device();
-    if (window < 1 || window > MAX_DIRECTIONS) {
-      refuse("directions", "expected a window of 1 to 1024 states");
-    }
-    const BroydenStep<T> args = {
-        rows,
-        size,
-        static_cast<int>(window),
-        z.data<T>(device, {rows, size}),
-        size,
-        fz.data<T>(device, {rows, size}),
-        size,
-        directions.data<T>(device, {rows, window, size}),
-        window * size,
-        size,
-        squares.data<double>(device, {rows, window}),
-        lengths.data<double>(device, {rows, window}),
-        merit.data<double>(device, {rows}),
-        count.data<int32_t>(device, {rows}),
-        out.data<T>(device, {rows, size}),
-        size,
-        line_search,
-        scratch(workspace, device, rows, way.broyden_workspace(size)),
-        watch.data<T>(device, rows, size),
-    };
-    if (rows == 0 || size == 0) return nullptr;
-    const nb::gil_scoped_release release;
-    return way.of<T>().broyden_step(args, launch);
-  });
-}
-
-void philox_normal(nb::handle out_, uint64_t seed, uint32_t image, uint32_t stage, uint32_t first,
+void philox_normal(nb::handle out_, uint64_t seed, uint32_t index, uint32_t stage, uint32_t first,
                    int threads, uintptr_t stream) {
   const Array out("out", out_, true);
   out.rank(2);
-  const Way& way = way_of(out);
-  const Launch launch = launch_of(out, threads, stream);
   const int64_t n = out.extent(0), d = out.extent(1);
-  const PhiloxNormal args = {n,     d,    out.data<float>(out.device(), {n, d}), d, seed, image,
-                             stage, first};
-  if (n == 0 || d == 0) return;
-  const char* error;
-  {
-    const nb::gil_scoped_release release;
-    error = way.philox_normal(args, launch);
-  }
-  finish("philox_normal", error);
+  const InstructionSet& isa = isa_of(out);
+  const Launch launch = launch_of(out, threads, stream);
+  float* to = out.data<float>(out.device(), {n, d});
+  const PhiloxNormal args = {n, d, to, seed, index, stage, first};
+  if (n && d) run("philox_normal", args, isa, launch);
 }
 
-const Way& way_on(bool cuda) {
-  const Way* way = cuda ? cuda_way() : selected_cpu_way;
-  if (!way) refuse("cuda", "this build has no CUDA kernels");
-  return *way;
+int64_t workspace(const std::string& method, int window, int64_t size, bool cuda) {
+  const InstructionSet* isa = cuda ? cuda_isa() : selected_isa;
+  if (!isa) refuse("cuda", "this build has no CUDA kernels");
+  const int64_t doubles = isa->workspace(method, window, size);
+  if (doubles < 0) refuse("method", "has no step");
+  return doubles;
 }
 
-std::vector<std::string> simd_variants() {
-  const Way* ways[3];
+std::vector<const InstructionSet*> available() {
+  const InstructionSet* isas[3];
+  return {isas, isas + cpu_isas(isas)};
+}
+
+std::vector<std::string> isas() {
   std::vector<std::string> names;
-  for (int i = 0, n = cpu_ways(ways); i < n; ++i) names.emplace_back(ways[i]->name);
+  for (const InstructionSet* isa : available()) names.emplace_back(isa->name);
   return names;
 }
 
-void simd_select(const std::string& name) {
-  const Way* ways[3];
-  for (int i = 0, n = cpu_ways(ways); i < n; ++i) {
-    if (name == ways[i]->name) {
-      selected_cpu_way = ways[i];
-      return;
-    }
+void select_isa(const std::string& name) {
+  for (const InstructionSet* isa : available()) {
+    if (name != isa->name) continue;
+    selected_isa = isa;
+    return;
   }
-  refuse("name", "not one of simd_variants()");
+  refuse("name", "not one of isas()");
+}
+
+// What the CUDA kernels were built for, the last of them also as PTX; empty without them.
+std::vector<int> cuda_architectures() {
+#ifdef DEQCERT_CUDA
+  return {DEQCERT_CUDA};
+#else
+  return {};
+#endif
+}
+
+// Why the CUDA kernels cannot run on a GPU; empty where they can.
+std::string cuda_fault(int device) {
+#ifdef DEQCERT_CUDA
+  const char* fault = cuda::fault(device);
+  return fault ? fault : "";
+#else
+  (void)device;
+  return "this build has no CUDA kernels";
+#endif
 }
 
 }  // namespace
 
 NB_MODULE(_native, m) {
-  const Way* ways[3];
-  cpu_ways(ways);
-  selected_cpu_way = ways[0];
+  selected_isa = available()[0];
 
-  m.attr("cuda_built") = cuda_way() != nullptr;
+  m.attr("interface") = INTERFACE;
   m.attr("compiler") = DEQCERT_COMPILER;
-  m.def("simd", [] { return std::string(selected_cpu_way->name); });
-  m.def("simd_variants", &simd_variants);
-  m.def("simd_select", &simd_select, "name"_a);
-  // Doubles of workspace for each row.
-  m.def(
-      "picard_workspace",
-      [](int64_t size, bool cuda) { return way_on(cuda).picard_workspace(size); }, "size"_a,
-      "cuda"_a);
-  m.def(
-      "anderson_workspace",
-      [](int window, int64_t size, bool cuda) {
-        return way_on(cuda).anderson_workspace(window, size);
-      },
-      "window"_a, "size"_a, "cuda"_a);
-  m.def(
-      "broyden_workspace",
-      [](int64_t size, bool cuda) { return way_on(cuda).broyden_workspace(size); }, "size"_a,
-      "cuda"_a);
+  m.attr("cuda_architectures") = cuda_architectures();
+  m.def("cuda_fault", &cuda_fault, "device"_a);
+  m.def("isa", [] { return std::string(selected_isa->name); });
+  m.def("isas", &isas);
+  m.def("select_isa", &select_isa, "name"_a);
+  // Doubles of workspace per row.
+  m.def("workspace", &workspace, "method"_a, "window"_a, "size"_a, "cuda"_a);
+  m.def("step", &step, "method"_a, "arrays"_a, "constants"_a, "rule"_a.none(), nb::kw_only(),
+        "threads"_a, "stream"_a);
   m.def("residual_norms", &residual_norms, "z"_a, "fz"_a, "residual"_a, "norm"_a, nb::kw_only(),
         "threads"_a, "stream"_a);
-  m.def("anderson_step", &anderson_step, "z"_a, "fz"_a, "window_f"_a, "window_g"_a, "gram"_a,
-        "count"_a, "out"_a, "workspace"_a, "progress"_a.none(), "best"_a.none(), nb::kw_only(),
-        "damping"_a, "ridge"_a, "growth"_a, "max_weight"_a, "rule"_a, "threads"_a, "stream"_a);
-  m.def("picard_step", &picard_step, "z"_a, "fz"_a, "out"_a, "workspace"_a, "progress"_a.none(),
-        "best"_a.none(), nb::kw_only(), "damping"_a, "rule"_a, "threads"_a, "stream"_a);
-  m.def("broyden_step", &broyden_step, "z"_a, "fz"_a, "directions"_a, "squares"_a, "lengths"_a,
-        "merit"_a, "count"_a, "out"_a, "workspace"_a, "progress"_a.none(), "best"_a.none(),
-        nb::kw_only(), "line_search"_a, "rule"_a, "threads"_a, "stream"_a);
-  m.def("philox_normal", &philox_normal, "out"_a, nb::kw_only(), "seed"_a, "image"_a, "stage"_a,
+  m.def("philox_normal", &philox_normal, "out"_a, nb::kw_only(), "seed"_a, "index"_a, "stage"_a,
         "first"_a, "threads"_a, "stream"_a);
 }

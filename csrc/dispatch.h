@@ -1,39 +1,48 @@
-// The ways to run the kernels, as tables of functions, and the choice between them.
+// The kernels as one table per instruction set, CUDA being one of them, and the choice at run time.
 #pragma once
 
+#include <string>
 #include <tuple>
 
 #include "kernels.h"
 
 namespace deqcert {
 
-// The kernels for one type of states.
-template <typename T>
-struct Kernels {
-  const char* (*residual_norms)(const ResidualNorms<T>&, const Launch&);
-  const char* (*anderson_step)(const AndersonStep<T>&, const Launch&);
-  const char* (*picard_step)(const PicardStep<T>&, const Launch&);
-  const char* (*broyden_step)(const BroydenStep<T>&, const Launch&);
+template <typename Args>
+using Run = const char* (*)(const Args&, const Launch&);
+
+#define DEQCERT_RUN(name, Args, isa) Run<Args<float>>, Run<Args<double>>, Run<Args<bfloat16>>,
+typedef std::tuple<DEQCERT_KERNELS(DEQCERT_RUN, ) Run<PhiloxNormal>> Runs;
+#undef DEQCERT_RUN
+
+struct Workspace {
+  const char* method;
+  int64_t (*doubles)(int window, int64_t size);  // per row
 };
 
-struct Way {
+struct InstructionSet {
   const char* name;
-  int64_t (*picard_workspace)(int64_t);
-  int64_t (*anderson_workspace)(int, int64_t);
-  int64_t (*broyden_workspace)(int64_t);
-  const char* (*philox_normal)(const PhiloxNormal&, const Launch&);
-  std::tuple<Kernels<float>, Kernels<double>, Kernels<bfloat16>> kernels;
+  Runs runs;
+  const Workspace* workspaces;  // ends with a method that is nullptr
 
-  template <typename T>
-  const Kernels<T>& of() const {
-    return std::get<Kernels<T>>(kernels);
+  template <typename Args>
+  const char* run(const Args& args, const Launch& launch) const {
+    return std::get<Run<Args>>(runs)(args, launch);
+  }
+
+  // Doubles per row; -1 for an unknown method.
+  int64_t workspace(const std::string& method, int window, int64_t size) const {
+    for (const Workspace* w = workspaces; w->method; ++w) {
+      if (method == w->method) return w->doubles(window, size);
+    }
+    return -1;
   }
 };
 
-// The instruction sets that this processor has, best first; returns how many.
-int cpu_ways(const Way** ways);
+// The instruction sets that this processor has, best first; returns how many (at most 3).
+int cpu_isas(const InstructionSet** isas);
 
 // nullptr where the CUDA kernels were not built.
-const Way* cuda_way();
+const InstructionSet* cuda_isa();
 
 }  // namespace deqcert

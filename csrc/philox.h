@@ -1,7 +1,7 @@
 // Philox-4x32-10 (Salmon, Moraes, Dror, Shaw 2011) and a Box-Muller transform (1958) that gives the
 // same float32 bits everywhere: only +, -, *, / and sqrt in float64, each correctly rounded, in a
 // written order. Compile without contraction to fused multiply-adds (-ffp-contract=off,
-// -fmad=false). The constants mirror deqcert/kernels_reference.py. Free of branches, so that a
+// -fmad=false). The constants mirror deqcert/kernels/philox.py. Free of branches, so that a
 // loop over it vectorises.
 #pragma once
 
@@ -107,9 +107,9 @@ DEQCERT_SHARED void normal_pair(uint32_t u0, uint32_t u1, float* first, float* s
 }
 
 // The four normals of one block: elements 4 block .. 4 block + 3 of a row.
-DEQCERT_SHARED void normal_block(uint32_t block, uint32_t sample, uint32_t image, uint32_t stage,
+DEQCERT_SHARED void normal_block(uint32_t block, uint32_t sample, uint32_t index, uint32_t stage,
                                  PhiloxKey key, float out[4]) {
-  uint32_t c[4] = {block, sample, image, stage};
+  uint32_t c[4] = {block, sample, index, stage};
   philox4x32(c, key);
   normal_pair(c[0], c[1], out, out + 1);
   normal_pair(c[2], c[3], out + 2, out + 3);

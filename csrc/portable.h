@@ -9,3 +9,9 @@
 #define DEQCERT_SHARED static inline
 #define DEQCERT_SHARED_MEMBER inline __attribute__((always_inline))
 #endif
+
+namespace deqcert {
+
+DEQCERT_SHARED bool is_finite(double x) { return x - x == 0.0; }
+
+}  // namespace deqcert

@@ -29,3 +29,7 @@ class RunError(DeqcertError):
 
 class KernelError(DeqcertError, ValueError):
     """An array that a kernel cannot take; the message names the argument."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with a sentence about what is safe and how to go on."""

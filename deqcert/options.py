@@ -1,8 +1,9 @@
 """Options declared once: default, type, range and help of a dataclass's fields.
 
-A field is declared with :func:`number`, :func:`text`, :func:`flag` or :func:`choice`; the class
-docstring's ``Args:`` say what it means. From these two places the command line makes its options
-and their help, sentences about bad values are made, and the documentation is written.
+A field is declared with :func:`number`, :func:`text`, :func:`path`, :func:`flag` or
+:func:`choice`; the class docstring's ``Args:`` say what it means. From these two places the command
+line makes its options and their help, sentences about bad values are made, and the documentation is
+written.
 """
 
 from __future__ import annotations
@@ -10,16 +11,21 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from deqcert.errors import ConfigError
-from deqcert.registry import Registry
+from deqcert.registry import Registry, nearest
 
-Kind = Literal["int", "float", "bool", "str"]
+Kind = Literal["int", "float", "bool", "str", "path"]
+REQUIRED: Any = dataclasses.MISSING
+"""In place of a default: there is none, something must be given."""
+
 _KEY = "deqcert.option"
 _KNOWN: WeakKeyDictionary[type[Any], Mapping[str, Option]] = WeakKeyDictionary()
 _WORDS = {
@@ -40,14 +46,17 @@ class Option:
 
     Attributes:
         kind: Type of a value.
-        default: Value where nothing is given.
+        default: Value where nothing is given; REQUIRED where something must be given.
         low: Smallest number, or None for any.
         high: Largest number, or None for any.
         low_open: Whether ``low`` itself is excluded.
         high_open: Whether ``high`` itself is excluded.
         choices: Words to choose from, asked for when they are needed; None for any.
+        words: Words that a value begins with, such as names of data sets, for help and completion;
+            None where there are none.
         optional: Whether None may be given, too.
         metavar: What help calls a value, such as "DIR"; None for the kind's own word.
+        convert: What text is made into, with what it raises; anything but text passes as it is.
         name: Name of the field.
         help: What it means, from the class docstring.
     """
@@ -59,10 +68,17 @@ class Option:
     low_open: bool = False
     high_open: bool = False
     choices: Callable[[], Sequence[str]] | None = None
+    words: Callable[[], Sequence[str]] | None = None
     optional: bool = False
     metavar: str | None = None
+    convert: Callable[[str], Any] | None = None
     name: str = ""
     help: str = ""
+
+    @property
+    def required(self) -> bool:
+        """Whether a value must be given."""
+        return self.default is REQUIRED
 
     def range(self) -> str:
         """Say what may be given, as in "a whole number from 1"."""
@@ -70,13 +86,18 @@ class Option:
             return "one of " + ", ".join(self.choices())
         if self.kind == "bool":
             return "true or false"
-        if self.kind == "str":
-            return "text"
-        words = ["a whole number" if self.kind == "int" else "a number"]
+        if self.kind in ("str", "path"):
+            return "text" if self.kind == "str" else "the path of a file or folder"
+        words = "a whole number" if self.kind == "int" else "a number"
+        return f"{words} {self.bounds()}".rstrip()
+
+    def bounds(self) -> str:
+        """Say between which numbers a value must be, as in "from 0 to below 1"; "" for any."""
+        words = []
         if self.low is not None:
-            words.append(f"{'above' if self.low_open else 'from'} {self.low:g}")
+            words.append(f"{'above' if self.low_open else 'from'} {_shown(self.low)}")
         if self.high is not None:
-            words.append(f"{'to below' if self.high_open else 'to'} {self.high:g}")
+            words.append(f"{'to below' if self.high_open else 'to'} {_shown(self.high)}")
         return " ".join(words)
 
     def check(self, value: Any, label: str | None = None) -> Any:
@@ -93,11 +114,16 @@ class Option:
         """
         if value is None and self.optional:
             return None
+        if self.convert is not None:
+            return self.convert(value) if isinstance(value, str) else value
         if self.choices is not None and isinstance(value, str) and value not in self.choices():
             raise ConfigError(self._refusal(value, label))
         if self.kind == "str":
-            if isinstance(value, str):
-                return value
+            if isinstance(value, (str, os.PathLike)):
+                return os.fsdecode(value)
+        elif self.kind == "path":
+            if isinstance(value, (str, os.PathLike)) and os.fspath(value) not in ("", b""):
+                return Path(os.fsdecode(value))
         elif self.kind == "bool":
             if isinstance(value, bool):
                 return value
@@ -129,7 +155,7 @@ class Option:
         return self.check(value, label)
 
     def _inside(self, value: float) -> bool:
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             return False
         above = self.low is None or (value > self.low if self.low_open else value >= self.low)
         below = self.high is None or (value < self.high if self.high_open else value <= self.high)
@@ -137,7 +163,12 @@ class Option:
 
     def _refusal(self, value: Any, label: str | None) -> str:
         shown = repr(value) if not isinstance(value, float) else f"{value:g}"
-        return f"{label or self.name} is {shown[:80]}, but it must be {self.range()}."
+        hint = ""
+        if self.choices is not None and isinstance(value, str):
+            near = nearest(value, self.choices())
+            hint = f"; did you mean {near}?" if near else ""
+        says = f"{label or self.name} is {shown[:80]}, but it must be {self.range()}"
+        return says + (hint or ".")
 
 
 def number(
@@ -177,9 +208,39 @@ def number(
     )
 
 
-def text(default: str | None, *, metavar: str | None = None) -> Any:
-    """Declare a field that is any text, such as a path; None makes it optional."""
-    return _declare(Option("str", default, optional=default is None, metavar=metavar))
+def text(
+    default: str | None,
+    *,
+    metavar: str | None = None,
+    words: Registry[Any] | None = None,
+    convert: Callable[[str], Any] | None = None,
+) -> Any:
+    """Declare a field that is any text; None makes it optional, REQUIRED mandatory.
+
+    Args:
+        default: Value where nothing is given.
+        metavar: What help calls a value.
+        words: Where the words are that a value begins with, as in digits or mnist:DIR.
+        convert: What text is made into, such as an object that a small language describes.
+    """
+    return _declare(
+        Option(
+            "str",
+            default,
+            words=None if words is None else words.names,
+            optional=default is None,
+            metavar=metavar,
+            convert=convert,
+        )
+    )
+
+
+def path(default: Path | None, *, metavar: str = "FILE") -> Any:
+    """Declare a field that is the path of a file ("FILE") or a folder ("DIR").
+
+    None makes it optional, REQUIRED mandatory.
+    """
+    return _declare(Option("path", default, optional=default is None, metavar=metavar))
 
 
 def flag(default: bool) -> Any:
@@ -188,15 +249,25 @@ def flag(default: bool) -> Any:
 
 
 def choice(
-    default: str | None, words: Iterable[str] | Registry[Any], *, metavar: str | None = None
+    default: str | None,
+    words: Iterable[str] | Registry[Any],
+    *,
+    also: Sequence[str] = (),
+    metavar: str | None = None,
 ) -> Any:
-    """Declare a field that is one of a few words, or of a registry's names."""
-    choices: Callable[[], Sequence[str]]
-    if isinstance(words, Registry):
-        choices = words.names
-    else:
-        fixed = tuple(words)
-        choices = lambda: fixed  # noqa: E731
+    """Declare a field that is one of a few words.
+
+    Args:
+        default: Value where nothing is given.
+        words: The words, or the registry whose names they are.
+        also: Further words.
+        metavar: What help calls a value.
+    """
+    names = words if isinstance(words, Registry) else tuple(words)
+
+    def choices() -> Sequence[str]:
+        return (*also, *names)
+
     return _declare(
         Option("str", default, choices=choices, optional=default is None, metavar=metavar)
     )
@@ -261,10 +332,30 @@ def parse_pairs(what: str, pairs: Sequence[str], known: Mapping[str, Option]) ->
             raise ConfigError(f"{what} {pair!r} must read KEY=VALUE, as in {example}.")
         if key in values:
             raise ConfigError(f"{what} {key} is given twice; give it once.")
+        values[key] = value
+    return read_options(what, values, known)
+
+
+def read_options(
+    what: str, given: Mapping[str, Any], known: Mapping[str, Option]
+) -> dict[str, Any]:
+    """Check values by name; those that are text, as of a command line or a file, are read.
+
+    Args:
+        what: What one is called in sentences, as in "solver option".
+        given: The values.
+        known: The options that there are, by name.
+
+    Raises:
+        ConfigError: If a name is unknown, or a value is not of the option's type and range.
+    """
+    values: dict[str, Any] = {}
+    for key, value in given.items():
         if key not in known:
             has = f"there are {', '.join(known)}" if known else "there is none"
             raise ConfigError(f"there is no {what} '{key}'; {has}.")
-        values[key] = known[key].parse(value, f"{what} {key}")
+        read = known[key].parse if isinstance(value, str) else known[key].check
+        values[key] = read(value, f"{what} {key}")
     return values
 
 
@@ -280,6 +371,12 @@ def parse_number(text: str, *, whole: bool) -> float | None:
     if not re.fullmatch(pattern, text) or len(text) > 400:
         return None
     return int(text) if whole else float(text)
+
+
+def _shown(bound: float) -> str:
+    if isinstance(bound, int) and bound >= 2**31 - 1 and (bound + 1).bit_count() == 1:
+        return f"2^{bound.bit_length()} - 1"
+    return f"{bound:g}"
 
 
 def _number(value: Any, *, whole: bool) -> float | None:

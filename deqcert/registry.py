@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
-from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, cast
 
 from deqcert.errors import ConfigError, DeqcertError
 
 T = TypeVar("T")
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """Return the word that was probably meant, whatever its case; None where none is near."""
+    lower = {known.lower(): known for known in words}
+    found = difflib.get_close_matches(str(word).lower(), lower, n=1, cutoff=0.6)
+    return lower[found[0]] if found else None
 
 
 class Registry(Generic[T]):
@@ -96,8 +102,8 @@ class Registry(Generic[T]):
     def unknown(self, name: str) -> str:
         """Say that there is nothing of that name, and what is nearest."""
         names = self.names()
-        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-        hint = f"; did you mean {nearest[0]}?" if nearest else ";"
+        near = nearest(name, names)
+        hint = f"; did you mean {near}?" if near else ";"
         return f"there is no {self.kind} '{name}'{hint} there are {', '.join(names)}."
 
     def __contains__(self, name: object) -> bool:
@@ -114,5 +120,7 @@ class Registry(Generic[T]):
 
     @cached_property
     def _plugins(self) -> dict[str, Callable[[], T]]:
+        from importlib.metadata import entry_points  # takes longer to import than all else here
+
         found = entry_points(group=f"deqcert.{self.plural}")
         return {point.name: point.load for point in found if point.name not in self._entries}

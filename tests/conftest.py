@@ -40,3 +40,7 @@ def golden_folder() -> Path:
 def data_folder() -> Path:
     """Real image files in the formats that users bring."""
     return _folder("DEQCERT_DATA", "../shared/data")
+
+
+from kernel_problems import path as path  # noqa: E402  after the environment is set
+from kernel_problems import variant as variant  # noqa: E402

@@ -190,7 +190,7 @@ def test_strata_hold_against_adversaries_on_the_engine(which):
     goal: Goal = Luckiest(certified_radius(p, SIGMA))
     for method in (strata(adversaries(model)[which]), strata(adversaries(model)[which], goal=goal)):
         certificates = [method.certify(engine, Input(ORIGIN, trial)) for trial in range(trials)]
-        wrong = sum(c.prediction == 1 or c.p_lower > p for c in certificates)
+        wrong = sum(c.prediction == 1 or c.details.p_lower > p for c in certificates)
         assert not too_often(wrong, trials, 0.2)
 
 

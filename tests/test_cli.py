@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
 import os
@@ -21,19 +20,18 @@ import pytest
 import torch
 
 from deqcert.attacks import attack_names
-from deqcert.certifiers import certifier_names
+from deqcert.certifiers import CERTIFIERS
 from deqcert.cli import COMMANDS, main
 from deqcert.cli.certify import METHODS_WITH_AUDIT
 from deqcert.cli.options import Solving, parse_images, parse_knobs
-from deqcert.cli.train import KNOBS
 from deqcert.data import dataset_names
 from deqcert.errors import ConfigError
 from deqcert.models import MDEQ, MDEQConfig, preset, preset_names
-from deqcert.models.implicit_grad import gradient_names
 from deqcert.runs import COLUMNS
 from deqcert.solvers import solver_names, solver_options
+from deqcert.solvers.gradients import gradient_names
 from deqcert.starts import start_names
-from deqcert.training import TrainConfig, augmentation_names, objective_names
+from deqcert.training import AUGMENTATIONS, OBJECTIVES
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +154,7 @@ def test_unsound_methods_say_so(
 
 
 def test_the_methods_with_an_audit_are_known() -> None:
-    assert {*METHODS_WITH_AUDIT, "standard", "independent", "enclosed"} == set(certifier_names())
+    assert {*METHODS_WITH_AUDIT, "standard", "independent", "enclosed"} == set(CERTIFIERS)
 
 
 @pytest.mark.parametrize(
@@ -176,8 +174,8 @@ def test_help_names_everything_there_is(capsys: pytest.CaptureFixture[str]) -> N
     for command in COMMANDS:
         assert main([command, "--help"]) == 0
     text = re.sub(r"-\s+", "-", capsys.readouterr().out)  # help wraps at hyphens, too
-    training = (*gradient_names(), *objective_names(), *augmentation_names(), *preset_names())
-    certifying = (*start_names(), *solver_names(), *dataset_names(), *certifier_names())
+    training = (*gradient_names(), *OBJECTIVES, *AUGMENTATIONS, *preset_names())
+    certifying = (*start_names(), *solver_names(), *dataset_names(), *CERTIFIERS)
     for name in (*training, *certifying, *attack_names()):
         assert name in text
     assert main([]) == 0
@@ -483,15 +481,6 @@ def test_train_leaves_a_model_that_can_be_certified(
     assert "exists already" in capsys.readouterr().err
     given = f"predict --model {tmp_path / 'mine.pth'} --data {files.images} --images 0:1 --n 20"
     assert main(given.split()) == 0  # sigma is in the training's record
-
-
-def test_train_offers_exactly_what_training_takes() -> None:
-    fields = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    assert {name: default for name, _, default, _ in KNOBS} == {
-        name: default
-        for name, default in fields.items()
-        if name not in ("out", "progress", "objective_options")
-    }
 
 
 def test_doctor_says_what_is_live(capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,7 @@ def test_serialized_holds_against_adversaries_on_the_engine(which):
     wrong = 0
     for trial in range(trials):
         certificate = method.certify(engine, Input(ORIGIN, trial))
-        wrong += certificate.prediction == 1 or certificate.p_lower > p
+        wrong += certificate.prediction == 1 or certificate.details.p_lower > p
     assert not too_often(wrong, trials, alpha)
 
 
@@ -55,7 +55,7 @@ def test_standard_holds_on_the_engine():
     engine = SmoothingEngine(HalfLine(p), sigma=SIGMA, seed=5, batch=200)
     method = get_certifier("standard", predictor=reference(), n0=10, n=200, alpha=alpha)
     certificates = [method.certify(engine, Input(ORIGIN, trial)) for trial in range(trials)]
-    wrong = sum(c.prediction == 1 or c.p_lower > p for c in certificates)
+    wrong = sum(c.prediction == 1 or c.details.p_lower > p for c in certificates)
     assert not too_often(wrong, trials, alpha)
     # Clopper-Pearson is nearly exact here: a bound that never fails would be a bug too.
     assert wrong > 0.05 * trials

@@ -262,7 +262,7 @@ def failures(start, p: float, alpha: float, trials: int, depth: int, seed: int) 
     engine = SmoothingEngine(ProvenHalfLine(p), sigma=SIGMA, seed=seed, batch=300)
     method = get_certifier("enclosed", warm(start), n0=10, n=300, alpha=alpha, depth=depth)
     certificates = [method.certify(engine, Input(ORIGIN, trial)) for trial in range(trials)]
-    return sum(c.prediction == 1 or c.p_lower > p for c in certificates)
+    return sum(c.prediction == 1 or c.details.p_lower > p for c in certificates)
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -330,8 +330,8 @@ def test_a_warm_start_of_one_step_reaches_the_full_radius():
     method = get_certifier("enclosed", start, n0=10, n=10000, alpha=0.001, depth=10)
     certificate = method.certify(engine, Input(ORIGIN, 0))
     assert certificate.prediction == 0
-    assert certificate.votes == 10000
-    assert certificate.audited == 0
+    assert certificate.details.votes == 10000
+    assert certificate.details.audited == 0
     full = certified_radius(lower_confidence_bound(10000, 10000, 0.001), SIGMA)
     assert certificate.radius == full == pytest.approx(1.599, abs=5e-4)
     assert "exact equilibrium" in certificate.assumptions
@@ -356,7 +356,7 @@ def test_nfe_counts_votes_and_proofs():
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A contractive model of the digits, trained through the command line in a few seconds."""
     folder = tmp_path_factory.mktemp("contractive")
-    assert main(f"train --preset contractive {TRAINING} --quiet --out {folder}".split()) == 0
+    assert main(f"train --architecture contractive {TRAINING} --quiet --out {folder}".split()) == 0
     return folder / "model.pth"
 
 

@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import HalfLine
 
+from deqcert import choices
 from deqcert.bench.forms import FormBench, FormTiming, bench_forms
-from deqcert.cli import choices, main
+from deqcert.cli import main
 from deqcert.errors import ConfigError
 from deqcert.models import (
     FORMS,

@@ -1,4 +1,4 @@
-"""Models: the contract over every preset, and the numbers of the original implementation."""
+"""Models: the contract over every architecture, and the numbers of the original implementation."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import torch
 
 from deqcert.errors import ConfigError, DataError
 from deqcert.models import (
+    ARCHITECTURES,
     MDEQ,
     ImplicitModel,
-    Model,
     StateLayout,
-    build_model,
+    TrainableModel,
+    architecture,
     load_model,
-    preset,
-    preset_names,
     read_config,
 )
 from deqcert.solvers import StopRule, bind, get_solver
@@ -25,24 +24,24 @@ from deqcert.solvers import StopRule, bind, get_solver
 SMALL_IMAGES = {"large": (16, 16), "imagenet-small": (32, 32)}
 
 
-def build(name: str) -> Model:
-    """A preset with random weights; the large ones on smaller images, for speed."""
+def build(name: str) -> TrainableModel:
+    """An architecture with random weights; the large ones on smaller images, for speed."""
     torch.manual_seed(0)
-    config = preset(name)
+    config = architecture(name)
     size = SMALL_IMAGES.get(name, config.image_size)
-    return build_model(replace(config, image_size=size)).eval()
+    return replace(config, image_size=size).build().eval()
 
 
-@pytest.fixture(params=preset_names())
-def model(request: pytest.FixtureRequest) -> Model:
+@pytest.fixture(params=ARCHITECTURES.names())
+def model(request: pytest.FixtureRequest) -> TrainableModel:
     return build(request.param)
 
 
-def images(model: Model, rows: int = 3) -> torch.Tensor:
+def images(model: TrainableModel, rows: int = 3) -> torch.Tensor:
     return torch.rand(rows, *model.input_shape, generator=torch.Generator().manual_seed(1))
 
 
-def test_shapes_follow_the_protocol(model: Model) -> None:
+def test_shapes_follow_the_protocol(model: TrainableModel) -> None:
     assert isinstance(model, ImplicitModel)
     with torch.no_grad():
         injection = model.inject(images(model))
@@ -54,7 +53,7 @@ def test_shapes_follow_the_protocol(model: Model) -> None:
         assert model.readout(after).shape == (3, model.num_classes)
 
 
-def test_rows_do_not_see_each_other(model: Model) -> None:
+def test_rows_do_not_see_each_other(model: TrainableModel) -> None:
     x = images(model)
     with torch.no_grad():
         injection = model.inject(x)
@@ -68,9 +67,9 @@ def test_rows_do_not_see_each_other(model: Model) -> None:
     torch.testing.assert_close(alone, together[1:], rtol=1e-4, atol=1e-4)
 
 
-def test_state_dict_survives_a_round_trip(model: Model) -> None:
+def test_state_dict_survives_a_round_trip(model: TrainableModel) -> None:
     torch.manual_seed(5)
-    other = build_model(model.config).eval()
+    other = model.config.build().eval()
     other.load_state_dict(model.state_dict(), strict=True)
     with torch.no_grad():
         injection = model.inject(images(model))
@@ -78,7 +77,7 @@ def test_state_dict_survives_a_round_trip(model: Model) -> None:
         assert torch.equal(model.cell(z, injection), other.cell(z, other.inject(images(model))))
 
 
-def test_configuration_survives_a_round_trip(model: Model, tmp_path) -> None:
+def test_configuration_survives_a_round_trip(model: TrainableModel, tmp_path) -> None:
     path = tmp_path / "model.yaml"
     path.write_text(model.config.to_yaml())
     assert read_config(path) == model.config
@@ -114,7 +113,7 @@ def test_folded_weights_are_the_same_numbers_and_never_stale() -> None:
     ],
 )
 def test_every_part_of_the_configuration_is_honoured(change: dict) -> None:
-    model = MDEQ(replace(preset("small"), **({"num_blocks": (), "big_kernels": ()} | change)))
+    model = MDEQ(replace(architecture("small"), **({"num_blocks": (), "big_kernels": ()} | change)))
     names = model.state_dict().keys()
     config = model.config
     assert ("fullstage.branches.0.blocks.0.conv1.weight_g" in names) == config.weight_norm
@@ -164,7 +163,7 @@ def test_layout_packs_and_unpacks() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"head_channels": (7, 14)}, "one entry a resolution"),
+        ({"head_channels": (7, 14)}, "one entry per resolution"),
         ({"num_groups": 3}, "num_groups"),
         ({"image_size": (30, 32)}, "multiples of 4"),
         ({"dropout": 1.0}, "dropout"),
@@ -177,12 +176,12 @@ def test_layout_packs_and_unpacks() -> None:
 )
 def test_impossible_configurations_are_refused(change: dict, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        MDEQ(replace(preset("small"), **change))
+        MDEQ(replace(architecture("small"), **change))
 
 
-def test_unknown_preset_is_refused() -> None:
+def test_unknown_architecture_is_refused() -> None:
     with pytest.raises(ConfigError, match="there are tiny"):
-        preset("huge")
+        architecture("huge")
 
 
 class TestGolden:

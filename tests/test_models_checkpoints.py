@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from deqcert.errors import CheckpointError, ConfigError
-from deqcert.models import MDEQ, MDEQConfig, file_hash, load_model, preset
+from deqcert.models import MDEQ, MDEQConfig, architecture, file_hash, load_model
 
 PUBLIC_YAML = """
 GPUS: (0,)
@@ -43,7 +43,7 @@ DATASET: {DATASET: cifar10, ROOT: data/}
 
 
 def small_config() -> MDEQConfig:
-    return replace(preset("tiny"), channels=(4, 4), head_channels=(2, 2), final_channels=8)
+    return replace(architecture("tiny"), channels=(4, 4), head_channels=(2, 2), final_channels=8)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from deqcert.data import load_dataset
-from deqcert.models import MDEQConfig, checkpoint_path, file_hash, load_model, preset
+from deqcert.models import MDEQConfig, architecture, checkpoint_path, file_hash, load_model
 from deqcert.training.measure import measure
 from deqcert.training.progress import TrainingProgress
 
@@ -15,7 +15,7 @@ def test_shipped_files_belong_together() -> None:
     record = json.loads(path.with_suffix(".json").read_text())
     assert path.stat().st_size < 1_000_000
     assert file_hash("digits") == file_hash(path) == record["checkpoint_sha256"]
-    assert MDEQConfig.from_yaml(path.with_suffix(".yaml")) == preset("tiny")
+    assert MDEQConfig.from_yaml(path.with_suffix(".yaml")) == architecture("tiny")
     assert record["data_sha256"]["test"] == load_dataset("digits").hash()
     assert "/" not in record["command"], "no path of the machine that trained it"
 

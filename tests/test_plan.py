@@ -82,8 +82,8 @@ def test_a_forecast_stops_where_the_method_stops():
         batch=100,
         rng=np.random.default_rng(0),
     )
-    assert runs.drawn.tolist()[:2] == [found.n, found.n]
-    assert runs.p_lower[0] == found.p_lower
+    assert runs.drawn.tolist()[:2] == [found.details.n, found.details.n]
+    assert runs.p_lower[0] == found.details.p_lower
     assert runs.votes.tolist()[:2] == [20_000, 20_000]
     assert 0.5 < runs.p_lower[2] < 0.55
     assert runs.drawn[2] < 20_000

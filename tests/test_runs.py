@@ -22,11 +22,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deqcert.certifiers import Certificate
+from deqcert.certifiers import Certificate, NoiseDetails
+from deqcert.certifiers.bounds import write_down
 from deqcert.errors import RunError
 from deqcert.report import read_results
-from deqcert.runs import COLUMNS, Manifest, Row, Run, certify_images, describe_images, round_down
+from deqcert.runs import COLUMNS, Manifest, Row, Run, certify_images, describe_images
 from deqcert.runs.manifest import parse_images
+from deqcert.smoothing import Input
 
 IMAGES = range(3, 24, 3)
 PARAMETERS: dict[str, Any] = {"sigma": 0.25, "n": 1000, "method": "standard", "seed": 7}
@@ -39,19 +41,20 @@ def certificate(image: int) -> Certificate:
     return Certificate(
         prediction=None if abstain else draw.randrange(3),
         radius=0.0 if abstain else draw.random(),
-        p_lower=draw.random(),
-        sigma=0.25,
-        n0=10,
-        n=1000,
         alpha=0.001,
         method="standard",
-        sound=True,
         assumptions="none",
-        votes=draw.randrange(1000),
-        audited=0,
-        disagreements=0,
+        details=NoiseDetails(
+            p_lower=draw.random(),
+            sigma=0.25,
+            n0=10,
+            n=1000,
+            votes=draw.randrange(1000),
+            audited=0,
+            disagreements=0,
+            seed=7,
+        ),
         nfe=draw.randrange(9000),
-        seed=7,
         seconds=1.25,
     )
 
@@ -62,9 +65,12 @@ class Certifying:
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
 
-    def certify(self, engine: object, x: object, image: int) -> Certificate:
+    name = "standard"
+    norm = "l2"
+
+    def certify(self, subject: object, input: Input) -> Certificate:
         time.sleep(self.seconds)
-        return certificate(image)
+        return certificate(input.index)
 
     def image(self, index: int) -> None:
         return None
@@ -363,7 +369,7 @@ def test_a_journal_that_is_too_long_is_refused(tmp_path: Path, whole: bytes) -> 
 
 @given(st.floats(0, 100), st.integers(3, 9))
 def test_rounding_never_goes_up(value: float, digits: int) -> None:
-    text = round_down(value, digits)
+    text = write_down(value, digits)
     assert 0 <= Decimal(value) - Decimal(text) < Decimal(10) ** -digits
     assert len(text.partition(".")[2]) == digits
 

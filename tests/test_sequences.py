@@ -283,7 +283,7 @@ def test_independent_holds_on_the_engine_when_it_stops_at_the_luckiest_look(p):
     engine = SmoothingEngine(HalfLine(p), sigma=SIGMA, seed=7, batch=10)
     method = independent(80, alpha, Luckiest(certified_radius(p, SIGMA)))
     certificates = [method.certify(engine, Input(ORIGIN, trial)) for trial in range(trials)]
-    wrong = sum(c.prediction == 1 or c.p_lower > p for c in certificates)
+    wrong = sum(c.prediction == 1 or c.details.p_lower > p for c in certificates)
     assert not too_often(wrong, trials, alpha)
     assert wrong > 0  # it does stop there
 
@@ -309,7 +309,7 @@ def test_without_a_goal_independent_is_standard():
     one = independent(500, 0.01, None).certify(engine, Input(ORIGIN, 0))
     other = get_certifier("standard", reference(), n0=10, n=500, alpha=0.01)
     two = other.certify(engine, Input(ORIGIN, 0))
-    assert (one.radius, one.votes, one.n, one.nfe) == (two.radius, two.votes, two.n, two.nfe)
+    assert (one.radius, one.nfe, one.details) == (two.radius, two.nfe, two.details)
     assert one.method == "independent"
     assert "anderson from a cold start" in one.assumptions
 
@@ -319,10 +319,10 @@ def test_without_a_goal_independent_is_standard():
 def test_a_goal_stops_at_a_look_with_the_votes_of_those_samples(goal, p):
     engine = SmoothingEngine(HalfLine(p), sigma=SIGMA, seed=3, batch=100)
     found = independent(20_000, 0.001, goal).certify(engine, Input(ORIGIN, 4))
-    assert found.n in set(looks(20_000, 100))
+    assert found.details.n in set(looks(20_000, 100))
     assert goal.describe() in found.assumptions
-    votes = engine.votes(reference(), Input(ORIGIN, 4), 1, found.n).counts
-    assert found.votes in votes
+    votes = engine.votes(reference(), Input(ORIGIN, 4), 1, found.details.n).counts
+    assert found.details.votes in votes
     most = certified_radius(lower_confidence_bound(20_000, 20_000, 0.0005), SIGMA)
     if isinstance(goal, Radii):
         truth = certified_radius(max(p, 1 - p), SIGMA)
@@ -331,7 +331,7 @@ def test_a_goal_stops_at_a_look_with_the_votes_of_those_samples(goal, p):
             assert certified == (truth > radius) or abs(truth - radius) < 0.03
     else:
         assert found.radius <= most
-    assert found.n < 20_000 or goal == Relative(0.1) or p == 0.52
+    assert found.details.n < 20_000 or goal == Relative(0.1) or p == 0.52
 
 
 def test_goals_that_cannot_be_are_refused_before_any_solve():

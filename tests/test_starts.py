@@ -15,10 +15,9 @@ from toys import ORIGIN, SIGMA, HalfLine
 
 from deqcert.certifiers import get_certifier
 from deqcert.cli import main
-from deqcert.cli.train_start import KNOBS
 from deqcert.errors import CheckpointError, ConfigError, RunError
-from deqcert.models import MDEQ, load_model, preset
-from deqcert.models.checkpoints import ZOO
+from deqcert.models import MDEQ, architecture, load_model
+from deqcert.models.zoo import SHIPPED
 from deqcert.smoothing import NO_VOTE, DecidedStop, EarlyStop, Input, Predictor, SmoothingEngine
 from deqcert.solvers import Anderson, Picard, StopRule, bind
 from deqcert.starts import Learned, get_start
@@ -178,7 +177,7 @@ def test_impossible_starts_and_stops_are_refused_in_one_sentence() -> None:
 
 @pytest.mark.parametrize("name", ["tiny", "small", "large"])
 def test_a_start_has_at_most_a_fifth_of_the_model_and_the_state_of_it(name: str) -> None:
-    model = MDEQ(preset(name)).eval()
+    model = MDEQ(architecture(name)).eval()
     injection = model.inject(torch.rand(3, *model.input_shape))
     net = build_start(start_architecture(model, injection)).eval()
     assert isinstance(net, PyramidStart)
@@ -255,7 +254,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the shipped model with a start that was fitted for a few seconds."""
     folder = tmp_path_factory.mktemp("digits")
     for ending in ("pth", "yaml", "json"):
-        shutil.copy(ZOO / f"digits.{ending}", folder)
+        shutil.copy(SHIPPED / f"digits.{ending}", folder)
     path = train_start(
         StartConfig(folder / "digits.pth", steps=48, reuse=2, tune_images=200, progress=False)
     )
@@ -396,13 +395,6 @@ def test_a_training_that_diverges_says_so(digits: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(fitting.Pool, "draw", lambda self, generator: iter(()))
     with pytest.raises(ConfigError, match="no step"):
         train_start(config)
-
-
-def test_the_command_has_the_configuration_s_names_and_defaults() -> None:
-    fields = {field.name: field for field in dataclasses.fields(StartConfig)}
-    assert {name for name, *_ in KNOBS} == set(fields) - {"model", "progress"}
-    for name, _, default, _ in KNOBS:
-        assert fields[name].default == default
 
 
 def certify(digits: Path, out: Path, *more: str) -> int:

@@ -13,11 +13,9 @@ from trainings import TINY_YAML, small_training
 
 from deqcert.errors import ConfigError, DataError, RunError
 from deqcert.models import file_hash, load_model
-from deqcert.models.implicit_grad import gradient_names
-from deqcert.training import TrainConfig, augmentation_names, train
+from deqcert.solvers.gradients import gradient_names
+from deqcert.training import AUGMENTATIONS, TrainConfig, get_objective, train
 from deqcert.training import loop as loop_module
-from deqcert.training.augment import get_augmentation
-from deqcert.training.objectives import get_objective
 
 
 @pytest.fixture
@@ -62,8 +60,8 @@ def test_a_time_limit_ends_the_training(config: TrainConfig, monkeypatch) -> Non
     assert 30 <= record(path)["seconds"] < 60
 
 
-def test_a_preset_takes_the_geometry_of_the_data(config: TrainConfig) -> None:
-    path = train(dataclasses.replace(config, model=None, preset="tiny", epochs=1))
+def test_an_architecture_takes_the_geometry_of_the_data(config: TrainConfig) -> None:
+    path = train(dataclasses.replace(config, model=None, architecture="tiny", epochs=1))
     model = load_model(path)
     assert (model.input_shape, model.num_classes) == ((1, 4, 4), 3)
     assert model.config.mean[0] == pytest.approx(0.3, abs=0.05)
@@ -105,12 +103,12 @@ def test_a_training_that_always_diverges_says_what_to_do(config, monkeypatch) ->
     assert not (config.out / "model.pth").exists()
 
 
-@pytest.mark.parametrize("name", augmentation_names())
+@pytest.mark.parametrize("name", AUGMENTATIONS.names())
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_augmentation_keeps_shape_and_range(name: str, channels: int) -> None:
     x = torch.rand(40, channels, 8, 8, generator=torch.Generator().manual_seed(0))
     before = x.clone()
-    after = get_augmentation(name, channels)(x, torch.Generator().manual_seed(1))
+    after = AUGMENTATIONS.get(name)(x, torch.Generator().manual_seed(1))
     assert after.shape == x.shape
     assert torch.equal(x, before), "the images given are not changed"
     assert 0.0 <= after.min() <= after.max() <= 1.0
@@ -120,7 +118,7 @@ def test_every_augmentation_keeps_shape_and_range(name: str, channels: int) -> N
 def test_a_shift_moves_by_whole_pixels() -> None:
     x = torch.zeros(60, 1, 8, 8)
     x[:, :, 3, 3] = 1.0
-    after = get_augmentation("shift", 1)(x, torch.Generator().manual_seed(0))
+    after = AUGMENTATIONS.get("shift")(x, torch.Generator().manual_seed(0))
     places = {tuple(place[2:].tolist()) for place in after.nonzero()}
     assert places == {(row, column) for row in (2, 3, 4) for column in (2, 3, 4)}
 
@@ -128,15 +126,17 @@ def test_a_shift_moves_by_whole_pixels() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"objective": "magic"}, "there are gaussian"),
-        ({"gradient": "magic"}, "there are implicit"),
-        ({"solver": "magic"}, "there are picard"),
-        ({"augment": "magic"}, "there are auto"),
+        ({"objective": "magic"}, "objective is 'magic', but it must be one of gaussian, "),
+        ({"gradient": "implict"}, "one of implicit, phantom, unroll; did you mean implicit?"),
+        ({"solver": "magic"}, "one of picard, anderson"),
+        ({"augment": "magic"}, "one of auto, none"),
+        ({"architecture": "huge"}, "one of tiny, small"),
+        ({"precision": "float16"}, "one of float32, bfloat16"),
         ({"sigma": -0.1}, "sigma"),
         ({"sigma": float("nan")}, "sigma"),
         ({"lr": 0.0}, "lr"),
         ({"epochs": 0}, "epochs"),
-        ({"batch": 1}, "batch normalisation"),
+        ({"batch": 1}, "batch is 1, but it must be a whole number from 2"),
         ({"pretrain": 1.5}, "pretrain"),
         ({"seed": -1}, "seed"),
         ({"name": "../up"}, "file name"),
@@ -154,7 +154,6 @@ def test_trainings_that_cannot_work_are_refused_before_they_start(config, tmp_pa
 
     refuse(ConfigError, "are the same .+ test_data", test_data=None)
     refuse(ConfigError, "192 training images", batch=193)
-    refuse(ConfigError, "there is no preset", model=None, preset="huge")
     refuse(DataError, "no file", data="npz:nowhere.npz")
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(TINY_YAML.replace("[4, 4]\n  EXTRA", "[8, 8]\n  EXTRA"))

@@ -1,12 +1,13 @@
 // The Anderson step: one pass over the residual window for the new row of the Gram matrix, a small
 // solve, one pass over the state window for the mix.
-#include "../anderson_math.h"
+#include "../anderson.h"
+
 #include "parallel.h"
 #include "simd.h"
 #include "watched.h"
 
 namespace deqcert {
-namespace DEQCERT_WAY {
+namespace DEQCERT_ISA {
 namespace {
 
 // What a row keeps between its passes, in the workspace.
@@ -31,8 +32,8 @@ struct Row {
     partial = scratch + anderson_scratch(a.window);
   }
 
-  T* f(int slot) const { return a.window_f + b * a.window_stride + slot * a.slot_stride; }
-  T* g(int slot) const { return a.window_g + b * a.window_stride + slot * a.slot_stride; }
+  T* f(int slot) const { return a.window_f + (b * a.window + slot) * a.size; }
+  T* g(int slot) const { return a.window_g + (b * a.window + slot) * a.size; }
 
   // Stores a chunk of the new state and residual, and its share of the new inner products.
   void take(int64_t chunk) const {
@@ -40,8 +41,8 @@ struct Row {
     const int64_t low = chunk * CHUNK, n = length_of(chunk, a.size);
     const int s = anderson_slot(a.count[b], a.window);
     const int filled = anderson_filled(a.count[b], a.window);
-    const T* z = a.z + b * a.z_stride + low;
-    const T* fz = a.fz + b * a.fz_stride + low;
+    const T* z = a.z + b * a.size + low;
+    const T* fz = a.fz + b * a.size + low;
     alignas(64) double residual[CHUNK];
     double* sums = partial + chunk * (a.window + 2);
     split(z, fz, n, f(s) + low, g(s) + low, residual, sums + a.window);
@@ -60,19 +61,18 @@ struct Row {
       const double* sums = partial + chunk * (a.window + 2);
       for (int j = 0; j < a.window + 2; ++j) dots[j] += sums[j];
     }
-    *target = settle(a.watch, b, a.size, a.z + b * a.z_stride, a.out + b * a.out_stride,
-                     dots[a.window], dots[a.window + 1]);
+    *target = settle(a.watch, b, a.size, a.z + b * a.size, a.out + b * a.size, dots[a.window],
+                     dots[a.window + 1]);
     if (*target == NOWHERE) return;
-    const AndersonRule rule = {a.ridge, a.growth, a.max_weight};
     double* gram = a.gram + b * a.window * a.window;
-    *restart = anderson_decide(gram, a.window, a.count + b, dots, rule, scratch, weights);
+    *restart = anderson_decide(gram, a.window, a.count + b, dots, a.constants, scratch, weights);
   }
 
   void mix(int64_t chunk) const {
     if (*target == NOWHERE) return;
     const int64_t low = chunk * CHUNK, n = length_of(chunk, a.size);
-    const T *from_f[MAX_WINDOW], *from_g[MAX_WINDOW];
-    double weight[MAX_WINDOW];
+    const T *from_f[AndersonStep<T>::MAX_WINDOW], *from_g[AndersonStep<T>::MAX_WINDOW];
+    double weight[AndersonStep<T>::MAX_WINDOW];
     int terms = 0;
     // A slot of weight zero may hold anything and must not be touched by 0 * NaN.
     for (int j = 0; j < a.window; ++j) {
@@ -81,8 +81,8 @@ struct Row {
       from_g[terms] = g(j) + low;
       weight[terms++] = weights[j];
     }
-    T* out = (*target == BEST ? a.watch.best + b * a.watch.best_stride : a.out + b * a.out_stride);
-    if (a.damping == 1.0) {
+    T* out = (*target == BEST ? a.watch.best + b * a.size : a.out + b * a.size);
+    if (a.constants.damping == 1.0) {
       blend<false>(terms, weight, from_f, from_g, n, out + low);
     } else {
       blend<true>(terms, weight, from_f, from_g, n, out + low);
@@ -108,7 +108,7 @@ struct Row {
   template <bool Stream>
   void split_as(const T* z, const T* fz, int64_t n, T* to_f, T* to_g, double* residual,
                 double* sums) const {
-    Doubles square[REGISTERS] = {}, image[REGISTERS] = {};
+    Doubles square[REGISTERS] = {}, fz_square[REGISTERS] = {};
     int64_t i = 0;
     for (; i + SUM_LANES <= n; i += SUM_LANES) {
       for (int r = 0; r < REGISTERS; ++r) {
@@ -121,13 +121,13 @@ struct Row {
         const Doubles wide_f = __builtin_convertvector(value, Doubles);
         store(residual + at, wide);
         square[r] += wide * wide;
-        image[r] += wide_f * wide_f;
+        fz_square[r] += wide_f * wide_f;
       }
     }
     double lanes[2][SUM_LANES];
     for (int r = 0; r < REGISTERS; ++r) {
       store(lanes[0] + r * WIDTH, square[r]);
-      store(lanes[1] + r * WIDTH, image[r]);
+      store(lanes[1] + r * WIDTH, fz_square[r]);
     }
     for (int l = 0; i + l < n; ++l) {
       const T value = fz[i + l];
@@ -146,7 +146,7 @@ struct Row {
   template <bool Damped>
   void blend(int terms, const double* weight, const T* const* from_f, const T* const* from_g,
              int64_t n, T* out) const {
-    const double rest = 1.0 - a.damping;
+    const double rest = 1.0 - a.constants.damping;
     int64_t i = 0;
     for (; i + SUM_LANES <= n; i += SUM_LANES) {
       Doubles sum[REGISTERS] = {};
@@ -172,7 +172,7 @@ struct Row {
 };
 
 template <typename T>
-const char* run(const AndersonStep<T>& a, const Launch& launch) {
+const char* compute(const AndersonStep<T>& a, const Launch& launch) {
   const int64_t bytes = 2 * a.rows * a.window * a.size * static_cast<int64_t>(sizeof(T));
   const bool stream = past_cache(bytes);
   by_rows_or_chunks(
@@ -187,17 +187,7 @@ const char* run(const AndersonStep<T>& a, const Launch& launch) {
 
 int64_t anderson_workspace(int window, int64_t size) { return Row<double>::doubles(window, size); }
 
-const char* anderson_step(const AndersonStep<float>& a, const Launch& launch) {
-  return run(a, launch);
-}
+DEQCERT_DEFINE(AndersonStep)
 
-const char* anderson_step(const AndersonStep<double>& a, const Launch& launch) {
-  return run(a, launch);
-}
-
-const char* anderson_step(const AndersonStep<bfloat16>& a, const Launch& launch) {
-  return run(a, launch);
-}
-
-}  // namespace DEQCERT_WAY
+}  // namespace DEQCERT_ISA
 }  // namespace deqcert

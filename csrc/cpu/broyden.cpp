@@ -1,12 +1,13 @@
 // Broyden's step: the factors of H are applied one after the other, each direction read once. The
 // pass that adds one direction also takes the inner product that the next factor needs.
-#include "../broyden_math.h"
+#include "../broyden.h"
+
 #include "parallel.h"
 #include "simd.h"
 #include "watched.h"
 
 namespace deqcert {
-namespace DEQCERT_WAY {
+namespace DEQCERT_ISA {
 namespace {
 
 // One row: n directions are held, and slot n is where w = -H g grows into the next one.
@@ -25,15 +26,15 @@ struct Row {
   Row(const BroydenStep<T>& step, int64_t row)
       : a(step),
         b(row),
-        z(a.z + b * a.z_stride),
-        fz(a.fz + b * a.fz_stride),
+        z(a.z + b * a.size),
+        fz(a.fz + b * a.size),
         squares(a.squares + b * a.window),
         lengths(a.lengths + b * a.window),
         partial(a.workspace + b * doubles(a.size)),
         chunks(chunks_of(a.size)),
         n(broyden_count(a.count[b], a.window)) {}
 
-  T* d(int slot) const { return a.directions + b * a.window_stride + slot * a.slot_stride; }
+  T* d(int slot) const { return a.directions + (b * a.window + slot) * a.size; }
 
   double total(int column) const {
     double sum = 0.0;
@@ -157,13 +158,14 @@ struct Row {
     if (has_ended(a.watch, b)) return;
     over_chunks([&](int64_t c) { begin(c); });
     const double merit = total(0);
-    T* out = a.out + b * a.out_stride;
+    T* out = a.out + b * a.size;
     const Target target = settle(a.watch, b, a.size, z, out, merit, total(1));
     if (target == NOWHERE) return;
-    if (target == BEST) out = a.watch.best + b * a.watch.best_stride;
+    if (target == BEST) out = a.watch.best + b * a.size;
 
     const double length = n > 0 ? lengths[n - 1] : 0.0;
-    BroydenMove move = broyden_move(n, a.window, a.line_search, length, merit, a.merit[b]);
+    BroydenMove move =
+        broyden_move(n, a.window, a.constants.line_search, length, merit, a.merit[b]);
     if (move == SHORTEN || move == BACK) {
       const double less = move == BACK ? length : 0.5 * length;
       over_chunks([&](int64_t c) { retreat(less, out, c); });
@@ -196,7 +198,7 @@ struct Row {
 };
 
 template <typename T>
-const char* run(const BroydenStep<T>& a, const Launch& launch) {
+const char* compute(const BroydenStep<T>& a, const Launch& launch) {
   const int64_t chunks = chunks_of(a.size);
   const int threads = useful_threads(launch.threads, a.rows * a.size);
   if (a.rows >= threads) {
@@ -215,19 +217,9 @@ const char* run(const BroydenStep<T>& a, const Launch& launch) {
 
 }  // namespace
 
-int64_t broyden_workspace(int64_t size) { return Row<double>::doubles(size); }
+int64_t broyden_workspace(int, int64_t size) { return Row<double>::doubles(size); }
 
-const char* broyden_step(const BroydenStep<float>& a, const Launch& launch) {
-  return run(a, launch);
-}
+DEQCERT_DEFINE(BroydenStep)
 
-const char* broyden_step(const BroydenStep<double>& a, const Launch& launch) {
-  return run(a, launch);
-}
-
-const char* broyden_step(const BroydenStep<bfloat16>& a, const Launch& launch) {
-  return run(a, launch);
-}
-
-}  // namespace DEQCERT_WAY
+}  // namespace DEQCERT_ISA
 }  // namespace deqcert

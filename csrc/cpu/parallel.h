@@ -9,7 +9,7 @@
 #endif
 
 namespace deqcert {
-namespace DEQCERT_WAY {
+namespace DEQCERT_ISA {
 namespace {
 
 // Below this many elements a thread costs more to wake than it saves.
@@ -57,5 +57,5 @@ void by_rows_or_chunks(int64_t rows, int64_t chunks, int threads, const MakeRow&
 }
 
 }  // namespace
-}  // namespace DEQCERT_WAY
+}  // namespace DEQCERT_ISA
 }  // namespace deqcert

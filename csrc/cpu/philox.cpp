@@ -5,18 +5,18 @@
 #include "simd.h"
 
 namespace deqcert {
-namespace DEQCERT_WAY {
+namespace DEQCERT_ISA {
 namespace {
 
 constexpr int TILE = 64;
 
 // Blocks first .. first + TILE - 1 of one row, into out (4 TILE).
-void tile(uint32_t first, uint32_t sample, uint32_t image, uint32_t stage, PhiloxKey key,
+void tile(uint32_t first, uint32_t sample, uint32_t index, uint32_t stage, PhiloxKey key,
           float* out) {
   uint32_t u[4][TILE];
   float normal[4][TILE];
   for (int i = 0; i < TILE; ++i) {
-    uint32_t c[4] = {first + static_cast<uint32_t>(i), sample, image, stage};
+    uint32_t c[4] = {first + static_cast<uint32_t>(i), sample, index, stage};
     philox4x32(c, key);
     for (int k = 0; k < 4; ++k) u[k][i] = c[k];
   }
@@ -29,18 +29,18 @@ void tile(uint32_t first, uint32_t sample, uint32_t image, uint32_t stage, Philo
 
 }  // namespace
 
-const char* philox_normal(const PhiloxNormal& a, const Launch& launch) {
+const char* run(const PhiloxNormal& a, const Launch& launch) {
   const PhiloxKey key = {static_cast<uint32_t>(a.seed), static_cast<uint32_t>(a.seed >> 32)};
   parallel(a.n, useful_threads(launch.threads, a.n * a.d), [&](int64_t i) {
-    float* row = a.out + i * a.out_stride;
+    float* row = a.out + i * a.d;
     const uint32_t sample = a.first + static_cast<uint32_t>(i);
     for (int64_t low = 0; low < a.d; low += 4 * TILE) {
       const uint32_t block = static_cast<uint32_t>(low / 4);
       if (low + 4 * TILE <= a.d) {
-        tile(block, sample, a.image, a.stage, key, row + low);
+        tile(block, sample, a.index, a.stage, key, row + low);
       } else {
         float last[4 * TILE];
-        tile(block, sample, a.image, a.stage, key, last);
+        tile(block, sample, a.index, a.stage, key, last);
         memcpy(row + low, last, (a.d - low) * sizeof(float));
       }
     }
@@ -48,5 +48,5 @@ const char* philox_normal(const PhiloxNormal& a, const Launch& launch) {
   return nullptr;
 }
 
-}  // namespace DEQCERT_WAY
+}  // namespace DEQCERT_ISA
 }  // namespace deqcert

@@ -4,7 +4,7 @@
 #include "watched.h"
 
 namespace deqcert {
-namespace DEQCERT_WAY {
+namespace DEQCERT_ISA {
 namespace {
 
 template <typename T>
@@ -19,7 +19,7 @@ struct Row {
   static int64_t doubles(int64_t size) { return 1 + 2 * chunks_of(size); }
 
   Row(const PicardStep<T>& step, int64_t row, bool past_cache)
-      : a(step), b(row), z(a.z + b * a.z_stride), fz(a.fz + b * a.fz_stride), stream(past_cache) {
+      : a(step), b(row), z(a.z + b * a.size), fz(a.fz + b * a.size), stream(past_cache) {
     target = a.workspace + b * doubles(a.size);
     partial = target + 1;
   }
@@ -33,35 +33,36 @@ struct Row {
   void decide() const {
     *target = NOWHERE;
     if (has_ended(a.watch, b)) return;
-    double square = 0.0, image = 0.0;
+    double square = 0.0, fz_square = 0.0;
     if (a.watch.progress) {
       for (int64_t chunk = 0; chunk < chunks_of(a.size); ++chunk) {
         square += partial[2 * chunk];
-        image += partial[2 * chunk + 1];
+        fz_square += partial[2 * chunk + 1];
       }
     }
-    *target = settle(a.watch, b, a.size, z, a.out + b * a.out_stride, square, image);
+    *target = settle(a.watch, b, a.size, z, a.out + b * a.size, square, fz_square);
   }
 
   void move(int64_t chunk) const {
     if (*target == NOWHERE) return;
     const int64_t low = chunk * CHUNK, n = length_of(chunk, a.size);
-    T* out = (*target == BEST ? a.watch.best + b * a.watch.best_stride : a.out + b * a.out_stride);
+    T* out = (*target == BEST ? a.watch.best + b * a.size : a.out + b * a.size);
     out += low;
-    if (a.damping == 1.0) {
+    if (a.constants.damping == 1.0) {
       if (out != fz + low) copy(fz + low, n, out, stream);
       if (stream) finish_past_cache();
       return;
     }
     for (int64_t i = 0; i < n; ++i) {
       const double from = z[low + i];
-      out[i] = static_cast<T>(from + a.damping * (static_cast<double>(fz[low + i]) - from));
+      out[i] =
+          static_cast<T>(from + a.constants.damping * (static_cast<double>(fz[low + i]) - from));
     }
   }
 };
 
 template <typename T>
-const char* run(const PicardStep<T>& a, const Launch& launch) {
+const char* compute(const PicardStep<T>& a, const Launch& launch) {
   const bool stream = past_cache(3 * a.rows * a.size * static_cast<int64_t>(sizeof(T)));
   by_rows_or_chunks(
       a.rows, chunks_of(a.size), useful_threads(launch.threads, a.rows * a.size),
@@ -73,17 +74,9 @@ const char* run(const PicardStep<T>& a, const Launch& launch) {
 
 }  // namespace
 
-int64_t picard_workspace(int64_t size) { return Row<double>::doubles(size); }
+int64_t picard_workspace(int, int64_t size) { return Row<double>::doubles(size); }
 
-const char* picard_step(const PicardStep<float>& a, const Launch& launch) { return run(a, launch); }
+DEQCERT_DEFINE(PicardStep)
 
-const char* picard_step(const PicardStep<double>& a, const Launch& launch) {
-  return run(a, launch);
-}
-
-const char* picard_step(const PicardStep<bfloat16>& a, const Launch& launch) {
-  return run(a, launch);
-}
-
-}  // namespace DEQCERT_WAY
+}  // namespace DEQCERT_ISA
 }  // namespace deqcert

@@ -3,7 +3,7 @@
 #include "simd.h"
 
 namespace deqcert {
-namespace DEQCERT_WAY {
+namespace DEQCERT_ISA {
 namespace {
 
 template <typename T>
@@ -18,26 +18,16 @@ void row_norms(const T* z, const T* fz, int64_t size, double* residual, double* 
 }
 
 template <typename T>
-const char* run(const ResidualNorms<T>& a, const Launch& launch) {
+const char* compute(const ResidualNorms<T>& a, const Launch& launch) {
   parallel(a.rows, useful_threads(launch.threads, a.rows * a.size), [&](int64_t b) {
-    row_norms(a.z + b * a.z_stride, a.fz + b * a.fz_stride, a.size, a.residual + b, a.norm + b);
+    row_norms(a.z + b * a.size, a.fz + b * a.size, a.size, a.residual + b, a.norm + b);
   });
   return nullptr;
 }
 
 }  // namespace
 
-const char* residual_norms(const ResidualNorms<float>& a, const Launch& launch) {
-  return run(a, launch);
-}
+DEQCERT_DEFINE(ResidualNorms)
 
-const char* residual_norms(const ResidualNorms<double>& a, const Launch& launch) {
-  return run(a, launch);
-}
-
-const char* residual_norms(const ResidualNorms<bfloat16>& a, const Launch& launch) {
-  return run(a, launch);
-}
-
-}  // namespace DEQCERT_WAY
+}  // namespace DEQCERT_ISA
 }  // namespace deqcert

@@ -1,5 +1,5 @@
 // Vector types and sums for one instruction set. Every file under cpu/ is compiled once for each
-// set, with DEQCERT_WAY naming its namespace and DEQCERT_WIDTH the doubles in a register. All sums
+// set, with DEQCERT_ISA naming its namespace and DEQCERT_WIDTH the doubles in a register. All sums
 // run over SUM_LANES interleaved lanes that are combined in one order and no product is fused into
 // a sum, so every instruction set gives the same bits.
 #pragma once
@@ -13,7 +13,7 @@
 #include "../kernels.h"
 
 namespace deqcert {
-namespace DEQCERT_WAY {
+namespace DEQCERT_ISA {
 namespace {
 
 constexpr int SUM_LANES = 16;
@@ -321,7 +321,7 @@ double dot(const X* x, const Y* y, int64_t n) {
 // the state's own precision, because it is the residual that a solver uses.
 template <typename T>
 void norms(const T* z, const T* fz, int64_t n, double* sums) {
-  Doubles square[REGISTERS] = {}, image[REGISTERS] = {};
+  Doubles square[REGISTERS] = {}, fz_square[REGISTERS] = {};
   int64_t i = 0;
   for (; i + SUM_LANES <= n; i += SUM_LANES) {
     for (int r = 0; r < REGISTERS; ++r) {
@@ -330,13 +330,13 @@ void norms(const T* z, const T* fz, int64_t n, double* sums) {
       const Doubles g = __builtin_convertvector(difference, Doubles);
       const Doubles f = __builtin_convertvector(value, Doubles);
       square[r] += g * g;
-      image[r] += f * f;
+      fz_square[r] += f * f;
     }
   }
   double lanes[2][SUM_LANES];
   for (int r = 0; r < REGISTERS; ++r) {
     store(lanes[0] + r * WIDTH, square[r]);
-    store(lanes[1] + r * WIDTH, image[r]);
+    store(lanes[1] + r * WIDTH, fz_square[r]);
   }
   for (int l = 0; i + l < n; ++l) {
     const T difference = fz[i + l] - z[i + l];
@@ -348,5 +348,5 @@ void norms(const T* z, const T* fz, int64_t n, double* sums) {
 }
 
 }  // namespace
-}  // namespace DEQCERT_WAY
+}  // namespace DEQCERT_ISA
 }  // namespace deqcert

@@ -1,5 +1,5 @@
 // The Anderson step in three launches: new inner products, decision, mix. Nothing is read back.
-#include "../anderson_math.h"
+#include "../anderson.h"
 #include "watched.h"
 
 namespace deqcert {
@@ -25,36 +25,36 @@ __device__ double* partials(const AndersonStep<T>& a, int64_t b, int64_t chunk) 
   return weights_of(a, b) + a.window + EXTRAS + chunk * (a.window + 2);
 }
 
-// One block a chunk of a row.
+// One block per chunk of a row.
 template <typename T>
 __global__ void take(AndersonStep<T> a) {
   constexpr int EACH = CHUNK / THREADS;
-  __shared__ double sums[MAX_WINDOW + 2][WARPS];
+  __shared__ double sums[AndersonStep<T>::MAX_WINDOW + 2][WARPS];
   const int64_t chunks = chunks_of(a.size);
   const int64_t b = blockIdx.x / chunks, chunk = blockIdx.x % chunks;
   if (has_ended(a.watch, b)) return;
   const int64_t low = chunk * CHUNK + threadIdx.x;
   const int s = anderson_slot(a.count[b], a.window);
   const int filled = anderson_filled(a.count[b], a.window);
-  T* f = a.window_f + b * a.window_stride;
-  T* g = a.window_g + b * a.window_stride;
+  T* f = a.window_f + b * a.window * a.size;
+  T* g = a.window_g + b * a.window * a.size;
 
   T residual[EACH];
-  double image = 0.0;
+  double fz_square = 0.0;
 #pragma unroll
   for (int e = 0; e < EACH; ++e) {
     const int64_t i = low + e * THREADS;
     residual[e] = 0;
     if (i < a.size) {
-      const T value = a.fz[b * a.fz_stride + i];
-      residual[e] = value - a.z[b * a.z_stride + i];
-      image += static_cast<double>(value) * static_cast<double>(value);
-      f[s * a.slot_stride + i] = value;
-      g[s * a.slot_stride + i] = residual[e];
+      const T value = a.fz[b * a.size + i];
+      residual[e] = value - a.z[b * a.size + i];
+      fz_square += static_cast<double>(value) * static_cast<double>(value);
+      f[s * a.size + i] = value;
+      g[s * a.size + i] = residual[e];
     }
   }
   for (int j = 0; j < filled; ++j) {
-    const T* other = g + j * a.slot_stride;
+    const T* other = g + j * a.size;
     double sum = 0.0;
 #pragma unroll
     for (int e = 0; e < EACH; ++e) {
@@ -70,8 +70,8 @@ __global__ void take(AndersonStep<T> a) {
       if (j == s) sums[a.window][threadIdx.x / 32] = sum;
     }
   }
-  image = warp_sum(image);
-  if (threadIdx.x % 32 == 0) sums[a.window + 1][threadIdx.x / 32] = image;
+  fz_square = warp_sum(fz_square);
+  if (threadIdx.x % 32 == 0) sums[a.window + 1][threadIdx.x / 32] = fz_square;
   __syncthreads();
   const int column = threadIdx.x;
   if (column < filled || (column >= a.window && column < a.window + 2)) {
@@ -81,7 +81,7 @@ __global__ void take(AndersonStep<T> a) {
   }
 }
 
-// One warp a row; shared: sums (window + 2), then the scratch of the solve.
+// One warp per row; shared: sums (window + 2), then the scratch of the solve.
 template <typename T>
 __global__ void decide(AndersonStep<T> a) {
   extern __shared__ double shared[];
@@ -105,20 +105,19 @@ __global__ void decide(AndersonStep<T> a) {
   }
   __syncwarp();
   if (threadIdx.x == 0) {
-    const Settled now = settle(a.watch, b, shared[a.window], shared[a.window + 1]);
+    const Verdict now = settle(a.watch, b, shared[a.window], shared[a.window + 1]);
     extra[RESTART] = 0.0;
     extra[TARGET] = now.target;
     extra[SAVE_BEFORE] = now.save_before;
     extra[SAVE_HERE] = now.save_here;
     if (now.target == NOWHERE) return;
-    const AndersonRule rule = {a.ridge, a.growth, a.max_weight};
     double* gram = a.gram + b * a.window * a.window;
-    extra[RESTART] =
-        anderson_decide(gram, a.window, a.count + b, shared, rule, shared + a.window + 2, weights);
+    extra[RESTART] = anderson_decide(gram, a.window, a.count + b, shared, a.constants,
+                                     shared + a.window + 2, weights);
   }
 }
 
-// One block a chunk of a row.
+// One block per chunk of a row.
 template <typename T>
 __global__ void mix(AndersonStep<T> a) {
   const int64_t chunks = chunks_of(a.size);
@@ -129,34 +128,34 @@ __global__ void mix(AndersonStep<T> a) {
   const int best = static_cast<int>(extra[RESTART]);
   const Target target = static_cast<Target>(static_cast<int>(extra[TARGET]));
   const bool save_before = extra[SAVE_BEFORE] != 0.0, save_here = extra[SAVE_HERE] != 0.0;
-  T* out = a.out + b * a.out_stride;
-  T* kept = a.watch.progress ? a.watch.best + b * a.watch.best_stride : out;
+  T* out = a.out + b * a.size;
+  T* kept = a.watch.progress ? a.watch.best + b * a.size : out;
   T* to = target == BEST ? kept : out;
-  T* f = a.window_f + b * a.window_stride;
-  T* g = a.window_g + b * a.window_stride;
-  const double rest = 1.0 - a.damping;
+  T* f = a.window_f + b * a.window * a.size;
+  T* g = a.window_g + b * a.window * a.size;
+  const double rest = 1.0 - a.constants.damping;
   for (int64_t i = chunk * CHUNK + threadIdx.x; i < end; i += THREADS) {
     if (save_before) kept[i] = out[i];
-    if (save_here) kept[i] = a.z[b * a.z_stride + i];
+    if (save_here) kept[i] = a.z[b * a.size + i];
     if (target == NOWHERE) continue;
     double sum = 0.0;
     for (int j = 0; j < a.window; ++j) {
       const double weight = weights[j];
       if (weight == 0.0) continue;  // such a slot may hold anything
-      double value = f[j * a.slot_stride + i];
-      if (rest != 0.0) value -= rest * static_cast<double>(g[j * a.slot_stride + i]);
+      double value = f[j * a.size + i];
+      if (rest != 0.0) value -= rest * static_cast<double>(g[j * a.size + i]);
       sum += weight * value;
     }
     to[i] = static_cast<T>(sum);
     if (best > 0) {
-      f[i] = f[best * a.slot_stride + i];
-      g[i] = g[best * a.slot_stride + i];
+      f[i] = f[best * a.size + i];
+      g[i] = g[best * a.size + i];
     }
   }
 }
 
 template <typename T>
-const char* run(const AndersonStep<T>& a, const Launch& launch) {
+const char* compute(const AndersonStep<T>& a, const Launch& launch) {
   const OnDevice on(launch.device);
   if (on.error() != cudaSuccess) return say(on.error());
   const int64_t blocks = a.rows * chunks_of(a.size);
@@ -178,17 +177,7 @@ const char* run(const AndersonStep<T>& a, const Launch& launch) {
 
 int64_t anderson_workspace(int window, int64_t size) { return row_doubles(window, size); }
 
-const char* anderson_step(const AndersonStep<float>& a, const Launch& launch) {
-  return run(a, launch);
-}
-
-const char* anderson_step(const AndersonStep<double>& a, const Launch& launch) {
-  return run(a, launch);
-}
-
-const char* anderson_step(const AndersonStep<bfloat16>& a, const Launch& launch) {
-  return run(a, launch);
-}
+DEQCERT_DEFINE(AndersonStep)
 
 }  // namespace cuda
 }  // namespace deqcert

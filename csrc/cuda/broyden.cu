@@ -1,6 +1,6 @@
-// Broyden's step in one launch: one block of threads a row applies the factors of H one after the
+// Broyden's step in one launch: one block of threads per row applies the factors of H one after the
 // other. A thread always works on the same elements, so that only the sums need a barrier.
-#include "../broyden_math.h"
+#include "../broyden.h"
 #include "watched.h"
 
 namespace deqcert {
@@ -12,19 +12,19 @@ constexpr int WIDE = 1024;
 template <typename T>
 __global__ void __launch_bounds__(WIDE) broyden(BroydenStep<T> a) {
   __shared__ double sums[3][32];
-  __shared__ Settled settled;
+  __shared__ Verdict settled;
   const int64_t b = blockIdx.x;
   if (has_ended(a.watch, b)) return;
-  const T* z = a.z + b * a.z_stride;
-  const T* fz = a.fz + b * a.fz_stride;
-  T* out = a.out + b * a.out_stride;
-  T* best = a.watch.progress ? a.watch.best + b * a.watch.best_stride : out;
-  T* directions = a.directions + b * a.window_stride;
+  const T* z = a.z + b * a.size;
+  const T* fz = a.fz + b * a.size;
+  T* out = a.out + b * a.size;
+  T* best = a.watch.progress ? a.watch.best + b * a.size : out;
+  T* directions = a.directions + b * a.window * a.size;
   double* squares = a.squares + b * a.window;
   double* lengths = a.lengths + b * a.window;
   const int n = broyden_count(a.count[b], a.window);
   const bool applies = n > 0 && n < a.window;
-  T* w = directions + static_cast<int64_t>(n) * a.slot_stride;  // used only where it applies
+  T* w = directions + static_cast<int64_t>(n) * a.size;  // used only where it applies
 
   double norm[3] = {0.0, 0.0, 0.0};
   for (int64_t i = threadIdx.x; i < a.size; i += WIDE) {
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(WIDE) broyden(BroydenStep<T> a) {
   block_sums(norm, sums);
   if (threadIdx.x == 0) settled = settle(a.watch, b, norm[0], norm[1]);
   __syncthreads();
-  const Settled now = settled;
+  const Verdict now = settled;
   for (int64_t i = threadIdx.x; i < a.size; i += WIDE) {
     if (now.save_before) best[i] = out[i];
     if (now.save_here) best[i] = z[i];
@@ -49,8 +49,9 @@ __global__ void __launch_bounds__(WIDE) broyden(BroydenStep<T> a) {
   if (now.target == BEST) out = best;
 
   const double merit = norm[0], length = n > 0 ? lengths[n - 1] : 0.0;
-  const BroydenMove move = broyden_move(n, a.window, a.line_search, length, merit, a.merit[b]);
-  const T* last = directions + static_cast<int64_t>(n > 0 ? n - 1 : 0) * a.slot_stride;
+  const BroydenMove move =
+      broyden_move(n, a.window, a.constants.line_search, length, merit, a.merit[b]);
+  const T* last = directions + static_cast<int64_t>(n > 0 ? n - 1 : 0) * a.size;
   __syncthreads();  // everybody has read the row's numbers before one thread changes them
   if (move == SHORTEN || move == BACK) {
     const double less = move == BACK ? length : 0.5 * length;
@@ -67,8 +68,8 @@ __global__ void __launch_bounds__(WIDE) broyden(BroydenStep<T> a) {
   if (move == NEWTON) {
     double dot[1] = {norm[2]};
     for (int j = 0; j + 1 < n; ++j) {
-      const T* present = directions + static_cast<int64_t>(j) * a.slot_stride;
-      const T* next = present + a.slot_stride;
+      const T* present = directions + static_cast<int64_t>(j) * a.size;
+      const T* next = present + a.size;
       const double factor = dot[0] / squares[j];
       const double back = factor * (1.0 - lengths[j]);
       dot[0] = 0.0;
@@ -109,30 +110,15 @@ __global__ void __launch_bounds__(WIDE) broyden(BroydenStep<T> a) {
 }
 
 template <typename T>
-const char* run(const BroydenStep<T>& a, const Launch& launch) {
-  const OnDevice on(launch.device);
-  if (on.error() != cudaSuccess) return say(on.error());
-  if (check_grid(a.rows) != cudaSuccess) return say(check_grid(a.rows));
-  broyden<T>
-      <<<static_cast<unsigned>(a.rows), WIDE, 0, static_cast<cudaStream_t>(launch.stream)>>>(a);
-  return say(cudaGetLastError());
+const char* compute(const BroydenStep<T>& a, const Launch& launch) {
+  return by_rows(broyden<T>, WIDE, a, launch);
 }
 
 }  // namespace
 
-int64_t broyden_workspace(int64_t) { return 1; }
+int64_t broyden_workspace(int, int64_t) { return 1; }
 
-const char* broyden_step(const BroydenStep<float>& a, const Launch& launch) {
-  return run(a, launch);
-}
-
-const char* broyden_step(const BroydenStep<double>& a, const Launch& launch) {
-  return run(a, launch);
-}
-
-const char* broyden_step(const BroydenStep<bfloat16>& a, const Launch& launch) {
-  return run(a, launch);
-}
+DEQCERT_DEFINE(BroydenStep)
 
 }  // namespace cuda
 }  // namespace deqcert

@@ -52,9 +52,38 @@ inline cudaError_t check_grid(int64_t blocks) {
   return blocks > 0x7FFFFFFF ? cudaErrorInvalidConfiguration : cudaSuccess;
 }
 
+// Runs a kernel with one block of threads per row.
+template <typename Args>
+const char* by_rows(void (*kernel)(Args), int threads, const Args& a, const Launch& launch) {
+  const OnDevice on(launch.device);
+  if (on.error() != cudaSuccess) return say(on.error());
+  if (check_grid(a.rows) != cudaSuccess) return say(check_grid(a.rows));
+  kernel<<<static_cast<unsigned>(a.rows), threads, 0, static_cast<cudaStream_t>(launch.stream)>>>(
+      a);
+  return say(cudaGetLastError());
+}
+
 __device__ inline double warp_sum(double value) {
   for (int step = 16; step > 0; step /= 2) value += __shfl_down_sync(0xFFFFFFFFu, value, step);
   return value;
+}
+
+// Sums N values over a block of threads; every thread gets the totals.
+template <int N>
+__device__ void block_sums(double (&value)[N], double (*shared)[32]) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int warps = blockDim.x / 32;
+  __syncthreads();  // the last totals have been read
+  for (int k = 0; k < N; ++k) {
+    const double sum = warp_sum(value[k]);
+    if (lane == 0) shared[k][warp] = sum;
+  }
+  __syncthreads();
+  for (int k = 0; k < N; ++k) {
+    double total = 0.0;
+    for (int w = 0; w < warps; ++w) total += shared[k][w];
+    value[k] = total;
+  }
 }
 
 }  // namespace

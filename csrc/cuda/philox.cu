@@ -1,4 +1,4 @@
-// Counter-based normals: one thread a block of four.
+// Counter-based normals: one thread per block of four.
 #include "../philox.h"
 #include "launch.h"
 
@@ -13,16 +13,16 @@ __global__ void normals(PhiloxNormal a, int64_t blocks) {
   for (int64_t t = static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x; t < total; t += step) {
     const int64_t i = t / blocks, block = t % blocks;
     float value[4];
-    normal_block(static_cast<uint32_t>(block), a.first + static_cast<uint32_t>(i), a.image, a.stage,
+    normal_block(static_cast<uint32_t>(block), a.first + static_cast<uint32_t>(i), a.index, a.stage,
                  key, value);
-    float* row = a.out + i * a.out_stride;
+    float* row = a.out + i * a.d;
     for (int k = 0; k < 4 && 4 * block + k < a.d; ++k) row[4 * block + k] = value[k];
   }
 }
 
 }  // namespace
 
-const char* philox_normal(const PhiloxNormal& a, const Launch& launch) {
+const char* run(const PhiloxNormal& a, const Launch& launch) {
   const OnDevice on(launch.device);
   if (on.error() != cudaSuccess) return say(on.error());
   const int64_t blocks = (a.d + 3) / 4;

@@ -1,4 +1,4 @@
-// The Picard step in one launch: one block of threads a row.
+// The Picard step in one launch: one block of threads per row.
 #include "watched.h"
 
 namespace deqcert {
@@ -10,13 +10,13 @@ constexpr int WIDE = 1024;
 template <typename T>
 __global__ void __launch_bounds__(WIDE) picard(PicardStep<T> a) {
   __shared__ double sums[2][32];
-  __shared__ Settled settled;
+  __shared__ Verdict settled;
   const int64_t b = blockIdx.x;
   if (has_ended(a.watch, b)) return;
-  const T* z = a.z + b * a.z_stride;
-  const T* fz = a.fz + b * a.fz_stride;
-  T* out = a.out + b * a.out_stride;
-  T* best = a.watch.progress ? a.watch.best + b * a.watch.best_stride : out;
+  const T* z = a.z + b * a.size;
+  const T* fz = a.fz + b * a.size;
+  T* out = a.out + b * a.size;
+  T* best = a.watch.progress ? a.watch.best + b * a.size : out;
   double norm[2] = {0.0, 0.0};
   if (a.watch.progress) {
     for (int64_t i = threadIdx.x; i < a.size; i += WIDE) {
@@ -29,45 +29,32 @@ __global__ void __launch_bounds__(WIDE) picard(PicardStep<T> a) {
   }
   if (threadIdx.x == 0) settled = settle(a.watch, b, norm[0], norm[1]);
   __syncthreads();
-  const Settled now = settled;
+  const Verdict now = settled;
   T* to = now.target == BEST ? best : out;
   for (int64_t i = threadIdx.x; i < a.size; i += WIDE) {
     const T from = z[i];
     if (now.save_before) best[i] = out[i];
     if (now.save_here) best[i] = from;
     if (now.target == NOWHERE) continue;
-    if (a.damping == 1.0) {
+    if (a.constants.damping == 1.0) {
       to[i] = fz[i];
     } else {
       const double start = from;
-      to[i] = static_cast<T>(start + a.damping * (static_cast<double>(fz[i]) - start));
+      to[i] = static_cast<T>(start + a.constants.damping * (static_cast<double>(fz[i]) - start));
     }
   }
 }
 
 template <typename T>
-const char* run(const PicardStep<T>& a, const Launch& launch) {
-  const OnDevice on(launch.device);
-  if (on.error() != cudaSuccess) return say(on.error());
-  if (check_grid(a.rows) != cudaSuccess) return say(check_grid(a.rows));
-  picard<T>
-      <<<static_cast<unsigned>(a.rows), WIDE, 0, static_cast<cudaStream_t>(launch.stream)>>>(a);
-  return say(cudaGetLastError());
+const char* compute(const PicardStep<T>& a, const Launch& launch) {
+  return by_rows(picard<T>, WIDE, a, launch);
 }
 
 }  // namespace
 
-int64_t picard_workspace(int64_t) { return 1; }
+int64_t picard_workspace(int, int64_t) { return 1; }
 
-const char* picard_step(const PicardStep<float>& a, const Launch& launch) { return run(a, launch); }
-
-const char* picard_step(const PicardStep<double>& a, const Launch& launch) {
-  return run(a, launch);
-}
-
-const char* picard_step(const PicardStep<bfloat16>& a, const Launch& launch) {
-  return run(a, launch);
-}
+DEQCERT_DEFINE(PicardStep)
 
 }  // namespace cuda
 }  // namespace deqcert

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from deqcert.errors import ConfigError
 from deqcert.models.base import ImplicitModel
-from deqcert.models.implicit_grad import Gradient, Implicit, Unroll, equilibrium
 from deqcert.models.shaped import ShapedModel
 from deqcert.smoothing import Predictor
 from deqcert.solvers import StopRule
+from deqcert.solvers.gradients import Gradient, Implicit, Unroll, equilibrium
 from deqcert.starts import Learned
 
 LONGEST = 10

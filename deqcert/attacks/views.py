@@ -20,10 +20,10 @@ from torch import Tensor
 
 from deqcert.attacks.base import Scores, View
 from deqcert.attacks.target import Target
-from deqcert.models.implicit_grad import Phantom, get_gradient
 from deqcert.options import number
 from deqcert.smoothing import noisy_copies
 from deqcert.smoothing.stage import Stage
+from deqcert.solvers.gradients import Phantom, get_gradient
 
 DEPTHS = (1, 2, 4, 8)
 """Evaluations after which intermediate states are looked at."""
@@ -36,7 +36,7 @@ class Base(View):
     """The base classifier's logits, differentiated at the equilibrium.
 
     Args:
-        gradient: Name of the gradient; see :func:`deqcert.models.implicit_grad.get_gradient`.
+        gradient: Name of the gradient; see :func:`deqcert.solvers.gradients.get_gradient`.
     """
 
     gradient: str

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 
 from deqcert import kernels
-from deqcert.certifiers import certifier_names
+from deqcert.certifiers import CERTIFIERS
 from deqcert.data import dataset_names
-from deqcert.models import checkpoint_path
-from deqcert.models.checkpoints import BUILTIN
+from deqcert.models import ZOO
 from deqcert.runs import machine, versions
 from deqcert.solvers import solver_names
 from deqcert.starts import start_names
@@ -38,11 +37,11 @@ def examine() -> dict[str, Any]:
         "machine": machine(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "models": [name for name in BUILTIN if checkpoint_path(name).is_file()],
+        "models": [name for name in ZOO if ZOO.get(name).is_file()],
         "loaders": {name: _works(name) for name in dataset_names()},
         "solvers": list(solver_names()),
         "starts": list(start_names()),
-        "methods": list(certifier_names()),
+        "methods": list(CERTIFIERS),
     }
 
 
@@ -55,9 +54,9 @@ def say(found: dict[str, Any]) -> str:
     """Format `examine`'s answer for people, one fact a line."""
     live = found["kernels"]
     extra = ", ".join(
-        part for part in (live["simd"], live["compiler"]) if part and live["path"] == "native"
+        part for part in (live["isa"], live["compiler"]) if part and live["path"] == "native"
     )
-    cuda = "built" if live["cuda_built"] else "not built"
+    cuda = live["cuda_reason"] or ("built" if live["cuda_built"] else "not built")
     lines = {
         "kernels": f"{live['path']}: {live['reason']}" + (f" ({extra})" if extra else ""),
         "CUDA kernels": f"{cuda}; " + (", ".join(found["gpus"]) or "torch sees no GPU"),

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deqcert import kernels_reference
+from deqcert import kernels
 from deqcert.errors import ConfigError
+from deqcert.files import write_atomically
 from deqcert.memory import keep_freed_memory, peak_memory
 from deqcert.solvers import StopRule, bind, get_solver, solver_names
 from deqcert.solvers.picard import Picard
@@ -339,9 +340,9 @@ def _plain(solver: Any, f: Callable[[Tensor], Tensor], start: Tensor, iterations
         for _ in range(iterations):
             fz = f(z)
             if isinstance(solver, Picard):
-                kernels_reference.picard_step(z, fz, out, damping=solver.damping)
+                kernels.picard_step.reference(z, fz, out, damping=solver.damping)
             elif solver.name == "anderson":
-                kernels_reference.anderson_step(
+                kernels.anderson_step.reference(
                     z,
                     fz,
                     state.window_f,
@@ -355,7 +356,7 @@ def _plain(solver: Any, f: Callable[[Tensor], Tensor], start: Tensor, iterations
                     max_weight=solver.max_weight,
                 )
             else:
-                kernels_reference.broyden_step(
+                kernels.broyden_step.reference(
                     z,
                     fz,
                     state.directions,
@@ -424,6 +425,6 @@ def draw_solver_bench(benches: Sequence[SolverBench], path: str | Path) -> Path:
             panel.legend(fontsize=6, frameon=False)
     figure.suptitle("solid: ours; dotted: floor at copy bandwidth; dashed: torchdeq", fontsize=9)
     target = Path(path)
-    figure.savefig(target, dpi=110)
+    write_atomically(target, lambda file: figure.savefig(file, format=target.suffix[1:], dpi=110))
     pyplot.close(figure)
     return target

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+from decimal import ROUND_FLOOR, Context, Decimal
 
 from scipy import stats
 
@@ -109,6 +110,22 @@ def round_down(value: float) -> float:
     scale: float = 10.0**RADIUS_DECIMALS
     cut = math.floor(value * scale) / scale
     return cut if cut <= value else (math.floor(value * scale) - 1) / scale
+
+
+def write_down(value: float, digits: int) -> str:
+    """Write a number with so many decimals, never larger than it is.
+
+    Args:
+        value: A number; an infinite one is written as "inf".
+        digits: Decimals to keep.
+
+    Returns:
+        The largest decimal fraction of that many digits that is not above the value.
+    """
+    if math.isinf(value):
+        return str(value)
+    exact = Context(prec=400, rounding=ROUND_FLOOR)  # more digits than a float has
+    return f"{Decimal(value).quantize(Decimal(1).scaleb(-digits), context=exact):f}"
 
 
 def two_sided_p_value(first: int, second: int) -> float:

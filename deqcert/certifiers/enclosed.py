@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from deqcert.certifiers.base import Certifier
 from deqcert.certifiers.bounds import lower_confidence_bound
 from deqcert.certifiers.certificate import Certificate
-from deqcert.errors import ConfigError
+from deqcert.certifiers.smoothed import SmoothingCertifier
+from deqcert.options import number
 from deqcert.smoothing.stage import Stage
 
 if TYPE_CHECKING:
-    from deqcert.smoothing import Input, Predictor, SmoothingEngine
+    from deqcert.smoothing import Input, SmoothingEngine
 
 
-class Enclosed(Certifier):
+@dataclass(frozen=True)
+class Enclosed(SmoothingCertifier):
     """Certify the model with infinitely many iterations, from states of any predictor whatever.
 
     For every noisy copy the residual of the predictor's state bounds its distance to the exact
@@ -24,11 +26,8 @@ class Enclosed(Certifier):
 
     Args:
         predictor: Where proofs begin; any start, chained ones too.
-        n0: Samples that choose the class.
-        n: Samples that bound its probability.
-        alpha: Failure probability of a certificate, in (0, 1).
-        depth: Most cell evaluations for the proof of one sample, at least 1, in float64 and with
-            the predictor's solver. More prove samples nearer to a decision boundary.
+        depth: Most cell evaluations for the proof of one sample, in float64 and with the
+            predictor's solver. More prove samples nearer to a decision boundary.
 
     Raises:
         ConfigError: If a number is out of range or n is too small for alpha.
@@ -46,11 +45,7 @@ class Enclosed(Certifier):
 
     name: ClassVar[str] = "enclosed"
 
-    def __init__(self, predictor: Predictor, *, n0: int, n: int, alpha: float, depth: int) -> None:
-        if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
-            raise ConfigError(f"depth is {depth!r}, but it must be a whole number from 1.")
-        self.depth = depth
-        super().__init__(predictor, n0=n0, n=n, alpha=alpha)
+    depth: int = number(30, low=1)
 
     def best_p_lower(self) -> float:
         """Return the bound of a unanimous vote that is proven to the last sample."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqcert.errors import ConfigError
+from deqcert.options import text
 
 
 class Goal(ABC):
@@ -128,11 +129,11 @@ def refuse_goal(goal: Goal | None, most: float, given: str, remedy: str) -> None
         raise ConfigError(f"{reason} with {given} (at most {most:.3f}); {remedy} or ask for less.")
 
 
-def parse_goal(text: str) -> Goal | None:
+def parse_goal(given: str) -> Goal | None:
     """Read a goal.
 
     Args:
-        text: ``radii=R,R,...``, ``relative=SHARE``, or ``budget``: spend all that is allowed.
+        given: ``radii=R,R,...``, ``relative=SHARE``, or ``budget``: spend all that is allowed.
 
     Returns:
         The goal; None for ``budget``.
@@ -140,8 +141,8 @@ def parse_goal(text: str) -> Goal | None:
     Raises:
         ConfigError: If it is none of these.
     """
-    kind, _, value = text.partition("=")
-    if text == "budget":
+    kind, _, value = given.partition("=")
+    if given == "budget":
         return None
     try:
         numbers = [float(part) for part in value.split(",")]
@@ -152,5 +153,18 @@ def parse_goal(text: str) -> Goal | None:
     if kind == "relative" and len(numbers) == 1:
         return Relative(numbers[0])
     raise ConfigError(
-        f"goal is {text!r}, but it must read budget, radii=0.25,0.5 or relative=0.02."
+        f"goal is {given!r}, but it must read budget, radii=0.25,0.5 or relative=0.02."
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UntilSettled:
+    """A method that ends early on an input whose goal is settled.
+
+    Args:
+        goal: When an image has had enough: budget (all that is allowed), radii=R,R,... (each of
+            these is certified or out of reach; 0 asks for a class), or relative=SHARE (within that
+            share of the radius that all that is allowed could give).
+    """
+
+    goal: Goal | None = text("budget", metavar="GOAL", convert=parse_goal)  # noqa: RUF009

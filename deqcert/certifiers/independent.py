@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from deqcert.certifiers.bounds import certified_radius, lower_confidence_bound
-from deqcert.certifiers.goals import Goal, refuse_goal
+from deqcert.certifiers.goals import UntilSettled, refuse_goal
 from deqcert.certifiers.sampling import Sampling, looks, radii
 from deqcert.certifiers.standard import Standard
 from deqcert.smoothing.stage import Stage
 
 if TYPE_CHECKING:
     from deqcert.certifiers.certificate import Certificate
-    from deqcert.smoothing import Input, Predictor, SmoothingEngine
+    from deqcert.smoothing import Input, SmoothingEngine
 
 
-class Independent(Standard):
+@dataclass(frozen=True)
+class Independent(Standard, UntilSettled):
     """Certify the classifier made of a start, a few solver steps, a stop rule and the readout.
 
     Where a solve starts and when it stops may be any function of its own noisy input, a learned
@@ -26,10 +28,7 @@ class Independent(Standard):
 
     Args:
         predictor: The base classifier; its start and its stop rule must be functions of the row.
-        n0: Samples that choose the class; 100 is usual.
-        n: Samples that bound its probability; with a goal, the most of them.
-        alpha: Failure probability of a certificate, in (0, 1); 0.001 is usual.
-        goal: When to stop drawing; None draws all n.
+        n: Noisy copies that bound the probability of the class; with a goal, the most of them.
 
     Raises:
         ConfigError: If the start or stop rule looks at other rows, a number is out of range, or n
@@ -45,12 +44,6 @@ class Independent(Standard):
     """
 
     name: ClassVar[str] = "independent"
-
-    def __init__(
-        self, predictor: Predictor, *, n0: int, n: int, alpha: float, goal: Goal | None = None
-    ) -> None:
-        self.goal = goal
-        super().__init__(predictor, n0=n0, n=n, alpha=alpha)
 
     def best_p_lower(self) -> float:
         """Return the bound of a unanimous vote of all n samples."""

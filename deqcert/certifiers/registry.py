@@ -1,80 +1,96 @@
-"""The certifiers by name."""
+"""The certifiers by name, and how to make one from what is at hand."""
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from deqcert.certifiers.base import Certifier
-from deqcert.certifiers.enclosed import Enclosed
-from deqcert.certifiers.independent import Independent
-from deqcert.certifiers.serialized import Serialized
-from deqcert.certifiers.serialized_paper import SerializedPaper
-from deqcert.certifiers.serialized_released import SerializedReleased
-from deqcert.certifiers.standard import Standard
-from deqcert.certifiers.strata import SerializedStrata
 from deqcert.errors import ConfigError
+from deqcert.registry import Registry
 
 if TYPE_CHECKING:
+    from deqcert.certifiers.base import Certifier
+    from deqcert.certifiers.goals import Goal
     from deqcert.smoothing import Predictor
 
-_CERTIFIERS: dict[str, type[Certifier]] = {
-    certifier.name: certifier
-    for certifier in (
-        Standard,
-        Independent,
-        Enclosed,
-        Serialized,
-        SerializedStrata,
-        SerializedPaper,
-        SerializedReleased,
-    )
-}
+CERTIFIERS: Registry[type[Certifier[Any]]] = Registry(
+    "method",
+    {
+        "standard": "deqcert.certifiers.standard:Standard",
+        "independent": "deqcert.certifiers.independent:Independent",
+        "enclosed": "deqcert.certifiers.enclosed:Enclosed",
+        "serialized": "deqcert.certifiers.serialized:Serialized",
+        "serialized-strata": "deqcert.certifiers.strata:SerializedStrata",
+        "serialized-paper": "deqcert.certifiers.serialized_paper:SerializedPaper",
+        "serialized-released": "deqcert.certifiers.serialized_released:SerializedReleased",
+    },
+    plural="certifiers",
+)
+"""Every :class:`deqcert.certifiers.Certifier` by name."""
 
 
-def certifier_names() -> tuple[str, ...]:
-    """Return the names that :func:`get_certifier` knows."""
-    return tuple(_CERTIFIERS)
+def make_certifier(
+    name: str, pool: Mapping[str, Any], given: Mapping[str, Any] | None = None
+) -> Certifier[Any]:
+    """Make the certifier of that name from what is at hand, without knowing what it needs.
 
-
-def is_sound(name: str) -> bool:
-    """Return whether the method of that name has a proven guarantee.
+    Args:
+        name: One of :data:`CERTIFIERS`.
+        pool: What is at hand for whoever needs it, by field: ``predictor``, ``reference`` (the cold
+            predictor of audits), ``n0``, ``n``, ``alpha``, ``audit``, ``depth``, ``goal``.
+        given: What was asked for by name; it comes before the pool, and must not be ignored. None
+            is nothing.
 
     Raises:
-        ConfigError: If there is none of that name.
+        ConfigError: If there is no such method, it has no such option, it needs something that is
+            not at hand, or a value is impossible.
     """
-    return _find(name).sound
+    kind = CERTIFIERS.get(name)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    asked = {option: value for option, value in (given or {}).items() if value is not None}
+    for option in asked:
+        if option not in fields:
+            known = [field for field in fields if field != "predictor"]
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise ConfigError(f"method '{name}' has no option '{option}'; {has}.")
+    values = {field: asked.get(field, pool.get(field)) for field in fields}
+    values = {field: value for field, value in values.items() if value is not None}
+    missing = [
+        field.name
+        for field in fields.values()
+        if field.name not in values
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"method '{name}' also needs {', '.join(missing)}.")
+    return kind(**values)
 
 
-def get_certifier(name: str, predictor: Predictor, **options: Any) -> Certifier:
+def get_certifier(name: str, predictor: Predictor | None = None, **options: Any) -> Certifier[Any]:
     """Make the certifier of that name.
 
     Args:
-        name: One of :func:`certifier_names`.
-        predictor: How a noisy copy is classified.
-        **options: ``n0``, ``n`` and ``alpha``; with an audit, also ``reference`` and ``audit``;
-            where samples or audits may stop early, a ``goal``.
+        name: One of :data:`CERTIFIERS`.
+        predictor: How a noisy copy is classified, where noise is drawn.
+        **options: Fields of the certifier, such as ``n0``, ``n`` and ``alpha``; with an audit, also
+            ``reference`` and ``audit``; where samples or audits may stop early, a ``goal``.
 
     Raises:
         ConfigError: If there is no such method, an option is unknown or missing, or a value is
             impossible.
     """
-    certifier = _find(name)
-    parameters = inspect.signature(certifier).parameters
-    known = [p for p in parameters if p != "predictor"]
-    for option in options:
-        if option not in known:
-            raise ConfigError(
-                f"method '{name}' has no option '{option}'; it has {', '.join(known)}."
-            )
-    missing = [p for p in known if parameters[p].default is inspect.Parameter.empty]
-    missing = [option for option in missing if option not in options]
-    if missing:
-        raise ConfigError(f"method '{name}' also needs {', '.join(missing)}.")
-    return certifier(predictor, **options)
+    return make_certifier(name, {}, {"predictor": predictor, **options})
 
 
-def _find(name: str) -> type[Certifier]:
-    if name not in _CERTIFIERS:
-        raise ConfigError(f"there is no method '{name}'; there are {', '.join(_CERTIFIERS)}.")
-    return _CERTIFIERS[name]
+def default_method(predictor: Predictor, goal: Goal | None = None) -> str:
+    """Return the method that fits a predictor and a goal where none is asked for.
+
+    Args:
+        predictor: How votes are to be cast.
+        goal: When to stop, if there is a goal.
+    """
+    if not predictor.independent:
+        return "serialized" if goal is None else "serialized-strata"
+    return "standard" if goal is None and predictor.start.name == "cold" else "independent"

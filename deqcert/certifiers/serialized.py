@@ -2,72 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from deqcert.certifiers.base import Certifier, audit_subset
+from deqcert.certifiers.audited import Audited, audit_subset
 from deqcert.certifiers.bounds import disagreements_upper_bound, lower_confidence_bound
 from deqcert.certifiers.certificate import Certificate
-from deqcert.errors import ConfigError
 from deqcert.smoothing.stage import Stage
 
 if TYPE_CHECKING:
-    from deqcert.smoothing import Input, Predictor, SmoothingEngine
+    from deqcert.smoothing import Input, SmoothingEngine
 
 
-class Audited(Certifier):
-    """What the methods with an audit share: a cheap predictor, and a reference it is held against.
-
-    Args:
-        predictor: How votes are cast; any start.
-        reference: The base classifier that the certificate is about; its start is independent.
-        n0: Samples that choose the class.
-        n: Samples that vote.
-        alpha: Failure probability of a certificate in all, in (0, 1); half goes to the audit and
-            half to the estimate, fixed before any data is seen.
-        audit: Samples that are solved again by the reference, 1 to n.
-
-    Raises:
-        ConfigError: If the reference is chained, a number is out of range, or even a unanimous
-            vote without disagreements could certify nothing.
-    """
-
-    def __init__(
-        self,
-        predictor: Predictor,
-        *,
-        reference: Predictor,
-        n0: int,
-        n: int,
-        alpha: float,
-        audit: int,
-    ) -> None:
-        if not reference.independent:
-            raise ConfigError(
-                f"the audit needs an independent reference, but start '{reference.start.name}' "
-                "chains its samples; use start 'cold' for it."
-            )
-        if isinstance(audit, bool) or not isinstance(audit, int) or not 1 <= audit <= n:
-            raise ConfigError(f"audit is {audit!r}, but it must be a whole number from 1 to n={n}.")
-        self.reference, self.audit = reference, audit
-        super().__init__(predictor, n0=n0, n=n, alpha=alpha)
-
-    def too_small(self) -> str:
-        """Say that even a unanimous vote certifies nothing, and what would."""
-        return (
-            f"n={self.n} votes with an audit of {self.audit} can certify nothing at alpha "
-            f"{self.alpha:g}, even without disagreements; raise n or audit."
-        )
-
-    def assumptions(self) -> str:
-        """Say what the certificate is about."""
-        return (
-            f"holds for the classifier smoothed from: {self.reference.describe()}; votes cast by: "
-            f"{self.predictor.describe()}"
-        )
-
-
+@dataclass(frozen=True, kw_only=True)
 class Serialized(Audited):
     """Certify from votes of any predictor whatever, after auditing a random part of them.
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from deqcert.certifiers.base import audit_subset
+from deqcert.certifiers.audited import Audited, audit_subset
 from deqcert.certifiers.bounds import lower_confidence_bound
 from deqcert.certifiers.certificate import Certificate
-from deqcert.certifiers.serialized import Audited
 from deqcert.smoothing.stage import Stage
 
 if TYPE_CHECKING:
     from deqcert.smoothing import Input, SmoothingEngine
 
 
+@dataclass(frozen=True, kw_only=True)
 class SerializedPaper(Audited):
     """Certify as the paper states it: shrink the votes by the audited rate of wrong ones.
 

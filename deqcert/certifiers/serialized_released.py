@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from deqcert.smoothing import Input, SmoothingEngine
 
 
+@dataclass(frozen=True, kw_only=True)
 class SerializedReleased(SerializedPaper):
     """Count as the released code does: wrong votes as if they had never been drawn.
 

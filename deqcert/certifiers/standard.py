@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from deqcert.certifiers.base import Certifier
 from deqcert.certifiers.bounds import lower_confidence_bound
 from deqcert.certifiers.certificate import Certificate
+from deqcert.certifiers.smoothed import SmoothingCertifier
 from deqcert.errors import ConfigError
 from deqcert.smoothing.stage import Stage
 
 if TYPE_CHECKING:
-    from deqcert.smoothing import Input, Predictor, SmoothingEngine
+    from deqcert.smoothing import Input, SmoothingEngine
 
 
-class Standard(Certifier):
+@dataclass(frozen=True)
+class Standard(SmoothingCertifier):
     """Certify a base classifier from independent votes.
 
     Args:
         predictor: The base classifier; its start must be independent.
-        n0: Samples that choose the class; 100 is usual.
-        n: Samples that bound its probability; 10000 to 100000 are usual.
-        alpha: Failure probability of a certificate, in (0, 1); 0.001 is usual.
 
     Raises:
         ConfigError: If the start is chained, a number is out of range, or n is too small for alpha.
@@ -36,13 +35,14 @@ class Standard(Certifier):
 
     name: ClassVar[str] = "standard"
 
-    def __init__(self, predictor: Predictor, *, n0: int, n: int, alpha: float) -> None:
-        if not predictor.independent:
+    def __post_init__(self) -> None:
+        if not self.predictor.independent:
             raise ConfigError(
                 f"method '{self.name}' needs independent samples, but start "
-                f"'{predictor.start.name}' chains them; method 'serialized' audits a chained start."
+                f"'{self.predictor.start.name}' chains them; method 'serialized' audits a chained "
+                "start."
             )
-        super().__init__(predictor, n0=n0, n=n, alpha=alpha)
+        super().__post_init__()
 
     def best_p_lower(self) -> float:
         """Return the bound of a unanimous vote."""

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deqcert.certifiers.audit import Audit
-from deqcert.certifiers.base import audit_generator
+from deqcert.certifiers.audited import Audited, audit_generator
 from deqcert.certifiers.bounds import certified_radius
-from deqcert.certifiers.goals import Goal, refuse_goal
-from deqcert.certifiers.serialized import Audited
+from deqcert.certifiers.goals import UntilSettled, refuse_goal
 from deqcert.smoothing.stage import Stage
 
 if TYPE_CHECKING:
     from deqcert.certifiers.certificate import Certificate
-    from deqcert.smoothing import Input, Predictor, SmoothingEngine, Votes
+    from deqcert.smoothing import Input, SmoothingEngine, Votes
 
 
-class SerializedStrata(Audited):
+@dataclass(frozen=True, kw_only=True)
+class SerializedStrata(Audited, UntilSettled):
     """Certify from votes of any predictor, after an audit that looks where faults are likely.
 
     The voters for the class A are ordered by the margin of their own vote. Blocks of the smallest
@@ -29,13 +30,9 @@ class SerializedStrata(Audited):
     and estimate as is best for a unanimous vote without disagreements, fixed by n, audit and alpha.
 
     Args:
-        predictor: How votes are cast; any start.
-        reference: The base classifier that the certificate is about; its start is independent.
-        n0: Samples that choose the class.
-        n: Samples that vote.
-        alpha: Failure probability of a certificate in all, in (0, 1).
-        audit: Most samples that are solved again by the reference, 1 to n.
-        goal: When to stop auditing; None audits all of ``audit``.
+        alpha: Probability that a certificate may be wrong, in all.
+        audit: Votes that are solved again by the reference at most, up to n; 1000, or n if that is
+            less, where nothing is given.
 
     Raises:
         ConfigError: As for ``serialized``.
@@ -49,20 +46,6 @@ class SerializedStrata(Audited):
     """
 
     name: ClassVar[str] = "serialized-strata"
-
-    def __init__(
-        self,
-        predictor: Predictor,
-        *,
-        reference: Predictor,
-        n0: int,
-        n: int,
-        alpha: float,
-        audit: int,
-        goal: Goal | None = None,
-    ) -> None:
-        self.goal = goal
-        super().__init__(predictor, reference=reference, n0=n0, n=n, alpha=alpha, audit=audit)
 
     def best_p_lower(self) -> float:
         """Return the bound of a unanimous vote without disagreements."""

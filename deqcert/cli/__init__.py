@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 
 import click
+from click.shell_completion import shell_complete
 
 from deqcert import __version__
 from deqcert.errors import ConfigError, DeqcertError
@@ -38,10 +39,6 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, with a sentence about what is safe and how to go on."""
-
-
 class LazyGroup(click.Group):
     """A group that imports a command's module when the command is looked up."""
 
@@ -61,7 +58,8 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or say which one is nearest."""
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
+        unknown = args[0] not in COMMANDS and not args[0].startswith("-")
+        if unknown and not ctx.resilient_parsing:  # completion keeps quiet about it
             nearest = difflib.get_close_matches(args[0], COMMANDS, n=1, cutoff=0.6)
             hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(COMMANDS)}"
             raise ConfigError(f"there is no command {args[0]}; {hint}")
@@ -89,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         after Ctrl-C.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if completion := os.environ.get("_DEQCERT_COMPLETE"):
+        return shell_complete(group, {}, "deqcert", "_DEQCERT_COMPLETE", completion)
     try:
         # Not group.main(): it would turn Ctrl-C into a silent Abort and print usage lines.
         with group.make_context("deqcert", given or ["--help"]) as context:

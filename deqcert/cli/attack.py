@@ -4,20 +4,45 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from deqcert.api import SmoothedClassifier, parse_images
 from deqcert.attacks import ATTACKS
-from deqcert.cli import Interrupted
-from deqcert.cli.options import Source, parse_images, parse_radii
-from deqcert.options import parse_pairs
+from deqcert.cli.fields import options_from
+from deqcert.cli.options import parse_radii
+from deqcert.errors import ConfigError, Interrupted, RunError
+from deqcert.options import number, parse_pairs
 
 if TYPE_CHECKING:
     from deqcert.attacks import Attack
     from deqcert.attacks.evaluation import Evaluation, Outcome
     from deqcert.runs import Manifest, Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacking:
+    """How certificates are attacked.
+
+    Args:
+        n: Fresh noisy copies of a verdict.
+        alpha: Probability that any verdict of the whole run is wrong, shared by all of them.
+        search: Noisy copies of a guess on the way to a verdict.
+        reach: Largest radius attacked; if not given, 6 sigma, or the largest certified radius if
+            that is more.
+        rows: Noisy copies that are differentiated together; less takes less memory.
+        seed: Seed of the attacks and the verdicts.
+    """
+
+    n: int = number(1000, low=1, metavar="N")
+    alpha: float = number(0.001, above=0, below=1, metavar="A")
+    search: int = number(100, low=1, metavar="S")
+    reach: float | None = number(None, above=0, whole=False, metavar="R")
+    rows: int = number(256, low=1, metavar="R")
+    seed: int = number(0, low=0, high=2**64 - 1)
 
 
 @click.command(short_help="Attack certified images; a break inside a radius is an alarm.")
@@ -37,44 +62,9 @@ if TYPE_CHECKING:
     metavar="START:STOP[:STEP]",
     help="Which of the run's images, by their place in the run, counted from 0.",
 )
-@click.option(
-    "--n", type=int, default=1000, show_default=True, help="Fresh noisy copies of a verdict."
-)
-@click.option(
-    "--alpha",
-    type=float,
-    default=0.001,
-    show_default=True,
-    help="Probability that any verdict of the whole run is wrong, shared by all of them.",
-)
-@click.option(
-    "--search",
-    type=int,
-    default=100,
-    show_default=True,
-    metavar="S",
-    help="Noisy copies of a guess on the way to a verdict.",
-)
-@click.option(
-    "--reach",
-    type=float,
-    metavar="R",
-    help="Largest radius attacked; default: 6 sigma, or the largest certified radius if that is "
-    "more.",
-)
-@click.option(
-    "--rows",
-    type=int,
-    default=256,
-    show_default=True,
-    metavar="R",
-    help="Noisy copies that are differentiated together; less takes less memory.",
-)
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of the attacks and the verdicts."
-)
+@options_from(Attacking)
 @click.option("--model", metavar="FILE", help="The checkpoint, if it is elsewhere now.")
-@click.option("--config", metavar="FILE", help="Its configuration, if it is elsewhere now.")
+@click.option("--model-config", metavar="FILE", help="Its configuration, if it is elsewhere now.")
 @click.option("--data", metavar="SPEC", help="The images, if they are elsewhere now.")
 @click.option("--start", metavar="learned:FILE", help="A learned start, if it is elsewhere now.")
 @click.option("--out", metavar="DIR", help="Folder of the attacks; default: RUN-attacks.")
@@ -84,19 +74,14 @@ def command(
     run: str,
     attacks: tuple[str, ...],
     images: str,
-    n: int,
-    alpha: float,
-    search: int,
-    reach: float | None,
-    rows: int,
-    seed: int,
     model: str | None,
-    config: str | None,
+    model_config: str | None,
     data: str | None,
     start: str | None,
     out: str | None,
     radii: str | None,
     quiet: bool,
+    **given: Any,
 ) -> None:
     """Attack the images of a run of deqcert certify and hold its certificates against the result.
 
@@ -105,11 +90,11 @@ def command(
     an alarm: it is printed with all that is needed to find it again, its point is saved, and the
     exit code is 1. The same command given again continues a run that was stopped.
     """
+    from deqcert import compose
     from deqcert.attacks.evaluation import CertifiedImage, Evaluation
     from deqcert.attacks.evaluation.certified import certified_predictor, check_same, learned_start
-    from deqcert.cli import build
-    from deqcert.errors import ConfigError, RunError
-    from deqcert.models import file_hash, load_model
+    from deqcert.data import load_dataset
+    from deqcert.models import file_hash
     from deqcert.report import read_results
     from deqcert.runs import Manifest, Run, machine, versions
 
@@ -135,35 +120,44 @@ def command(
         for i in parse_images(images, len(results))
     ]
 
-    source = _source(manifest, model, config, data, seed)
-    loaded = build.load(source)
-    for change in check_same(manifest, loaded.parameters, run):
+    asked = Attacking(**given)
+    smooth = _classifier(manifest, model, model_config, asked.seed)
+    spec, split = data or manifest.notes["data"], manifest.parameters["split"]
+    loaded = compose.load(smooth.model, smooth, model_config=smooth.model_config)
+    engine = compose.make_engine(loaded.model, smooth, manifest.parameters["sigma"])
+    dataset = load_dataset(spec, split)
+    compose.check_fit(loaded.model, dataset, range(len(dataset)))
+    about = {
+        **loaded.identity,
+        **compose.describe_data(spec, split, dataset),
+        **compose.describe_evaluation(smooth, engine.sigma, loaded.form),
+    }
+    for change in check_same(manifest, about, run):
         print(f"deqcert: note: {change} since the certificates were made", file=sys.stderr)
     predictor, depth = certified_predictor(
-        manifest, lambda: build.make_policy(start or "learned", source)[0]
+        manifest, lambda: compose.make_start(start or "learned", smooth.model, smooth.device)[0]
     )
-    engine = build.make_engine(source, loaded.model)
     evaluation = Evaluation.of_run(
         engine,
         predictor,
         # Gradients go through the model as it was trained; verdicts through the form certified.
-        load_model(source.model, source.config).eval().to(engine.device),
+        loaded.plain.eval().to(engine.device),  # type: ignore[attr-defined]
         chosen,
         certified,
-        n=n,
-        alpha=alpha,
-        guesses=search,
+        n=asked.n,
+        alpha=asked.alpha,
+        guesses=asked.search,
         depth=depth,
-        reach=reach,
-        rows=rows,
-        facts={"model": file_hash(source.model)},
+        reach=asked.reach,
+        rows=asked.rows,
+        facts={"model": file_hash(smooth.model)},
     )
     parameters = {
         "certificates": file_hash(folder / "certificates.tsv"),
         **evaluation.parameters(),
-        "alpha": alpha,
-        "judged": build.describe_predictor(predictor),
-        **loaded.parameters,
+        "alpha": asked.alpha,
+        "judged": compose.describe_predictor(predictor),
+        **about,
     }
     place = Path(out or f"{folder}-attacks")
     with Run(
@@ -171,7 +165,7 @@ def command(
         parameters,
         [image.index for image in certified],
         environment={**versions(), **machine()},
-        notes={**loaded.notes, "run": run},
+        notes={**loaded.notes, "data": spec, "run": run},
         layout=evaluation.layout,
     ) as made:
         for change in made.changes:
@@ -184,13 +178,13 @@ def command(
                 _progress(outcome, made)
 
         try:
-            evaluation.run(made, certified, loaded.dataset, tell)
+            evaluation.run(made, certified, dataset, tell)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"interrupted; {made.done} of {len(certified)} images are safe in {place}, "
                 "and the same command goes on from there"
             ) from None
-        _conclude(made, evaluation, asked_radii, alpha)
+        _conclude(made, evaluation, asked_radii, asked.alpha)
 
 
 def parse_attack(text: str) -> Attack:
@@ -205,18 +199,15 @@ def parse_attack(text: str) -> Attack:
     return attack.with_options(**parse_pairs("attack option", given, attack.options))
 
 
-def _source(
-    manifest: Manifest, model: str | None, config: str | None, data: str | None, seed: int
-) -> Source:
-    """Return the options that the run was made with, with another seed."""
+def _classifier(
+    manifest: Manifest, model: str | None, model_config: str | None, seed: int
+) -> SmoothedClassifier:
+    """Return the classifier that the run is about, as it was evaluated, with another seed."""
     was, notes = manifest.parameters, manifest.notes
-    return Source(
-        model=model or notes["model"],
-        config=config or (notes.get("config") if model is None else None),
-        data=data or notes["data"],
-        split=was["split"],
-        images=":",
+    return SmoothedClassifier(
+        model or notes["model"],
         sigma=was["sigma"],
+        model_config=model_config or (notes.get("config") if model is None else None),
         batch=was["batch"],
         shape=was["shape"],
         seed=seed,

@@ -3,17 +3,52 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from deqcert.api import SmoothedClassifier
 from deqcert.cli.benches import Benches
-from deqcert.cli.options import Solving, Source, parse_knobs, parse_radii, source_options
+from deqcert.cli.fields import options_from
+from deqcert.cli.options import parse_numbers, parse_radii, settings_options
+from deqcert.errors import ConfigError
+from deqcert.options import number
+from deqcert.settings import Certifying, Solving, Starting
 
 if TYPE_CHECKING:
     from deqcert.bench.starts import Measurement
     from deqcert.solvers import Solver
+
+
+UNUSED = tuple(
+    name for kind in (Solving, Starting, Certifying) for name in kind.__dataclass_fields__
+)
+"""Settings that the command varies, or has others in place of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """Sizes of a measurement.
+
+    Args:
+        depth: Most evaluations of a cold solve: a baseline, and the warm-ups and audits.
+        reference_tol: Relative residual of the converged solve that agreement is measured against.
+        reference_depth: Most evaluations of that solve.
+        n0: Noisy copies that choose the class.
+        n: Noisy copies that vote.
+        alpha: Failure probability of each certificate.
+        audit: Audited votes of a warm start; if not given, half of n.
+    """
+
+    depth: int = number(30, low=1, metavar="D")
+    reference_tol: float = number(1e-5, above=0, metavar="T")
+    reference_depth: int = number(200, low=1, metavar="D")
+    n0: int = number(50, low=1, metavar="N")
+    n: int = number(500, low=1, metavar="N")
+    alpha: float = number(0.001, above=0, below=1, metavar="A")
+    audit: int | None = number(None, low=1, whole=True, metavar="K")
 
 
 @click.command(
@@ -22,7 +57,7 @@ if TYPE_CHECKING:
     epilog="deqcert bench forms measures a model in its forms, deqcert bench solvers the solvers "
     "beside the cell; each has its own --help.",
 )
-@source_options(images="0:10")
+@settings_options(skip=UNUSED, data="0:10")
 @click.option(
     "--solver",
     "solvers",
@@ -55,14 +90,6 @@ if TYPE_CHECKING:
     "residual of at most R, the largest of --depths their most.",
 )
 @click.option(
-    "--depth",
-    type=int,
-    default=30,
-    show_default=True,
-    metavar="D",
-    help="Most evaluations of a cold solve: a baseline, and the warm-ups and audits.",
-)
-@click.option(
     "--tol",
     "tolerances",
     default="0.01,0.001",
@@ -71,28 +98,7 @@ if TYPE_CHECKING:
     help="Relative residuals at which cold baselines stop; the smallest also ends warm-ups and "
     "audits.",
 )
-@click.option(
-    "--reference-tol",
-    type=float,
-    default=1e-5,
-    show_default=True,
-    help="Relative residual of the converged solve that agreement is measured against.",
-)
-@click.option(
-    "--reference-depth",
-    type=int,
-    default=200,
-    show_default=True,
-    help="Most evaluations of that solve.",
-)
-@click.option(
-    "--n0", type=int, default=50, show_default=True, help="Noisy copies that choose the class."
-)
-@click.option("--n", type=int, default=500, show_default=True, help="Noisy copies that vote.")
-@click.option("--alpha", type=float, default=0.001, show_default=True, help="Of each certificate.")
-@click.option(
-    "--audit", type=int, metavar="K", help="Audited votes of a warm start; default: half of n."
-)
+@options_from(Measuring)
 @click.option("--radii", metavar="R,R,...", help="Of certified accuracy; default: 0 and sigma.")
 @click.option(
     "--picture", metavar="FILE", help="Draw evaluations against agreement into a .png, .pdf, .svg."
@@ -100,81 +106,76 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print for machines.")
 @click.option("--quiet", is_flag=True, help="Print the table only.")
 def starts_command(
-    source: Source,
+    model: str,
+    model_config: str | None,
+    data: str,
+    split: str,
+    images: str,
     solvers: tuple[str, ...],
     starts: str,
     depths: str,
     early: str | None,
-    depth: int,
     tolerances: str,
-    reference_tol: float,
-    reference_depth: int,
-    n0: int,
-    n: int,
-    alpha: float,
-    audit: int | None,
     radii: str | None,
     picture: str | None,
     as_json: bool,
     quiet: bool,
+    **given: Any,
 ) -> None:
     """Measure what warm starts and fewer evaluations buy on a model, and what they cost.
 
     Every setting votes on the same noisy copies. Baselines are measured beside them: cold at
     every depth asked for, cold at the largest depth, and cold stopped at each tolerance.
     """
+    from deqcert import compose
     from deqcert.bench.starts import bench, draw_bench, grid
-    from deqcert.cli import build
-    from deqcert.errors import ConfigError
     from deqcert.report.picture import check_picture
     from deqcert.smoothing import Predictor
     from deqcert.solvers import StopRule, get_solver
 
     if picture is not None:
         check_picture(picture)
-    tols = _numbers("tol", tolerances, float)
-    if not tols or min(tols) <= 0:
+    sizes = Measuring(**{name: given.pop(name) for name in Measuring.__dataclass_fields__})
+    tols = parse_numbers("tol", tolerances, example="0.01,0.001")
+    if min(tols) <= 0:
         raise ConfigError(f"tol is {tolerances!r}, but baselines need tolerances above 0")
-    if reference_tol <= 0:
-        raise ConfigError(f"reference-tol is {reference_tol}, but it must be above 0")
-    cold = StopRule(tol=min(tols), max_nfe=depth)
+    smooth = SmoothedClassifier(model, model_config=model_config, **given)
+    cold = StopRule(tol=min(tols), max_nfe=sizes.depth)
     settings = grid(
         {text: _solver(text) for text in solvers},
-        [build.make_policy(name.strip(), source)[0] for name in starts.split(",")],
-        _numbers("depths", depths, int),
+        [compose.make_start(s.strip(), model, smooth.device)[0] for s in starts.split(",")],
+        parse_numbers("depths", depths, whole=True, low=1, example="1,2,3"),
         cold=cold,
         tolerances=tols,
-        early=[] if early is None else _numbers("early", early, float),
+        early=[] if early is None else parse_numbers("early", early, example="0.1"),
     )
     exact = get_solver("anderson")
     asked_radii = parse_radii(radii)
-    subject = build.load(source)
+    dataset, indices = smooth.dataset(data, split=split, images=images)
     result = bench(
-        subject.model,
-        subject.dataset,
-        subject.images,
+        smooth.engine.raw,
+        dataset,
+        indices,
         settings,
-        sigma=subject.parameters["sigma"],
-        reference=Predictor(exact, StopRule(tol=reference_tol, max_nfe=reference_depth)),
+        sigma=smooth.engine.sigma,
+        reference=Predictor(
+            exact, StopRule(tol=sizes.reference_tol, max_nfe=sizes.reference_depth)
+        ),
         auditor=Predictor(exact, cold),
-        n0=n0,
-        n=n,
-        alpha=alpha,
-        audit=max(1, n // 2) if audit is None else audit,
+        n0=sizes.n0,
+        n=sizes.n,
+        alpha=sizes.alpha,
+        audit=max(1, sizes.n // 2) if sizes.audit is None else sizes.audit,
         radii=asked_radii,
-        seed=source.seed,
-        batch=source.batch,
-        shape=source.shape,
-        device=source.device,
+        seed=smooth.seed,
+        batch=smooth.batch,
+        shape=smooth.shape,
+        device=smooth.device,
         tell=None if quiet else _tell,
     )
     print(result.json() if as_json else result.text())
     if picture is not None:
-        draw_bench(
-            result,
-            picture,
-            title=f"{Path(source.model).name}, sigma {subject.parameters['sigma']:g}",
-        )
+        draw_bench(result, picture, title=f"{Path(model).name}, sigma {smooth.engine.sigma:g}")
 
 
 command = Benches(
@@ -195,19 +196,12 @@ def _tell(row: Measurement) -> None:
 
 def _solver(text: str) -> Solver[Any]:
     """Read NAME[:KEY=VALUE,...]."""
-    from deqcert.solvers import get_solver, solver_options
+    from deqcert import compose
 
-    name, _, knobs = text.partition(":")
-    solving = Solving(name, knobs.split(",") if knobs else (), None, 1, 0.0)
-    return get_solver(name, **parse_knobs(solving, solver_options(name)))
-
-
-def _numbers(option: str, text: str, kind: type) -> list[Any]:
-    from deqcert.errors import ConfigError
-
-    try:
-        return [kind(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(
-            f"{option} is {text!r}, but it must be numbers separated by commas"
-        ) from None
+    name, _, given = text.partition(":")
+    pairs = [pair.partition("=") for pair in given.split(",") if pair]
+    for key, equals, _ in pairs:
+        if not equals:
+            raise ConfigError(f"solver option {key!r} must read KEY=VALUE, as in damping=0.8")
+    options = {key: value for key, _, value in pairs}
+    return compose.make_solver(Solving(solver=name, solver_options=options))

@@ -66,14 +66,14 @@ def command(
     """
     import torch
 
+    from deqcert import choices, compose
     from deqcert.bench.forms import bench_forms
-    from deqcert.cli import build, choices
     from deqcert.errors import ConfigError
     from deqcert.models import load_model
 
     if batch < 1:
         raise ConfigError(f"batch is {batch}, but it must be a whole number from 1")
-    used = build.prepare_process(threads)
+    used = compose.prepare_process(threads)
     loaded = load_model(model, config)
     images = torch.rand(batch, *loaded.input_shape, generator=torch.Generator().manual_seed(0))
     result = bench_forms(

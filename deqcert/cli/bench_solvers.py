@@ -46,15 +46,15 @@ def command(
     quiet: bool,
 ) -> None:
     """Measure what solvers cost beside the cell, side by side with torchdeq's and plain torch."""
+    from deqcert import compose
     from deqcert.bench.solvers import bench_solvers
-    from deqcert.cli import build
 
     grid: dict[str, Any] = {}
     if sizes is not None:
         grid["sizes"] = whole_numbers("sizes", sizes)
     if batches is not None:
         grid["batches"] = whole_numbers("batches", batches)
-    build.prepare_process(threads)
+    compose.prepare_process(threads)
     result = bench_solvers(
         **grid,
         window=window,

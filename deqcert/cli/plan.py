@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from deqcert.cli.options import (
-    Solving,
-    Source,
-    Starting,
-    parse_radii,
-    solving_options,
-    source_options,
-    starting_options,
-)
+from deqcert.api import SmoothedClassifier
+from deqcert.cli.fields import FieldType
+from deqcert.cli.options import parse_numbers, parse_radii, settings_options
+from deqcert.errors import ConfigError
+from deqcert.options import Option
 
 if TYPE_CHECKING:
     import numpy as np
 
     from deqcert.certifiers.goals import Radii
+    from deqcert.data import Dataset
+
+UNUSED = ("method", "n0", "audit", "goal", "method_options")
+"""Settings of certificates that a plan has no use for."""
 
 RUNS = 200
 """Simulated runs of a forecast."""
 
 
 @click.command(short_help="Samples, audits and time that asked radii need, before a run.")
-@source_options(images="0:10")
+@settings_options(skip=UNUSED, data="0:10", defaults={"n": 100_000})
 @click.option("--radii", required=True, metavar="R,R,...", help="Radii to be decided; 0: a class.")
 @click.option(
     "--p",
@@ -35,36 +35,27 @@ RUNS = 200
     help="Guesses of the probability of an image's class under the noise; default: 1, the best.",
 )
 @click.option(
-    "--n", type=int, default=100_000, show_default=True, help="Most noisy copies that vote."
-)
-@click.option(
-    "--alpha", type=float, default=0.001, show_default=True, help="Of each certificate, in all."
-)
-@click.option(
     "--wrong",
-    type=float,
+    type=FieldType(Option("float", 0.0, low=0, high=1, high_open=True), "wrong"),
     default=0.0,
     show_default=True,
     help="Share of warm votes that a cold solve does not give, for the audit.",
 )
 @click.option(
     "--pilot",
-    type=int,
+    type=FieldType(Option("int", None, low=1, optional=True), "pilot"),
     metavar="VOTES",
     help="Cast so many votes for each of --images, to learn p and the time of a vote.",
 )
-@solving_options()
-@starting_options()
 def command(
-    source: Source,
-    solving: Solving,
-    starting: Starting,
+    data: str,
+    split: str,
+    images: str,
     radii: str,
     guesses: str | None,
-    n: int,
-    alpha: float,
     wrong: float,
     pilot: int | None,
+    **settings: Any,
 ) -> None:
     """Tell what it takes to certify radii, and refuse what no number of samples can do.
 
@@ -72,38 +63,27 @@ def command(
     noise that certificates never use, and forecasts the whole run from them.
     """
     from deqcert.certifiers.goals import Radii
-    from deqcert.errors import ConfigError
 
     asked = Radii(tuple(sorted(set(parse_radii(radii) or ()))))
     chances = _chances(guesses)
-    for name, value in (("alpha", alpha), ("n", n)):
-        if not (0 < value < 1 if name == "alpha" else value >= 1):
-            raise ConfigError(f"{name} is {value}, but it must be {_wanted(name)}")
-    if not 0 <= wrong < 1:
-        raise ConfigError(f"wrong is {wrong}, but it must be at least 0 and below 1")
-    if pilot is not None and pilot < 1:
-        raise ConfigError(f"pilot is {pilot}, but it must be a whole number from 1")
-    sigma = _sigma(source)
+    smooth = SmoothedClassifier(**settings)
+    sigma, alpha, n = _sigma(smooth), smooth.alpha, smooth.n
     _refuse(asked, chances, sigma, alpha, n)
     print(_table(asked, chances, sigma, alpha, n, wrong))
     if pilot is None:
         for chance in chances:
-            runs, _ = _sequential([chance] * RUNS, asked, sigma, alpha, n, source.batch)
+            runs, _ = _sequential([chance] * RUNS, asked, sigma, alpha, n, smooth.batch)
             print(
                 f"independent, --goal {asked.describe()}, at p {chance:g}: {runs:.0f} samples on "
                 "average"
             )
     else:
-        _pilot(source, solving, starting, asked, alpha, n, pilot)
+        dataset, indices = smooth.dataset(data, split=split, images=images)
+        _pilot(smooth, dataset, indices, asked, pilot)
 
 
 def _chances(text: str | None) -> list[float]:
-    from deqcert.errors import ConfigError
-
-    try:
-        chances = [1.0] if text is None else [float(part) for part in text.split(",")]
-    except ValueError:
-        chances = [0.0]
+    chances = [1.0] if text is None else [float(p) for p in parse_numbers("p", text)]
     if not all(0 < chance <= 1 for chance in chances):
         raise ConfigError(
             f"p is {text!r}, but it must be probabilities with commas between, as in 0.9,0.999"
@@ -111,28 +91,18 @@ def _chances(text: str | None) -> list[float]:
     return chances
 
 
-def _wanted(name: str) -> str:
-    return "strictly between 0 and 1" if name == "alpha" else "a whole number from 1"
+def _sigma(smooth: SmoothedClassifier) -> float:
+    if smooth.sigma is not None:
+        return smooth.sigma
+    from deqcert import compose
 
-
-def _sigma(source: Source) -> float:
-    from deqcert.errors import ConfigError
-
-    sigma = source.sigma
-    if sigma is None:
-        from deqcert.cli import build
-
-        sigma = build.noise(source)
-    if not 0 < sigma < float("inf"):
-        raise ConfigError(f"sigma is {sigma}, but it must be above 0 (in [0, 1] pixel units)")
-    return sigma
+    return compose.noise_level(smooth.model, None)
 
 
 def _refuse(asked: Radii, chances: list[float], sigma: float, alpha: float, n: int) -> None:
     """Refuse a radius that n cannot certify at all, and radii that no guess allows."""
     from deqcert.certifiers.bounds import certified_radius, lower_confidence_bound
     from deqcert.certifiers.plan import samples_needed
-    from deqcert.errors import ConfigError
 
     most = certified_radius(lower_confidence_bound(n, n, alpha), sigma)
     largest = max(asked.radii)
@@ -212,37 +182,28 @@ def _sequential(
 
 
 def _pilot(
-    source: Source,
-    solving: Solving,
-    starting: Starting,
-    asked: Radii,
-    alpha: float,
-    n: int,
-    pilot: int,
+    smooth: SmoothedClassifier, dataset: Dataset, indices: range, asked: Radii, pilot: int
 ) -> None:
     """Cast a few votes for each image and forecast the run."""
     import numpy as np
 
-    from deqcert.cli import build
     from deqcert.smoothing import Input, Stage
 
-    predictor = build.make_predictor(source, solving, starting)
-    subject = build.load(source)
-    engine = build.make_engine(source, subject.model)
+    engine, alpha, n = smooth.engine, smooth.alpha, smooth.n
     leading: list[int] = []
     nfe = seconds = 0.0
-    for image in subject.images:
-        x = subject.dataset.image(image)
-        votes = engine.votes(predictor, Input(x, image), Stage.PREDICT, pilot)
+    for index in indices:
+        input = Input(dataset.image(index), index)
+        votes = engine.votes(smooth.predictor, input, Stage.PREDICT, pilot)
         leading.append(int(votes.counts.max()))
         nfe, seconds = nfe + votes.nfe, seconds + votes.seconds
-    cast = pilot * len(subject.images)
+    cast = pilot * len(indices)
     k = np.array(leading)
     # What the pilot leaves open about each image's p is part of the forecast.
     spread = np.random.default_rng(0).beta(
         k[:, None] + 0.5, pilot - k[:, None] + 0.5, (len(k), max(1, RUNS // len(k)))
     )
-    mean, certified = _sequential(spread.ravel(), asked, engine.sigma, alpha, n, source.batch)
+    mean, certified = _sequential(spread.ravel(), asked, engine.sigma, alpha, n, smooth.batch)
     low, middle, high = np.quantile(k / pilot, (0, 0.5, 1))
     each = seconds / cast
     print(

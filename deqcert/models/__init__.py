@@ -2,43 +2,7 @@
 
 from __future__ import annotations
 
-from deqcert.models.architectures import (
-    Config,
-    Model,
-    build_model,
-    preset,
-    preset_names,
-    read_config,
-)
-from deqcert.models.base import EnclosedModel, ImplicitModel, Normalize
-from deqcert.models.checkpoints import checkpoint_path, file_hash, load_model
-from deqcert.models.config import MDEQConfig
-from deqcert.models.contractive import ContractiveConfig, ContractiveDEQ
-from deqcert.models.folding import fold
-from deqcert.models.forms import FORMS, form_names, in_form
-from deqcert.models.mdeq import MDEQ
-from deqcert.models.state import StateLayout
+import lazy_loader
 
-__all__ = [
-    "FORMS",
-    "MDEQ",
-    "Config",
-    "ContractiveConfig",
-    "ContractiveDEQ",
-    "EnclosedModel",
-    "ImplicitModel",
-    "MDEQConfig",
-    "Model",
-    "Normalize",
-    "StateLayout",
-    "build_model",
-    "checkpoint_path",
-    "file_hash",
-    "fold",
-    "form_names",
-    "in_form",
-    "load_model",
-    "preset",
-    "preset_names",
-    "read_config",
-]
+# What there is stands in the stub beside this file; it is imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

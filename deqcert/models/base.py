@@ -1,22 +1,25 @@
-"""What every implicit classifier offers: four methods, and no solver among them."""
+"""What a model offers: four methods to be certified, and what else it may bring, each for a use.
+
+No solver is among them: the same weights can be solved in any way. The protocols are checked by
+what an object has, not by what it inherits from.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import Field
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from deqcert.errors import ConfigError
-
-CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+from deqcert.models.state import StateLayout
 
 
 @runtime_checkable
 class ImplicitModel(Protocol):
-    """A classifier whose features are a fixed point of its cell.
+    """A classifier whose features are a fixed point of its cell: all that certifying needs.
 
     Each method treats the rows of a batch independently, so that a certificate does not depend on
     batch-mates. A model may also carry ``input_shape`` (channels, height, width) and
@@ -70,36 +73,158 @@ class EnclosedModel(ImplicitModel, Protocol):
         ...
 
 
-class Normalize(nn.Module):
-    """Subtract the mean of each channel and divide by its deviation.
+@runtime_checkable
+class FoldableModel(ImplicitModel, Protocol):
+    """An implicit model that knows a quicker copy of itself."""
 
-    The statistics are not part of the state_dict: public checkpoints do not hold them.
+    def folded(self, *, channels_last: bool) -> ImplicitModel:
+        """Return a copy for inference that agrees up to rounding and needs no gradients.
 
-    Args:
-        mean: Mean of each channel, in [0, 1] pixel units.
-        std: Standard deviation of each channel, in the same units, above 0.
+        Args:
+            channels_last: Whether convolutions may keep the channels of a pixel beside each other,
+                which was measured to be faster on CPUs.
+        """
+        ...
 
-    Raises:
-        ConfigError: If the lengths differ or a deviation is not above 0.
+
+@runtime_checkable
+class MappedModel(ImplicitModel, Protocol):
+    """An implicit model whose state is a pyramid of feature maps, as its injection's is one map.
+
+    A start network that is fitted to it is made of convolutions.
     """
 
-    mean: Tensor
-    std: Tensor
+    def start_layout(self, injection: Tensor) -> tuple[StateLayout, int]:
+        """Say how a state is laid out.
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        Args:
+            injection: What ``inject`` returned, shape (B, C, H, W); H and W are those of the
+                state's highest resolution.
+
+        Returns:
+            The maps, highest resolution first, height and width halving from one to the next; and
+            in how many groups of channels the cell normalises its values, 0 for none.
+        """
+        ...
+
+
+class ModelConfig(Protocol):
+    """What says how a model is built: a frozen dataclass of plain values.
+
+    ``deqcert train`` fits ``num_classes``, ``image_size``, ``input_channels``, ``mean`` and ``std``
+    to the images with :func:`dataclasses.replace`; so all five are fields.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    name: ClassVar[str]
+    """What ``MODEL.NAME`` is in its YAML files."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        ...
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of an input, in pixels."""
+        ...
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of an input."""
+        ...
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of each input channel, in [0, 1] units."""
+        ...
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Deviation of each input channel, in [0, 1] units."""
+        ...
+
+    @property
+    def num_layers(self) -> int:
+        """Cell evaluations of the unrolled pre-training."""
+        ...
+
+    @property
+    def scale(self) -> int | None:
+        """Number that height and width must be multiples of; None if only ``image_size`` will do.
+
+        Training may begin with smaller crops where it is given.
+        """
+        ...
+
+    def build(self) -> TrainableModel:
+        """Build the model with random weights, in training mode."""
+        ...
+
+    def to_yaml(self) -> str:
+        """Write the configuration as YAML, with the name under ``MODEL.NAME``."""
+        ...
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any]) -> Self:
+        """Read the content of a YAML file.
+
+        Raises:
+            ConfigError: If it is no such configuration, or a key is unknown.
+        """
+        ...
+
+
+class TrainableModel(nn.Module, ABC):
+    """A torch module of the protocol that can be trained, saved and loaded.
+
+    What is saved is its ``state_dict`` and its configuration; so all that it computes must follow
+    from these two.
+
+    Args:
+        config: What it is built from.
+
+    Attributes:
+        config: The same.
+        input_shape: Channels, height and width of an input.
+        num_classes: Number of classes.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        if len(mean) != len(std) or not mean:
-            raise ConfigError(
-                f"normalisation has {len(mean)} means and {len(std)} deviations, "
-                "but it needs one of each for every channel."
-            )
-        if not all(0.0 < value < float("inf") for value in std):
-            raise ConfigError(
-                f"normalisation deviations are {tuple(std)}, but each must be above 0."
-            )
-        for name, values in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+        self.config = config
+        self.input_shape = (config.input_channels, *config.image_size)
+        self.num_classes = config.num_classes
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise images, shape (B, C, H, W)."""
-        return (x - self.mean) / self.std
+    @abstractmethod
+    def inject(self, x: Tensor) -> Tensor:
+        """Map images, shape (B, C, H, W) in [0, 1] units, to what enters every cell evaluation."""
+
+    @abstractmethod
+    def initial_state(self, injection: Tensor) -> Tensor:
+        """Return the cold start for an injection: zeros of shape (B, D)."""
+
+    @abstractmethod
+    def cell(self, z: Tensor, injection: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Evaluate the cell once, from (B, D) to (B, D).
+
+        Args:
+            z: States, shape (B, D).
+            injection: What :meth:`inject` returned for the same rows.
+            masks: What :meth:`draw_masks` returned for the same rows; a model that draws none
+                may leave the parameter out.
+        """
+
+    @abstractmethod
+    def readout(self, z: Tensor) -> Tensor:
+        """Map states, shape (B, D), to logits, shape (B, K)."""
+
+    def draw_masks(self, rows: int, generator: torch.Generator | None = None) -> Tensor | None:
+        """Draw what is random in a training pass, once per solve; None where nothing is.
+
+        Args:
+            rows: Rows of the batch.
+            generator: What to draw from.
+        """
+        return None

@@ -21,9 +21,12 @@ class WeightNormConv2d(nn.Module):
     """A convolution whose kernel is ``g * v / ||v||``, the norm taken per output channel.
 
     The kernel is computed once and kept while the model is in evaluation mode and no gradient for
-    it is asked; the numbers are those of the uncached computation, bit for bit.
+    it is asked; the numbers are those of the uncached computation, bit for bit. It is computed anew
+    when a parameter is another object (``torch.func.functional_call``), has other memory
+    (``parameter.data = ...``) or another version (any in-place change that autograd sees). An
+    in-place change of ``parameter.data`` leaves no trace; call ``eval()`` after it.
 
-    Source: Salimans, Kingma 2016, equation 2.
+    **Source:** Salimans, Kingma 2016, equation 2.
     """
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int) -> None:
@@ -32,24 +35,27 @@ class WeightNormConv2d(nn.Module):
         self.padding = kernel // 2
         self.weight_g = nn.Parameter(_norm(plain.weight.detach()))
         self.weight_v = nn.Parameter(plain.weight.detach().clone())
-        self._folded: Tensor | None = None
-        self._folded_at: tuple[int, int] | None = None
+        self._folded: tuple[Tensor, tuple[Any, ...]] | None = None
 
     def weight(self) -> Tensor:
         """Return the kernel, shape (out, in, k, k)."""
-        needs_gradient = torch.is_grad_enabled() and (
-            self.weight_g.requires_grad or self.weight_v.requires_grad
-        )
-        # A change of a parameter made in inference mode cannot be noticed later.
-        if self.training or needs_gradient or self.weight_v.is_inference():
-            return self.weight_v * (self.weight_g / _norm(self.weight_v))
-        versions = (self.weight_g._version, self.weight_v._version)
-        folded = self._folded
-        if folded is None or self._folded_at != versions:
-            # Outside inference mode, so that a later differentiable pass can use what was kept.
-            with torch.inference_mode(False), torch.no_grad():
-                folded = self.weight_v * (self.weight_g / _norm(self.weight_v))
-            self._folded, self._folded_at = folded, versions
+        g, v = self.weight_g, self.weight_v
+        needs_gradient = torch.is_grad_enabled() and (g.requires_grad or v.requires_grad)
+        # What torch.func puts in a parameter's place is no Parameter and may have no memory; a
+        # change made in inference mode cannot be noticed later.
+        lasting = type(g) is nn.Parameter and type(v) is nn.Parameter and not v.is_inference()
+        if self.training or needs_gradient or not lasting:
+            return v * (g / _norm(v))
+        now = (g._version, g.data_ptr(), v._version, v.data_ptr())
+        if self._folded is not None:
+            folded, (known_g, known_v, *then) = self._folded
+            # The parameters are kept, so that no other can have their identity.
+            if known_g is g and known_v is v and tuple(then) == now:
+                return folded
+        # Outside inference mode, so that a later differentiable pass can use what was kept.
+        with torch.inference_mode(False), torch.no_grad():
+            folded = v * (g / _norm(v))
+        self._folded = folded, (g, v, *now)
         return folded
 
     def forward(self, x: Tensor) -> Tensor:
@@ -168,7 +174,7 @@ class MultiscaleCell(nn.Module):
     Each resolution passes its residual blocks; then every resolution receives the sum of all of
     them, brought to its size, through a ReLU, a 1x1 convolution and a normalisation.
 
-    Source: Bai, Koltun, Kolter 2020, section 3.1.
+    **Source:** Bai, Koltun, Kolter 2020, section 3.1.
     """
 
     def __init__(self, config: MDEQConfig) -> None:

@@ -16,21 +16,15 @@ import torch
 from torch import Tensor
 
 from deqcert.errors import CheckpointError, ConfigError
-from deqcert.models.architectures import Config, Model, build_model, read_config
+from deqcert.models.architectures import read_config
+from deqcert.models.base import ModelConfig, TrainableModel
+from deqcert.models.zoo import ZOO, checkpoint_path
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")
 """Keys under which training scripts store the weights among other things."""
 
 PREFIXES = ("module.", "1.")
 """What wrappers put before every name: data parallelism, a normalisation layer in front."""
-
-ZOO = Path(__file__).resolve().parent.parent / "zoo"
-BUILTIN = ("digits",)
-
-
-def checkpoint_path(checkpoint: str | Path) -> Path:
-    """Return the file of a checkpoint: the path itself, or the shipped one for a builtin name."""
-    return ZOO / f"{checkpoint}.pth" if str(checkpoint) in BUILTIN else Path(checkpoint)
 
 
 def file_hash(path: str | Path) -> str:
@@ -50,13 +44,16 @@ def file_hash(path: str | Path) -> str:
         raise CheckpointError(_unreadable(path, error)) from None
 
 
-def load_model(checkpoint: str | Path, config: str | Path | Config | None = None) -> Model:
+def load_model(
+    checkpoint: str | Path, config: str | Path | ModelConfig | None = None
+) -> TrainableModel:
     """Build the model of a checkpoint, in evaluation mode.
 
     Args:
-        checkpoint: A file with a state_dict of the MDEQ-Vision family or of a contractive model,
-            or "digits" for the one that comes with the package. Every name may begin with
-            ``module.``, and the state_dict may be inside a dictionary (:data:`WRAPPERS`).
+        checkpoint: A file with a state_dict of the MDEQ-Vision family or of any other model that
+            can be trained, or a name of :data:`deqcert.models.ZOO`, such as "digits" for the one
+            that comes with the package. Every parameter's name may begin with ``module.``, and the
+            state_dict may be inside a dictionary (:data:`WRAPPERS`).
         config: YAML file in the public layout, or a configuration. If not given, the ``.yaml``
             beside the checkpoint that has its name.
 
@@ -69,7 +66,7 @@ def load_model(checkpoint: str | Path, config: str | Path | Config | None = None
     weights = read_weights(path)
     if config is None or isinstance(config, str | Path):
         config = read_config(config if config is not None else _beside(path))
-    model = build_model(config)
+    model = config.build()
     _check_names(path, weights, model.state_dict())
     for name, value in weights.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
@@ -167,7 +164,10 @@ def _beside(path: Path) -> Path:
 
 def _unreadable(path: Path, error: OSError) -> str:
     reason = error.strerror or "it cannot be read"
-    return f"cannot read checkpoint {path} ({reason}); give the path of a state_dict file."
+    return (
+        f"cannot read checkpoint {path} ({reason}); give the path of a state_dict file, or one of "
+        f"the names {', '.join(ZOO)}."
+    )
 
 
 def _damaged(path: Path) -> str:

@@ -12,12 +12,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
 from deqcert.errors import ConfigError
-from deqcert.models.base import CIFAR10_STATISTICS, IMAGENET_STATISTICS
+from deqcert.models.normalize import CIFAR10_STATISTICS, IMAGENET_STATISTICS
+from deqcert.models.reading import parse, read_yaml
+
+if TYPE_CHECKING:
+    from deqcert.models.mdeq import MDEQ
 
 IGNORED = {
     *("AUTO_RESUME", "CUDNN", "DATA_DIR", "DEBUG", "DEQ", "GPUS", "LOG_DIR", "LOSS"),
@@ -93,6 +97,8 @@ class MDEQConfig:
         ConfigError: If the values do not fit together.
     """
 
+    name: ClassVar[str] = "mdeq"
+
     channels: tuple[int, ...]
     head_channels: tuple[int, ...]
     final_channels: int
@@ -121,7 +127,10 @@ class MDEQConfig:
 
     @property
     def scale(self) -> int:
-        """Factor between the input's height and that of the lowest resolution."""
+        """Factor between the input's height and that of the lowest resolution.
+
+        Images whose height and width are multiples of it can be taken.
+        """
         return int(2 ** (self.downsample_times + len(self.channels) - 1))
 
     @property
@@ -137,22 +146,28 @@ class MDEQConfig:
         Raises:
             ConfigError: If the file is missing, is not such a configuration, or has an unknown key.
         """
-        try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not YAML"
-            raise ConfigError(f"cannot read the configuration {path} ({reason}).") from None
-        try:
-            return cls(**_parse(data))
-        except (ConfigError, TypeError, ValueError) as error:
-            text = str(error) if isinstance(error, ConfigError) else "a value has the wrong type."
-            raise ConfigError(f"configuration {path}: {text}") from None
+        return parse(cls, read_yaml(path), path)
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any]) -> MDEQConfig:
+        """Read the content of a file in the public YAML layout.
+
+        Raises:
+            ConfigError: If it is not such a configuration, or has an unknown key.
+        """
+        return cls(**_fields(data))
+
+    def build(self) -> MDEQ:
+        """Build the model with random weights, in training mode."""
+        from deqcert.models.mdeq import MDEQ
+
+        return MDEQ(self)
 
     def to_yaml(self) -> str:
         """Write the configuration in the layout that :meth:`from_yaml` reads."""
         stage: dict[str, Any] = {"NUM_BRANCHES": len(self.channels), **_STAGE_FIXED}
         stage |= {key: _plain(getattr(self, field)) for key, field in _STAGE_KEYS.items()}
-        model: dict[str, Any] = {"NAME": "mdeq"}
+        model: dict[str, Any] = {"NAME": self.name}
         model |= {key: getattr(self, field) for key, field in _MODEL_KEYS.items()}
         model["IMAGE_SIZE"] = [self.image_size[1], self.image_size[0]]
         model["EXTRA"] = {"FULL_STAGE": stage}
@@ -168,12 +183,12 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _parse(data: Any) -> dict[str, Any]:
+def _fields(data: Any) -> dict[str, Any]:
     sections = _mapping(data, "the file")
     _refuse_unknown(sections, {"MODEL", "DATASET", "INPUT"} | IGNORED, "")
     model = _mapping(sections.get("MODEL"), "section MODEL")
-    if model.get("NAME", "mdeq") != "mdeq":
-        raise ConfigError(f"MODEL.NAME is '{model['NAME']}', but there are mdeq and contractive.")
+    if model.get("NAME", MDEQConfig.name) != MDEQConfig.name:
+        raise ConfigError(f"MODEL.NAME is '{model['NAME']}', but an MDEQ's is {MDEQConfig.name}.")
     known = set(_MODEL_KEYS) | _IGNORED_MODEL | {"NAME", "IMAGE_SIZE", "EXTRA"}
     _refuse_unknown(model, known, "MODEL.")
     extra = _mapping(model.get("EXTRA"), "MODEL.EXTRA")
@@ -238,7 +253,7 @@ def _check(config: MDEQConfig) -> None:
     }
     if len(set(counts.values())) != 1 or counts["channels"] == 0:
         listed = ", ".join(f"{count} {name}" for name, count in counts.items())
-        raise ConfigError(f"there are {listed}, but each needs one entry a resolution.")
+        raise ConfigError(f"there are {listed}, but each needs one entry per resolution.")
     whole = {
         "channels": config.channels,
         "head_channels": config.head_channels,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,8 @@ import yaml
 from torch import Tensor, nn
 
 from deqcert.errors import ConfigError, DataError
-from deqcert.models.base import Normalize
+from deqcert.models.base import TrainableModel
+from deqcert.models.normalize import Normalize
 from deqcert.models.spectral import TINY, rounding_constant, spectral_norm_bound
 
 MARGIN = 1.0 + 1e-9
@@ -45,6 +46,8 @@ class ContractiveConfig:
         ConfigError: If a value is out of range.
     """
 
+    name: ClassVar[str] = "contractive"
+
     width: int = 128
     factor: float = 0.9
     num_classes: int = 10
@@ -67,6 +70,10 @@ class ContractiveConfig:
             raise ConfigError(
                 f"mean and std need one entry for each of {self.input_channels} channels."
             )
+
+    @property
+    def scale(self) -> None:
+        """None: only images of ``image_size`` can be taken."""
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> ContractiveConfig:
@@ -97,9 +104,13 @@ class ContractiveConfig:
             **{field: model[key] for key, field in _KEYS.items()},
         )
 
+    def build(self) -> ContractiveDEQ:
+        """Build the model with random weights, in training mode."""
+        return ContractiveDEQ(self)
+
     def to_yaml(self) -> str:
         """Write the configuration as YAML."""
-        model: dict[str, Any] = {"NAME": "contractive"}
+        model: dict[str, Any] = {"NAME": self.name}
         model |= {key: getattr(self, field) for key, field in _KEYS.items()}
         model["IMAGE_SIZE"] = [self.image_size[1], self.image_size[0]]
         inputs = {
@@ -110,7 +121,7 @@ class ContractiveConfig:
         return str(yaml.safe_dump({"MODEL": model, "INPUT": inputs}, sort_keys=False))
 
 
-class ContractiveDEQ(nn.Module):
+class ContractiveDEQ(TrainableModel):
     """z* = relu(W z* + U x + b) with ||W||_2 < 1, and a linear readout of z*.
 
     relu is 1-Lipschitz in l2, so the cell contracts by L = ||W||_2: it has exactly one equilibrium,
@@ -130,18 +141,17 @@ class ContractiveDEQ(nn.Module):
     operator equilibrium networks" (2020), for a larger class.
     """
 
+    config: ContractiveConfig
+
     def __init__(self, config: ContractiveConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.input_shape = (config.input_channels, *config.image_size)
-        self.num_classes = config.num_classes
+        super().__init__(config)
         height, width = config.image_size
         self.normalize = Normalize(config.mean, config.std)
         self.encoder = nn.Linear(config.input_channels * height * width, config.width)
         self.weight = nn.Parameter(torch.empty(config.width, config.width))
         nn.init.orthogonal_(self.weight, gain=0.5 * config.factor)
         self.classifier = nn.Linear(config.width, config.num_classes)
-        self._proven: tuple[tuple[int, int], float] | None = None
+        self._proven: tuple[Tensor, float] | None = None
 
     def inject(self, x: Tensor) -> Tensor:
         """Normalise images, shape (B, C, H, W) in [0, 1], and map them to (B, D).
@@ -163,10 +173,7 @@ class ContractiveDEQ(nn.Module):
         """Return zeros of shape (B, D)."""
         return torch.zeros_like(injection)
 
-    def draw_masks(self, rows: int, generator: torch.Generator | None = None) -> None:
-        """Return None: nothing is dropped in training."""
-
-    def cell(self, z: Tensor, injection: Tensor) -> Tensor:
+    def cell(self, z: Tensor, injection: Tensor, masks: None = None) -> Tensor:
         """Evaluate relu(W z + injection), from (B, D) to (B, D)."""
         return F.relu(F.linear(z, self.weight) + injection)
 
@@ -177,9 +184,10 @@ class ContractiveDEQ(nn.Module):
 
     def factor(self) -> float:
         """Return the proven contraction factor L of the stored weight."""
-        key = (self.weight._version, self.weight.data_ptr())
-        if self._proven is None or self._proven[0] != key:
-            self._proven = key, spectral_norm_bound(self.weight)
+        weight = self.weight.detach()
+        # By content: a weight can change in ways that leave neither a version nor an address.
+        if self._proven is None or not _same(self._proven[0], weight):
+            self._proven = weight.clone(), spectral_norm_bound(weight)
         return self._proven[1]
 
     def rounding(self, z: Tensor, injection: Tensor) -> tuple[Tensor, Tensor]:
@@ -226,3 +234,11 @@ class ContractiveDEQ(nn.Module):
         if size > self.config.factor:
             # A little more, so that rounding does not leave it outside again.
             self.weight.mul_(self.config.factor / size * (1.0 - 1e-5))
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+
+
+CONTRACTIVE = ContractiveConfig()
+"""For 8x8 grey digits."""

@@ -11,16 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deqcert.errors import DataError
-from deqcert.models.base import Normalize
+from deqcert.models.base import TrainableModel
 from deqcert.models.blocks import MultiscaleCell
 from deqcert.models.config import MDEQConfig
+from deqcert.models.normalize import Normalize
 from deqcert.models.state import StateLayout
 
 EXPANSION = 4
 """A head bottleneck has this many times as many channels at its end as inside."""
 
 
-class MDEQ(nn.Module):
+class MDEQ(TrainableModel):
     """A multiscale deep equilibrium classifier with the parameter names of the public family.
 
     The state is the feature maps of all resolutions, flattened and concatenated, highest first.
@@ -29,16 +30,15 @@ class MDEQ(nn.Module):
     Args:
         config: Widths, resolutions and normalisation.
 
-    Source: Bai, Koltun, Kolter 2020, "Multiscale Deep Equilibrium Models", sections 3 and 4;
+    **Source:** Bai, Koltun, Kolter 2020, "Multiscale Deep Equilibrium Models", sections 3 and 4;
     details (weight normalisation, where the affine maps are) as in the code that accompanies Bai,
     Koltun, Kolter 2021, "Stabilizing Equilibrium Models by Jacobian Regularization".
     """
 
+    config: MDEQConfig
+
     def __init__(self, config: MDEQConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.input_shape = (config.input_channels, *config.image_size)
-        self.num_classes = config.num_classes
+        super().__init__(config)
         width = config.channels[0]
         self.normalize = Normalize(config.mean, config.std)
         self.downsample = _stem(config)
@@ -96,7 +96,7 @@ class MDEQ(nn.Module):
         return injection.new_zeros(injection.shape[0], self._layout(injection).size)
 
     def draw_masks(self, rows: int, generator: torch.Generator | None = None) -> Tensor | None:
-        """Draw one dropout mask a row, to be passed to every cell evaluation of one solve.
+        """Draw one dropout mask per row, to be passed to every cell evaluation of one solve.
 
         Returns:
             Shape (rows, channels of all residual blocks), or None where nothing is dropped: in
@@ -142,6 +142,17 @@ class MDEQ(nn.Module):
         features = self.final_layer(features)
         pooled = F.avg_pool2d(features, features.shape[2:]).flatten(1)
         return self.classifier(pooled)  # type: ignore[no-any-return]
+
+    def folded(self, *, channels_last: bool = True) -> MDEQ:
+        """Return a copy for inference; see :func:`deqcert.models.folding.fold`."""
+        from deqcert.models.folding import fold
+
+        return fold(self, channels_last=channels_last)
+
+    def start_layout(self, injection: Tensor) -> tuple[StateLayout, int]:
+        """Return the maps of a state, and the groups of the normalisations that its maps end in."""
+        groups = self.config.num_groups
+        return self._layout(injection), groups if len(self.config.channels) == 1 else groups // 2
 
     def _layout(self, injection: Tensor) -> StateLayout:
         return StateLayout.pyramid(self.config.channels, *injection.shape[2:])

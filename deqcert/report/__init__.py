@@ -9,7 +9,7 @@ from __future__ import annotations
 from deqcert.report.parts import join_parts
 from deqcert.report.picture import draw_curves
 from deqcert.report.reader import Results, read_results
-from deqcert.report.table import Table, default_radii, table
+from deqcert.report.tables import Table, default_radii, table
 
 __all__ = [
     "Results",

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from deqcert.errors import ConfigError, RunError
+from deqcert.errors import ConfigError
+from deqcert.files import write_atomically
 from deqcert.report.reader import Results
 
 if TYPE_CHECKING:
@@ -122,13 +123,15 @@ def new_figure() -> tuple[Figure, Axes]:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure, or say in one sentence why not.
+    """Write a figure, whole or not at all.
 
     Raises:
         RunError: the file cannot be written.
     """
-    try:
-        figure.savefig(path, bbox_inches="tight")
-    except OSError as error:
-        raise RunError(f"cannot write the picture {path}: {error.strerror or error}") from None
+    kind = path.suffix.lower().removeprefix(".")
+    write_atomically(
+        path,
+        lambda file: figure.savefig(file, format=kind, bbox_inches="tight"),
+        "give the picture another name",
+    )
     return path

@@ -1,16 +1,16 @@
 """The run folder: what was asked (manifest), what was found (journal), and how to go on (resume).
 
 A run is a folder with ``manifest.json`` (written first, atomically), ``certificates.tsv`` (one
-line an image, each on the disk before the next image begins) and, after the end,
+line per image, each on the disk before the next image begins) and, after the end,
 ``summary.json``. A run that was stopped in any way goes on from its last whole line and ends
 with the bytes of a run that was never stopped, the time column apart.
 """
 
 from __future__ import annotations
 
+from deqcert.runs.environment import machine, versions
 from deqcert.runs.folder import Run, certify_images
-from deqcert.runs.journal import COLUMNS, Journal, Layout, Line, Row, round_down
-from deqcert.runs.machine import machine, versions
+from deqcert.runs.journal import COLUMNS, Journal, Layout, Line, Row, certificate_layout
 from deqcert.runs.manifest import Manifest, describe_images
 
 __all__ = [
@@ -21,9 +21,9 @@ __all__ = [
     "Manifest",
     "Row",
     "Run",
+    "certificate_layout",
     "certify_images",
     "describe_images",
     "machine",
-    "round_down",
     "versions",
 ]

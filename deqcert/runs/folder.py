@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from deqcert.errors import RunError
+from deqcert.errors import ConfigError, RunError
+from deqcert.files import explain, write_atomically
 from deqcert.runs import manifest as manifests
-from deqcert.runs.files import explain, write_atomically
 from deqcert.runs.journal import CERTIFICATES, Journal, Layout, Line, Row
 from deqcert.runs.manifest import Manifest
 from deqcert.smoothing.input import Input
@@ -22,8 +22,8 @@ from deqcert.smoothing.input import Input
 if TYPE_CHECKING:
     from deqcert.certifiers import Certifier
     from deqcert.data import Dataset
-    from deqcert.smoothing import SmoothingEngine
 
+T = TypeVar("T")
 SUMMARY = "summary.json"
 
 
@@ -34,15 +34,16 @@ class Run:
     it if every parameter is the same. Use it as a context manager.
 
     Args:
-        folder: where the run lives; made, with its parents, if it is not there.
-        parameters: what decides the numbers; see `Manifest`.
-        images: indices of the images in their data set, in the order to work on them.
-        environment: versions and machine; a change on continuing is recorded, not refused.
-        notes: anything else worth keeping.
-        layout: what the journal's lines hold; default: certificates.
+        folder: Where the run lives; made, with its parents, if it is not there.
+        parameters: What decides the numbers; see :class:`Manifest`.
+        images: Indices of the images in their data set, in the order to work on them.
+        environment: Versions and machine; a change on continuing is recorded, not refused.
+        notes: Anything else worth keeping.
+        layout: What the journal's lines hold; certificates from noise by default, else see
+            :func:`certificate_layout`.
 
     Raises:
-        RunError: the folder holds something else, another run, or a run that another process is
+        RunError: The folder holds something else, another run, or a run that another process is
             writing; or it cannot be written.
     """
 
@@ -94,7 +95,7 @@ class Run:
         """Put the next image's line on the disk.
 
         Raises:
-            RunError: it could not be written; everything before it is safe.
+            RunError: It could not be written; everything before it is safe.
         """
         self._journal.append(row)
 
@@ -102,7 +103,7 @@ class Run:
         """Write summary.json, whole or not at all.
 
         Raises:
-            RunError: it cannot be written.
+            RunError: It cannot be written.
         """
         write_atomically(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
@@ -194,25 +195,32 @@ class Run:
 
 def certify_images(
     run: Run,
-    certifier: Certifier,
-    engine: SmoothingEngine,
+    certifier: Certifier[T],
+    subject: T,
     dataset: Dataset,
     tell: Callable[[Row], None] | None = None,
 ) -> None:
     """Certify what remains of a run, one line on the disk after each image.
 
     Args:
-        run: an open run.
-        certifier: how to certify.
-        engine: where the votes come from.
-        dataset: the images; labels are only compared with the answers.
-        tell: called after each line is safe.
+        run: An open run, whose layout is the certifier's: see
+            :func:`deqcert.runs.certificate_layout`.
+        certifier: How to certify.
+        subject: What the certifier looks at: the engine, or the model where no noise is drawn.
+        dataset: The images; labels are only compared with the answers.
+        tell: Called after each line is safe.
 
     Raises:
-        RunError: a line could not be written; everything before it is safe.
+        ConfigError: A certificate is of another method or norm than its certifier.
+        RunError: A line could not be written; everything before it is safe.
     """
     for image in run.remaining:
-        certificate = certifier.certify(engine, Input(dataset.image(image), image))
+        certificate = certifier.certify(subject, Input(dataset.image(image), image))
+        if (certificate.method, certificate.norm) != (certifier.name, certifier.norm):
+            raise ConfigError(
+                f"method '{certifier.name}' ({certifier.norm}) returned a certificate of method "
+                f"'{certificate.method}' ({certificate.norm}); it must return its own."
+            )
         row = Row(image, dataset.label(image), certificate)
         run.append(row)
         if tell is not None:

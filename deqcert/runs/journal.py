@@ -1,21 +1,23 @@
-"""The journal: one line an image, on the disk before the next image begins."""
+"""The journal: one line per image, on the disk before the next image begins."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from deqcert.certifiers.bounds import RADIUS_DECIMALS, write_down
+from deqcert.certifiers.certificate import NoiseDetails
 from deqcert.errors import RunError
-from deqcert.runs.files import explain, sync_folder, write_all
+from deqcert.files import explain, sync_folder, write_all
 
 if TYPE_CHECKING:
-    from deqcert.certifiers import Certificate
+    from deqcert.certifiers import Certificate, Norm
 
 NAME = "certificates.tsv"
 
@@ -48,11 +50,11 @@ class Layout:
     """What a journal's file is called and what its lines hold.
 
     Args:
-        name: of the file.
-        columns: in order; "idx" is among them.
-        whole: those that are whole numbers.
-        real: those that are numbers, infinite ones included.
-        other: what a cell of another column must look like.
+        name: Of the file.
+        columns: In order; "idx" is among them.
+        whole: Those that are whole numbers.
+        real: Those that are numbers, infinite ones included.
+        other: What a cell of another column must look like.
     """
 
     name: str
@@ -68,7 +70,29 @@ CERTIFICATES = Layout(
     whole=("label", "predict", "n0", "n", "votes", "audited", "seed"),
     real=("radius", "p_lower", "sigma", "alpha", "nfe"),
 )
-"""One certificate a line."""
+"""One certificate from noise per line, for the l2 norm."""
+
+PROOFS = Layout(
+    NAME,
+    (*COLUMNS[:6], "norm", "alpha", "method", "sound", "nfe", "details"),
+    whole=("label", "predict"),
+    real=("radius", "alpha", "nfe"),
+)
+"""One certificate without noise per line; what its method has to say in particular is JSON."""
+
+
+def certificate_layout(*, noise: bool, norm: Norm = "l2") -> Layout:
+    """Return what the lines of a run hold.
+
+    Args:
+        noise: Whether its certifier draws noise.
+        norm: The certifier's norm; a run of certificates from noise names it only if not l2.
+    """
+    if not noise:
+        return PROOFS
+    if norm == "l2":
+        return CERTIFICATES
+    return replace(CERTIFICATES, columns=(*COLUMNS, "norm"))
 
 
 class Line(Protocol):
@@ -84,27 +108,14 @@ class Line(Protocol):
         ...
 
 
-def round_down(value: float, digits: int) -> str:
-    """Write a number with so many decimals, never larger than it is.
-
-    Args:
-        value: a finite number.
-        digits: decimals to keep.
-
-    Returns:
-        str: the largest decimal fraction of that many digits that is not above the value.
-    """
-    return f"{Decimal(value).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR):f}"
-
-
 @dataclass(frozen=True)
 class Row:
     """One image's line.
 
     Args:
-        idx: index of the image in its data set.
-        label: its true class; it never reached the certifier.
-        certificate: what was certified.
+        idx: Index of the image in its data set.
+        label: Its true class; it never reached the certifier.
+        certificate: What was certified.
     """
 
     idx: int
@@ -118,29 +129,37 @@ class Row:
 
     def line(self) -> str:
         """Format as a line of the journal: radius and p_lower rounded down, -1 for abstain."""
-        c = self.certificate
+        c, d = self.certificate, self.certificate.details
+        noise = isinstance(d, NoiseDetails)
         cells = {
             "idx": str(self.idx),
             "label": str(self.label),
             "predict": str(-1 if c.prediction is None else c.prediction),
-            "radius": round_down(c.radius, 6),
+            "radius": write_down(c.radius, RADIUS_DECIMALS),
             "correct": str(int(self.correct)),
             "time": str(timedelta(milliseconds=round(1000 * c.seconds))),
-            "p_lower": round_down(c.p_lower, 9),
-            "sigma": repr(float(c.sigma)),
-            "n0": str(c.n0),
-            "n": str(c.n),
-            "alpha": repr(float(c.alpha)),
+            "norm": c.norm,
+            "alpha": repr(c.alpha),
             "method": c.method,
             "sound": str(int(c.sound)),
-            "votes": str(c.votes),
-            "audited": str(c.audited),
-            "disagreements": str(c.disagreements),
             # A learned start costs a fraction of an evaluation; whole sums stay whole numbers.
             "nfe": str(int(c.nfe)) if float(c.nfe).is_integer() else f"{c.nfe:.1f}",
-            "seed": str(c.seed),
         }
-        return "\t".join(cells[column] for column in COLUMNS) + "\n"
+        if noise:
+            cells |= {
+                "p_lower": write_down(d.p_lower, 9),
+                "sigma": repr(float(d.sigma)),
+                "n0": str(d.n0),
+                "n": str(d.n),
+                "votes": str(d.votes),
+                "audited": str(d.audited),
+                "disagreements": str(d.disagreements),
+                "seed": str(d.seed),
+            }
+        else:
+            cells["details"] = json.dumps(c.to_dict()["details"])
+        layout = certificate_layout(noise=noise, norm=c.norm)
+        return "\t".join(cells[column] for column in layout.columns) + "\n"
 
 
 class Journal:
@@ -149,12 +168,12 @@ class Journal:
     Opening it repairs it: a torn end (no newline, or a last line that is not a row) is cut off.
 
     Args:
-        folder: the run folder; the journal is created in it if it is not there.
-        images: the indices that the run works on, in order; line i must be image i's.
-        layout: what the lines hold.
+        folder: The run folder; the journal is created in it if it is not there.
+        images: The indices that the run works on, in order; line i must be image i's.
+        layout: What the lines hold.
 
     Raises:
-        RunError: the file cannot be written, or lines before the last are not this run's.
+        RunError: The file cannot be written, or lines before the last are not this run's.
     """
 
     def __init__(self, folder: Path, images: Sequence[int], layout: Layout = CERTIFICATES) -> None:
@@ -181,14 +200,17 @@ class Journal:
         """Put one line on the disk.
 
         Args:
-            row: the result of the next image in order.
+            row: The result of the next image in order.
 
         Raises:
-            RunError: it could not be written; the lines before it are safe.
+            RunError: It could not be written; the lines before it are safe.
         """
         assert row.idx == self._images[self.done], "rows come in the order of the run"
+        line = row.line()
+        width = len(self._layout.columns)
+        assert line.count("\t") + 1 == width, "lines hold what the layout says"
         try:
-            self._put(row.line().encode())
+            self._put(line.encode())
         except OSError as error:
             raise explain(
                 error,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deqcert.errors import RunError
-from deqcert.runs.files import write_atomically
+from deqcert.files import write_atomically
 
 FORMAT = "deqcert-run"
 FORMAT_VERSION = 1

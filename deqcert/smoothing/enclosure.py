@@ -41,7 +41,7 @@ class Enclosure:
             raise ConfigError(
                 "method 'enclosed' needs a model whose residual bounds its error, but "
                 f"{type(model).__name__} offers no error_bound; use another method, or a model "
-                "trained with --preset contractive."
+                "trained with --architecture contractive."
             )
         self.model = _in_float64(model)
         with torch.no_grad():

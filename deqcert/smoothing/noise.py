@@ -65,7 +65,7 @@ def noisy_copies(
             kernels.philox_normal(
                 out[run[0] : run[-1] + 1],
                 seed=seed,
-                image=index,
+                index=index,
                 stage=stage,
                 first=int(samples[run[0]]),
             )

@@ -1,28 +1,12 @@
-"""Batched fixed-point solvers with a status, a residual and an exact count for every row."""
+"""Batched fixed-point solvers with a status, a residual and an exact count per row.
+
+:func:`solve` takes states of any structure and is differentiable; solver objects work on rows of
+one flat tensor.
+"""
 
 from __future__ import annotations
 
-from deqcert.solvers.anderson import Anderson
-from deqcert.solvers.base import Solver
-from deqcert.solvers.broyden import Broyden
-from deqcert.solvers.cells import Cell, bind
-from deqcert.solvers.picard import Picard
-from deqcert.solvers.registry import get_solver, solver_names, solver_options
-from deqcert.solvers.result import SolveResult, Status, StopRule
-from deqcert.solvers.structured import solve
+import lazy_loader
 
-__all__ = [
-    "Anderson",
-    "Broyden",
-    "Cell",
-    "Picard",
-    "SolveResult",
-    "Solver",
-    "Status",
-    "StopRule",
-    "bind",
-    "get_solver",
-    "solve",
-    "solver_names",
-    "solver_options",
-]
+# What there is stands in the stub beside this file; it is imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

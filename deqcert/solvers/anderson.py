@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from deqcert import kernels
+from deqcert.options import number
 from deqcert.solvers.base import Solver, State
-from deqcert.solvers.checks import in_range, whole_number
 
 
 @dataclass(slots=True)
@@ -44,15 +44,15 @@ class Anderson(Solver[AndersonState]):
     minimise ||sum_j a_j g_j|| subject to sum_j a_j = 1.
 
     Args:
-        window: Evaluations remembered, at least 1 (1 is Picard iteration). 5 is a good default;
+        window: Evaluations remembered (1 is Picard iteration). 5 is a good default;
             memory is 2 * window + 4 states.
-        damping: Share of the combined residual that is added, in (0, 1].
-        ridge: Regularisation of the least-squares system, in (0, 1], relative to each column's own
+        damping: Share of the combined residual that is added.
+        ridge: Regularisation of the least-squares system, relative to each column's own
             length, so that behaviour does not change with the scale of z.
         growth: Safeguard. When a residual exceeds ``growth`` times the smallest in the window, the
-            window is rolled back to that smallest one. Above 1.
+            window is rolled back to that smallest one.
         max_weight: Safeguard. When the weights' absolute sum exceeds this, the step is a plain
-            damped one. Above 1.
+            damped one.
 
     Raises:
         ConfigError: If a knob is outside its range.
@@ -62,19 +62,12 @@ class Anderson(Solver[AndersonState]):
     (2020).
     """
 
-    window: int = 5
-    damping: float = 1.0
-    ridge: float = 1e-8
-    growth: float = 100.0
-    max_weight: float = 1e4
+    window: int = number(5, low=1)
+    damping: float = number(1.0, above=0.0, high=1.0)
+    ridge: float = number(1e-8, above=0.0, high=1.0)
+    growth: float = number(100.0, above=1.0)
+    max_weight: float = number(1e4, above=1.0)
     name: ClassVar[str] = "anderson"
-
-    def __post_init__(self) -> None:
-        whole_number("window", self.window, 1)
-        in_range("damping", self.damping, 0.0, 1.0)
-        in_range("ridge", self.ridge, 0.0, 1.0)
-        in_range("growth", self.growth, 1.0, float("inf"))
-        in_range("max_weight", self.max_weight, 1.0, float("inf"))
 
     def init(self, z: Tensor) -> AndersonState:
         """Make an empty window."""

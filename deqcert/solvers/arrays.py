@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from deqcert.errors import SolverError
 from deqcert.solvers.base import Solver
+from deqcert.solvers.fixed_point import solve as solve_tensors
 from deqcert.solvers.result import StopRule
-from deqcert.solvers.structured import solve as solve_tensors
 
 Array = NDArray[np.floating[Any]]
 

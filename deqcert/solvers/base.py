@@ -13,6 +13,7 @@ from torch import Tensor
 
 from deqcert.errors import SolverError
 from deqcert.kernels import Watch
+from deqcert.options import check_options
 from deqcert.solvers.cells import Cell, as_cell
 from deqcert.solvers.loop import SolveLoop, keep_rows
 from deqcert.solvers.result import SolveResult, StopRule
@@ -43,6 +44,9 @@ class Solver(ABC, Generic[S]):
     """
 
     name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
     @abstractmethod
     def init(self, z: Tensor) -> S:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from deqcert import kernels
-from deqcert.errors import ConfigError
+from deqcert.options import flag, number
 from deqcert.solvers.base import Solver, State
-from deqcert.solvers.checks import whole_number
 
 
 @dataclass(slots=True)
@@ -49,7 +48,7 @@ class Broyden(Solver[BroydenState]):
     computed on top of it.
 
     Args:
-        window: Directions remembered, at least 1 (1 is Picard iteration). Evaluations after which
+        window: Directions remembered (1 is Picard iteration). Evaluations after which
             H begins anew; memory is window + 4 states.
         line_search: Halve a step that does not lower the residual enough (Armijo), down to one
             sixteenth; where that does not help either, start again from H = -I at the last accepted
@@ -63,14 +62,9 @@ class Broyden(Solver[BroydenState]):
     V. Koltun, J. Z. Kolter (2020) for its use in deep equilibrium models.
     """
 
-    window: int = 20
-    line_search: bool = False
+    window: int = number(20, low=1)
+    line_search: bool = flag(False)
     name: ClassVar[str] = "broyden"
-
-    def __post_init__(self) -> None:
-        whole_number("window", self.window, 1)
-        if not isinstance(self.line_search, bool):
-            raise ConfigError(f"line_search is {self.line_search!r}, but it must be true or false.")
 
     def init(self, z: Tensor) -> BroydenState:
         """Start from H = -I, so that the first step is a Picard step."""

@@ -8,8 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from deqcert import kernels
+from deqcert.options import number
 from deqcert.solvers.base import Solver, State
-from deqcert.solvers.checks import in_range
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class Picard(Solver[PicardState]):
     """Iterate z <- z + damping * (f(z) - z).
 
     Args:
-        damping: Share of the step taken, in (0, 1]; lower it where the plain iteration oscillates.
+        damping: Share of the step taken; lower it where the plain iteration oscillates.
 
     Raises:
         ConfigError: If damping is outside its range.
@@ -39,11 +39,8 @@ class Picard(Solver[PicardState]):
     Source: E. Picard (1890); the damped form is Krasnoselskii (1955) and Mann (1953).
     """
 
-    damping: float = 1.0
+    damping: float = number(1.0, above=0.0, high=1.0)
     name: ClassVar[str] = "picard"
-
-    def __post_init__(self) -> None:
-        in_range("damping", self.damping, 0.0, 1.0)
 
     def init(self, z: Tensor) -> PicardState:
         """Remember nothing."""

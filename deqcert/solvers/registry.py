@@ -1,24 +1,34 @@
-"""The solvers by name."""
+"""The solvers by name: built in, brought by a plugin, or registered by a program."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from deqcert.errors import ConfigError
-from deqcert.solvers.anderson import Anderson
-from deqcert.solvers.base import Solver
-from deqcert.solvers.broyden import Broyden
-from deqcert.solvers.picard import Picard
+from deqcert.registry import Registry
 
-_SOLVERS: dict[str, type[Solver[Any]]] = {
-    solver.name: solver for solver in (Picard, Anderson, Broyden)
-}
+if TYPE_CHECKING:
+    from deqcert.solvers.base import Solver
+
+S = TypeVar("S", bound="type[Solver[Any]]")
+
+SOLVERS: Registry[type[Solver[Any]]] = Registry(
+    "solver",
+    {
+        "picard": "deqcert.solvers.picard:Picard",
+        "anderson": "deqcert.solvers.anderson:Anderson",
+        "broyden": "deqcert.solvers.broyden:Broyden",
+    },
+)
+"""Fixed-point methods; each is a dataclass whose fields are its knobs
+(:func:`deqcert.options.options_of` says their ranges). Packages add theirs through the entry
+points ``deqcert.solvers``."""
 
 
 def solver_names() -> tuple[str, ...]:
     """Return the names that :func:`get_solver` knows."""
-    return tuple(_SOLVERS)
+    return SOLVERS.names()
 
 
 def solver_options(name: str) -> dict[str, Any]:
@@ -27,8 +37,7 @@ def solver_options(name: str) -> dict[str, Any]:
     Raises:
         ConfigError: If there is no solver of that name.
     """
-    solver = _find(name)
-    return {field.name: field.default for field in dataclasses.fields(solver)}  # type: ignore[arg-type]
+    return {field.name: field.default for field in dataclasses.fields(SOLVERS.get(name))}  # type: ignore[arg-type]
 
 
 def get_solver(name: str, **options: Any) -> Solver[Any]:
@@ -41,16 +50,44 @@ def get_solver(name: str, **options: Any) -> Solver[Any]:
     Raises:
         ConfigError: If there is no such solver, it has no such knob, or a value is out of range.
     """
-    solver, known = _find(name), solver_options(name)
+    kind, known = SOLVERS.get(name), solver_options(name)
     for option in options:
         if option not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise ConfigError(f"solver '{name}' has no option '{option}'; {has}.")
+    return kind(**options)
+
+
+def register_solver(solver: S) -> S:
+    """Make a solver known by its name, everywhere that a solver is asked for by name.
+
+    Args:
+        solver: A subclass of :class:`deqcert.solvers.Solver` and a frozen dataclass, with a
+            default for every field and a ``name`` of its own. Registered again, it takes the
+            place of the one before, so that a notebook's cell can be run twice.
+
+    Returns:
+        The class, so that this serves as a decorator, above ``@dataclass(frozen=True)``.
+
+    Raises:
+        ConfigError: If it is none of this, or its name belongs to another solver.
+    """
+    from deqcert.solvers.base import Solver
+
+    label = getattr(solver, "__name__", repr(solver))
+    if not isinstance(solver, type) or not issubclass(solver, Solver):
+        raise ConfigError(f"{label} cannot be registered; derive it from deqcert.solvers.Solver.")
+    name = getattr(solver, "name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"solver {label} has no name; give it one, as in name = 'my-solver'.")
+    if "__dataclass_fields__" not in vars(solver):
+        raise ConfigError(f"solver '{name}' is no dataclass; put @dataclass(frozen=True) above it.")
+    for entry in dataclasses.fields(solver):
+        if entry.default is dataclasses.MISSING:
             raise ConfigError(
-                f"solver '{name}' has no option '{option}'; it has {', '.join(known)}."
+                f"option {entry.name} of solver '{name}' has no default; give it one."
             )
-    return solver(**options)
-
-
-def _find(name: str) -> type[Solver[Any]]:
-    if name not in _SOLVERS:
-        raise ConfigError(f"there is no solver '{name}'; there are {', '.join(_SOLVERS)}.")
-    return _SOLVERS[name]
+    there = SOLVERS.get(name) if name in SOLVERS else None
+    again = there is not None and there.__qualname__ == solver.__qualname__
+    SOLVERS.register(name, solver, replace=again and there.__module__ == solver.__module__)
+    return solver

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from deqcert.errors import ConfigError
+from deqcert.options import check_options, choice, number
 
 
 class Status(enum.IntEnum):
@@ -39,17 +39,12 @@ class StopRule:
         ConfigError: If a value is outside its range.
     """
 
-    tol: float = 1e-3
-    mode: Literal["rel", "abs"] = "rel"
-    max_nfe: int = 30
+    tol: float = number(1e-3, low=0.0)
+    mode: Literal["rel", "abs"] = choice("rel", ("rel", "abs"))
+    max_nfe: int = number(30, low=1)
 
     def __post_init__(self) -> None:
-        if not (0.0 <= self.tol < float("inf")):
-            raise ConfigError(f"tol is {self.tol}, but it must be at least 0 (0: fixed depth).")
-        if self.mode not in ("rel", "abs"):
-            raise ConfigError(f"the residual mode is '{self.mode}', but it must be 'rel' or 'abs'.")
-        if isinstance(self.max_nfe, bool) or not isinstance(self.max_nfe, int) or self.max_nfe < 1:
-            raise ConfigError(f"max_nfe is {self.max_nfe}, but it must be a whole number from 1.")
+        check_options(self)
 
     @property
     def fixed_depth(self) -> bool:

@@ -2,19 +2,7 @@
 
 from __future__ import annotations
 
-from deqcert.starts.file import StartFile, load_start, save_start, start_path
-from deqcert.starts.network import build_start, start_architecture
-from deqcert.starts.policies import Learned, StartPolicy, get_start, start_names
+import lazy_loader
 
-__all__ = [
-    "Learned",
-    "StartFile",
-    "StartPolicy",
-    "build_start",
-    "get_start",
-    "load_start",
-    "save_start",
-    "start_architecture",
-    "start_names",
-    "start_path",
-]
+# What there is stands in the stub beside this file; it is imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from deqcert.errors import CheckpointError, ConfigError
+from deqcert.files import write_atomically
 from deqcert.models.checkpoints import checkpoint_path, file_hash
 from deqcert.starts.network import build_start
 
@@ -55,9 +55,8 @@ def save_start(path: str | Path, start: StartFile) -> None:
     """Write a start network, whole or not at all.
 
     Raises:
-        OSError: If the disk does not take it.
+        RunError: If the disk does not take it.
     """
-    path = Path(path)
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -71,9 +70,7 @@ def save_start(path: str | Path, start: StartFile) -> None:
         "margin": start.margin,
         "readout": start.readout,
     }
-    partial = path.with_name(path.name + ".partial")
-    torch.save(content, partial)
-    os.replace(partial, path)
+    write_atomically(Path(path), lambda file: torch.save(content, file))
 
 
 def load_start(path: str | Path, model: str | Path) -> StartFile:

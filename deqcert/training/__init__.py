@@ -2,19 +2,7 @@
 
 from __future__ import annotations
 
-from deqcert.training.augment import augmentation_names
-from deqcert.training.config import TrainConfig
-from deqcert.training.loop import train
-from deqcert.training.objectives import objective_names, objective_options
-from deqcert.training.starts.config import StartConfig
-from deqcert.training.starts.train import train_start
+import lazy_loader
 
-__all__ = [
-    "StartConfig",
-    "TrainConfig",
-    "augmentation_names",
-    "objective_names",
-    "objective_options",
-    "train",
-    "train_start",
-]
+# What there is stands in the stub beside this file; it is imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

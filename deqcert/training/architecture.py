@@ -1,4 +1,4 @@
-"""Which model is trained: a preset, a given configuration or a checkpoint, fitted to the images."""
+"""What is trained: a named architecture, a configuration or a checkpoint, fitted to the images."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def initial_model(config: TrainConfig, data: Dataset) -> Model:
 
 
 def architecture(config: TrainConfig, data: Dataset) -> Config:
-    """Fit the preset to the data, or check that the given configuration fits."""
+    """Fit the named architecture to the data, or check that the given configuration fits."""
     channels, height, width = data.shape
     if config.model is not None:
         fixed = read_config(config.model)
@@ -60,7 +60,7 @@ def architecture(config: TrainConfig, data: Dataset) -> Config:
                 f"has {len(data.classes)}; correct NUM_CLASSES."
             )
         return fixed
-    start = preset(config.preset)
+    start = preset(config.architecture)
     if (start.input_channels, *start.image_size) == data.shape:
         return dataclasses.replace(start, num_classes=len(data.classes))
     x = data.batch(np.arange(0, len(data), max(1, len(data) // STATISTICS_FROM)))

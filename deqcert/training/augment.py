@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+"""Images, shape (B, C, H, W) in [0, 1], and what to draw from, to images of the same shape."""
 
 
 def nothing(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -28,23 +29,9 @@ def crop_flip(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(mirrored.to(x.device)[:, None, None, None], x.flip(3), x)
 
 
-_AUGMENTATIONS: dict[str, Augmentation] = {
-    "none": nothing,
-    "shift": shift,
-    "crop-flip": crop_flip,
-}
-
-
-def augmentation_names() -> tuple[str, ...]:
-    """Return the names that :func:`get_augmentation` knows."""
-    return ("auto", *_AUGMENTATIONS)
-
-
-def get_augmentation(name: str, channels: int) -> Augmentation:
-    """Return an augmentation by name; "auto" shifts grey images and crops and flips others."""
-    if name == "auto":
-        name = "shift" if channels == 1 else "crop-flip"
-    return _AUGMENTATIONS[name]
+def auto(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift grey images; crop and mirror others."""
+    return shift(x, generator) if x.shape[1] == 1 else crop_flip(x, generator)
 
 
 def crop(x: Tensor, height: int, width: int, generator: torch.Generator) -> Tensor:

@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from deqcert.errors import ConfigError
-from deqcert.models.implicit_grad import gradient_names
-from deqcert.solvers import solver_names
-from deqcert.training.augment import augmentation_names
-from deqcert.training.objectives import get_objective
+from deqcert.options import REQUIRED, check_options, choice, flag, number, path, text
+from deqcert.registry import Registry
+from deqcert.solvers.gradients.registry import GRADIENTS
+from deqcert.solvers.registry import SOLVERS
+from deqcert.training.registry import AUGMENTATIONS, OBJECTIVES, get_objective
+
+ARCHITECTURES: Registry[Any] = Registry(
+    "architecture", dict.fromkeys(("tiny", "small", "large", "imagenet-small", "contractive"))
+)
 
 PRECISIONS = ("float32", "bfloat16")
 """Types that the passes can compute in."""
@@ -24,134 +29,100 @@ class TrainConfig:
 
     Args:
         out: Folder for the checkpoint, its YAML configuration and the record of the training.
-        data: Training images, as :func:`deqcert.data.load_dataset` names them.
-        test_data: Where the test split is taken from; ``data`` if not given.
-        name: Name of the written files: ``name.pth``, ``name.yaml`` and ``name.json``.
-        preset: Width and depth, one of :func:`deqcert.models.preset_names`. Image size, channels
-            and classes follow the data.
-        model: YAML configuration in the public layout, used instead of the preset.
-        init: Checkpoint to begin with, or the name of a builtin one, instead of random weights;
-            it brings its own configuration (``model``, or the YAML beside it). The last layer is
-            new where the classes are others. Usually with ``pretrain`` 0.
-        extra: Further images, named as ``data``, whose labels are not used: those that ``teacher``
-            gives them are.
-        teacher: Checkpoint, or name of a builtin one, that labels the extra images.
-        objective: What is minimised, one of :func:`deqcert.training.objective_names`.
-        objective_options: Its options, those of :func:`deqcert.training.objective_options`.
-        sigma: Standard deviation of the noise in [0, 1] pixel units, at least 0; train with the
-            value that will be certified with.
+        data: Training images: a name and a place, such as digits, mnist:DIR or npz:FILE.
+        test_data: Where the test split is taken from, named in the same way; the same data if not
+            given.
+        name: What the written files are called: NAME.pth, NAME.yaml and NAME.json.
+        architecture: What is trained. Image size, channels and classes follow the data.
+        model: YAML configuration in the public layout, used instead of a named architecture.
+        init: Checkpoint to begin with, or the name of a builtin one, instead of random weights. It
+            brings its own configuration; the last layer is new where the classes are others.
+            Usually with a pre-training share of 0.
+        extra: Further images, whose labels are not used; a teacher labels them.
+        teacher: Checkpoint, or the name of a builtin one, that labels the extra images.
+        objective: What is minimised.
+        objective_options: Options of the objective, by name, as
+            :func:`deqcert.training.objective_options` lists them.
+        sigma: Standard deviation of the noise, in [0,1] pixel units. Train with the value that
+            will be certified with.
         epochs: Passes over the training images.
         minutes: If above 0, train for this long instead, however many epochs that makes. The
             result then depends on the machine's speed.
-        batch: Images a step; a last incomplete batch of an epoch is left out.
-        lr: Adam's first learning rate; it falls to 0 along a cosine.
-        weight_decay: Adam's decoupled weight decay.
-        clip: Norm to which gradients are clipped, above 0.
-        pretrain: Share of the training that unrolls the cell a few times from zero instead of
-            solving, 0 to 1. The depth is the configuration's ``num_layers``.
-        unroll_from: If above 0, the depth of that unrolling grows from here to ``num_layers``.
+        batch: Images per step; a last incomplete batch of an epoch is left out.
+        lr: First learning rate of Adam; it falls to 0 along a cosine.
+        weight_decay: Decoupled weight decay of Adam.
+        clip: Norm to which gradients are clipped.
+        pretrain: Share of the training that unrolls the cell from zero instead of solving. The
+            depth is the configuration's NUM_LAYERS.
+        unroll_from: If above 0, the depth of that unrolling grows from here to NUM_LAYERS.
         crop_from: If above 0, that unrolling sees random crops whose side grows from here, in
-            pixels, to the images' own; smaller images are quicker. MDEQ on square images only.
+            pixels, to the images' own. Smaller images are quicker; for architectures that can take
+            them.
         ema: If above 0, what is saved is an exponential moving average of the weights and of the
-            statistics of batch normalisation, which keeps this share of itself at each step; below
-            1. 0.999 is common.
-        precision: Of the passes, float32 or bfloat16; states of the solvers, weights and the
-            optimiser stay float32. bfloat16 is slower on processors without units for it.
-        gradient: Backward through the equilibrium, one of
-            :func:`deqcert.models.implicit_grad.gradient_names`; ``unroll`` never solves.
+            statistics of batch normalisation, which keeps this share of itself at each step. 0.999
+            is common.
+        precision: What the passes compute in. States of the solvers, weights and the optimiser stay
+            float32; bfloat16 is slower on processors without units for it.
+        gradient: How to go backward through the equilibrium; unroll never solves.
         solver: Forward and adjoint solver.
         tol: Relative residual at which a training solve ends; 0 for a fixed depth.
         max_nfe: Most cell evaluations of a training solve.
-        backward_nfe: Most evaluations of the adjoint (``implicit``) or the number of phantom steps.
-        jacobian_weight: Weight of the Jacobian penalty; larger makes the equilibrium quicker to
+        backward_nfe: Most evaluations of the adjoint, or the number of phantom steps.
+        jacobian_weight: Weight of the Jacobian penalty. Larger makes the equilibrium quicker to
             solve, and costs accuracy when too large.
-        jacobian_share: Share of the steps that pay the penalty, 0 to 1.
-        augment: Augmentation of the images before the noise, one of
-            :func:`deqcert.training.augmentation_names`.
-        test_draws: Noisy copies of each test image for the measured accuracy, from 1.
-        seed: Of the initial weights, the order and all noise.
-        device: Where to train, as torch names it.
-        tensorboard: Whether to write the history for TensorBoard as well, which must be installed.
+        jacobian_share: Share of the steps that pay the penalty.
+        augment: What is done to the images before the noise; auto shifts grey images, and crops
+            and mirrors others.
+        test_draws: Noisy copies of each test image for the measured accuracy.
+        seed: Seed of the initial weights, the order and all noise.
+        device: Where to train, as torch names it: cpu, cuda or cuda:1.
+        tensorboard: Write the history for TensorBoard as well, which must be installed.
         progress: Whether to report progress on standard error.
 
     Raises:
         ConfigError: If a value is out of range or a name is unknown.
     """
 
-    out: Path
-    data: str = "digits"
-    test_data: str | None = None
-    name: str = "model"
-    preset: str = "tiny"
-    model: Path | None = None
-    init: str | None = None
-    extra: str | None = None
-    teacher: str | None = None
-    objective: str = "gaussian"
+    out: Path = path(REQUIRED, metavar="DIR")
+    data: str = text("digits", metavar="SPEC")
+    test_data: str | None = text(None, metavar="SPEC")
+    name: str = text("model")
+    architecture: str = choice("tiny", ARCHITECTURES)
+    model: Path | None = path(None)
+    init: str | None = text(None, metavar="NAME|FILE")
+    extra: str | None = text(None, metavar="SPEC")
+    teacher: str | None = text(None, metavar="NAME|FILE")
+    objective: str = choice("gaussian", OBJECTIVES)
     objective_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    sigma: float = 0.25
-    epochs: int = 100
-    minutes: float = 0.0
-    batch: int = 128
-    lr: float = 3e-3
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    pretrain: float = 0.3
-    unroll_from: int = 0
-    crop_from: int = 0
-    ema: float = 0.0
-    precision: str = "float32"
-    gradient: str = "implicit"
-    solver: str = "anderson"
-    tol: float = 1e-3
-    max_nfe: int = 16
-    backward_nfe: int = 12
-    jacobian_weight: float = 0.5
-    jacobian_share: float = 0.25
-    augment: str = "auto"
-    test_draws: int = 10
-    seed: int = 0
-    device: str = "cpu"
-    tensorboard: bool = False
+    sigma: float = number(0.25, low=0.0)
+    epochs: int = number(100, low=1)
+    minutes: float = number(0.0, low=0.0)
+    # Batch normalisation needs two images.
+    batch: int = number(128, low=2)
+    lr: float = number(3e-3, above=0.0)
+    weight_decay: float = number(0.0, low=0.0)
+    clip: float = number(1.0, above=0.0)
+    pretrain: float = number(0.3, low=0.0, high=1.0)
+    unroll_from: int = number(0, low=0)
+    crop_from: int = number(0, low=0)
+    ema: float = number(0.0, low=0.0, below=1.0)
+    precision: str = choice("float32", PRECISIONS)
+    gradient: str = choice("implicit", GRADIENTS)
+    solver: str = choice("anderson", SOLVERS)
+    tol: float = number(1e-3, low=0.0)
+    max_nfe: int = number(16, low=1)
+    backward_nfe: int = number(12, low=1)
+    jacobian_weight: float = number(0.5, low=0.0)
+    jacobian_share: float = number(0.25, low=0.0, high=1.0)
+    augment: str = choice("auto", AUGMENTATIONS)
+    test_draws: int = number(10, low=1)
+    seed: int = number(0, low=0, high=2**63 - 1)
+    device: str = text("cpu")
+    tensorboard: bool = flag(False)
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for field, low, high in (
-            ("sigma", 0.0, float("inf")),
-            ("minutes", 0.0, float("inf")),
-            ("weight_decay", 0.0, float("inf")),
-            ("jacobian_weight", 0.0, float("inf")),
-            ("pretrain", 0.0, 1.0),
-            ("jacobian_share", 0.0, 1.0),
-        ):
-            value = getattr(self, field)
-            if not low <= value <= high or value == float("inf"):
-                raise ConfigError(f"{field} is {value}, but it must be from {low:g} to {high:g}.")
-        for field in ("lr", "clip"):
-            if not 0.0 < getattr(self, field) < float("inf"):
-                raise ConfigError(f"{field} is {getattr(self, field)}, but it must be above 0.")
-        for field in ("epochs", "batch", "max_nfe", "backward_nfe", "test_draws"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"{field} is {getattr(self, field)}, but it must be at least 1.")
-        for field in ("unroll_from", "crop_from"):
-            if getattr(self, field) < 0:
-                raise ConfigError(f"{field} is {getattr(self, field)}, but it must be at least 0.")
-        if not 0.0 <= self.ema < 1.0:
-            raise ConfigError(f"ema is {self.ema}, but it must be from 0 to below 1.")
-        if self.batch < 2:
-            raise ConfigError("batch is 1, but batch normalisation needs at least 2 images a step.")
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed is {self.seed}, but it must be from 0 to 2^63 - 1.")
-        for field, names in (
-            ("gradient", gradient_names()),
-            ("solver", solver_names()),
-            ("augment", augmentation_names()),
-            ("precision", PRECISIONS),
-        ):
-            if getattr(self, field) not in names:
-                raise ConfigError(
-                    f"there is no {field} '{getattr(self, field)}'; there are {', '.join(names)}."
-                )
+        check_options(self)
         if (self.extra is None) != (self.teacher is None):
             raise ConfigError("extra images need a teacher, and a teacher needs extra; give both.")
         get_objective(self.objective, self.sigma, **self.objective_options)

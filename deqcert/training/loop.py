@@ -16,18 +16,20 @@ from torch import Tensor
 from deqcert.data import Dataset, load_dataset
 from deqcert.errors import ConfigError
 from deqcert.models import Model, file_hash
+from deqcert.options import options_of
 from deqcert.training.architecture import initial_model
-from deqcert.training.augment import crop, get_augmentation
+from deqcert.training.augment import crop
 from deqcert.training.average import Average
 from deqcert.training.config import TrainConfig
 from deqcert.training.curve import Row, draw
 from deqcert.training.extra import with_extra
 from deqcert.training.history import History
 from deqcert.training.measure import measure
-from deqcert.training.objectives import TrainingBatch, get_objective, objective_options
+from deqcert.training.objectives.base import TrainingBatch
 from deqcert.training.passes import Passes
 from deqcert.training.progress import TrainingProgress
 from deqcert.training.record import check_out, save
+from deqcert.training.registry import AUGMENTATIONS, get_objective
 from deqcert.training.schedule import Schedule
 from deqcert.training.unfinished import Unfinished
 from deqcert.training.workers import Workers
@@ -117,9 +119,10 @@ def _train(config: TrainConfig, workers: Workers) -> Path:
             device=config.device,
             progress=progress,
         )
-    every = objective_options(config.objective) | dict(config.objective_options)
+    objective = training.objective
+    options = {name: getattr(objective, name) for name in options_of(type(objective))}
     path = save(
-        dataclasses.replace(config, objective_options=every),
+        dataclasses.replace(config, objective_options=options),
         best,
         history=history,
         measured=measured,
@@ -166,7 +169,7 @@ class _Training:
         self.average = Average(model, config.ema) if config.ema > 0.0 else None
         self.best = model if self.average is None else self.average.model
         self.objective = get_objective(config.objective, config.sigma, **config.objective_options)
-        self.augment = get_augmentation(config.augment, data.shape[0])
+        self.augment = AUGMENTATIONS.get(config.augment)
         self.schedule = Schedule(config, model.config)
         self.passes = Passes(model, config, self.generator)
         self.labels = torch.from_numpy(data.labels())

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from deqcert.models import Model
-from deqcert.models.adjoint import AdjointMemory
-from deqcert.models.implicit_grad import (
+from deqcert.solvers import StopRule, get_solver
+from deqcert.solvers.gradients import (
+    AdjointMemory,
     Gradient,
     Implicit,
     Unroll,
     equilibrium,
     get_gradient,
 )
-from deqcert.models.jacobian import jacobian_penalty
-from deqcert.solvers import StopRule, get_solver
+from deqcert.solvers.jacobian import jacobian_penalty
 from deqcert.training.config import TrainConfig
 
 EARLIER = 8

@@ -7,8 +7,8 @@ import torch
 
 from deqcert.data import Dataset
 from deqcert.models import Model
-from deqcert.models.jacobian import spectral_radius
 from deqcert.solvers import StopRule, bind, get_solver
+from deqcert.solvers.jacobian import spectral_radius
 from deqcert.training.config import TrainConfig
 
 IMAGES = 256

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from deqcert.attacks.base import Attack
 from deqcert.attacks.evaluation.counterexample import Counterexample
-from deqcert.runs.files import explain, sync_folder
+from deqcert.files import explain, sync_folder
 
 FOLDER = "alarms"
 """Beside the journal: one file per alarm."""

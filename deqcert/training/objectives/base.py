@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from deqcert.errors import ConfigError
+from deqcert.options import check_options
 
 Forward = Callable[[Tensor], Tensor]
 """Images, shape (B, C, H, W) in [0, 1] plus noise, to logits, shape (B, K), differentiable."""
@@ -45,20 +43,17 @@ class TrainingBatch:
 class Objective(ABC):
     """One published way to train for certified robustness.
 
-    The fields of a subclass are its options: each is declared with :func:`number` or
-    :func:`choice`, which hold its default and its range.
+    The fields of a subclass are its options, declared with :mod:`deqcert.options`; its docstring
+    says what they mean.
 
     Args:
         sigma: Standard deviation of the noise, in [0, 1] pixel units.
     """
 
-    name: ClassVar[str]
     sigma: float
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if field.metadata:
-                field.metadata["check"](f"{self.name}: {field.name}", getattr(self, field.name))
+        check_options(self, f"{type(self).__name__} option ")
 
     @abstractmethod
     def loss(self, batch: TrainingBatch) -> Tensor:
@@ -73,29 +68,6 @@ class Objective(ABC):
         x = batch.x
         draw = torch.randn((draws, *x.shape), generator=batch.generator, dtype=x.dtype)
         return self.sigma * draw.to(x.device)
-
-
-def number(default: float, low: float, high: float) -> Any:
-    """Declare an option that is a number of the default's type, from low to high."""
-
-    def check(name: str, value: Any) -> None:
-        kinds = int if isinstance(default, int) else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-            what = "a whole number" if isinstance(default, int) else "a number"
-            raise ConfigError(f"{name} is {value}, but it must be {what} from {low:g} to {high:g}.")
-
-    return dataclasses.field(default=default, metadata={"check": check})
-
-
-def choice(default: str, *others: str) -> Any:
-    """Declare an option that is one of a few words."""
-
-    def check(name: str, value: Any) -> None:
-        if value not in (default, *others):
-            words = ", ".join((default, *others))
-            raise ConfigError(f"{name} is {value}, but it must be one of {words}.")
-
-    return dataclasses.field(default=default, metadata={"check": check})
 
 
 def each(forward: Forward, x: Tensor, noise: Tensor) -> Tensor:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from deqcert.training.objectives.base import Objective, TrainingBatch, each, log_average, number
+from deqcert.options import number
+from deqcert.training.objectives.base import Objective, TrainingBatch, each, log_average
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,9 @@ class Consistency(Objective):
     Classifiers", equations 8 to 10; with two weights as in the code that accompanies it.
     """
 
-    name: ClassVar[str] = "consistency"
-    draws: int = number(2, 2, 1000)
-    weight: float = number(10.0, 0.0, 1e6)
-    entropy: float = number(0.5, 0.0, 1e6)
+    draws: int = number(2, low=2, high=1000)
+    weight: float = number(10.0, low=0.0, high=1e6)
+    entropy: float = number(0.5, low=0.0, high=1e6)
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Return the loss of a batch, a scalar."""

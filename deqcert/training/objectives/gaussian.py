@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,8 +19,6 @@ class Gaussian(Objective):
     Source: Cohen, Rosenfeld, Kolter 2019, "Certified Adversarial Robustness via Randomized
     Smoothing", section 3.3.
     """
-
-    name: ClassVar[str] = "gaussian"
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Return the loss of a batch, a scalar."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deqcert.training.objectives.base import Objective, TrainingBatch, each, log_average, number
+from deqcert.options import number
+from deqcert.training.objectives.base import Objective, TrainingBatch, each, log_average
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,12 @@ class Macer(Objective):
     Scalable Robust Training via Maximizing Certified Radius", algorithm 1.
     """
 
-    name: ClassVar[str] = "macer"
-    draws: int = number(16, 2, 1000)
-    weight: float = number(12.0, 0.0, 1e6)
+    draws: int = number(16, low=2, high=1000)
+    weight: float = number(12.0, low=0.0, high=1e6)
     # Beyond 30 the gradient of Phi^-1 would no longer be finite in float64 where the hinge holds.
-    margin: float = number(8.0, 0.01, 30.0)
-    beta: float = number(16.0, 0.01, 1e4)
-    deferred: float = number(0.0, 0.0, 1.0)
+    margin: float = number(8.0, low=0.01, high=30.0)
+    beta: float = number(16.0, low=0.01, high=1e4)
+    deferred: float = number(0.0, low=0.0, high=1.0)
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Return the loss of a batch, a scalar."""

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from deqcert.attacks.ddn import ddn
 from deqcert.attacks.pgd import pgd
-from deqcert.training.objectives.base import (
-    Objective,
-    TrainingBatch,
-    choice,
-    each,
-    log_average,
-    number,
-)
+from deqcert.options import choice, number
+from deqcert.training.objectives.base import Objective, TrainingBatch, each, log_average
 
 
 @dataclass(frozen=True)
@@ -43,12 +36,11 @@ class SmoothAdv(Objective):
     attacked in evaluation mode, and the warm-up, as in the code that accompanies it.
     """
 
-    name: ClassVar[str] = "smoothadv"
-    draws: int = number(2, 1, 1000)
-    radius: float = number(0.5, 0.0, 1000.0)
-    steps: int = number(2, 1, 1000)
-    attack: str = choice("pgd", "ddn")
-    warmup: float = number(0.1, 0.0, 1.0)
+    draws: int = number(2, low=1, high=1000)
+    radius: float = number(0.5, low=0.0, high=1000.0)
+    steps: int = number(2, low=1, high=1000)
+    attack: str = choice("pgd", ("pgd", "ddn"))
+    warmup: float = number(0.1, low=0.0, high=1.0)
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Return the loss of a batch, a scalar."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deqcert.training.starts.config import StartConfig
-from deqcert.training.starts.train import train_start
+import lazy_loader
 
-__all__ = ["StartConfig", "train_start"]
+# What there is stands in the stub beside this file; it is imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

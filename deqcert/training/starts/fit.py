@@ -20,8 +20,8 @@ from deqcert.models import ImplicitModel
 from deqcert.solvers import StopRule
 from deqcert.starts.file import StartFile
 from deqcert.starts.network import PyramidStart, build_start, start_architecture
-from deqcert.training.augment import get_augmentation
 from deqcert.training.progress import TrainingProgress
+from deqcert.training.registry import AUGMENTATIONS
 from deqcert.training.starts.config import StartConfig
 from deqcert.training.starts.pool import Pool, SolvedImages, solve_states
 
@@ -122,7 +122,7 @@ class _Fitting:
         self.labels = torch.from_numpy(data.labels())
         self.generator = torch.Generator().manual_seed(config.seed)
         self.optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
-        self.augment = get_augmentation(config.augment, data.shape[0])
+        self.augment = AUGMENTATIONS.get(config.augment)
         self.pool = Pool(config.batch)
         self.stop = StopRule(tol=config.tol, max_nfe=config.max_nfe)
         self.began = time.perf_counter()

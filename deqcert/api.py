@@ -1,0 +1,392 @@
+"""The front door: a smoothed classifier that predicts, certifies, and certifies data sets."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deqcert.errors import ConfigError, DataError, Interrupted
+from deqcert.options import number, options_of, parse_number, read_options
+from deqcert.presets import PRESETS
+from deqcert.settings import Data, Settings
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from deqcert.certifiers import Certifier
+    from deqcert.compose import Loaded
+    from deqcert.data import Dataset
+    from deqcert.report import Results
+    from deqcert.smoothing import Input, Predictor, SmoothingEngine
+
+
+@dataclass(frozen=True)
+class SmoothedClassifier(Settings):
+    """An implicit model, smoothed with Gaussian noise: it answers with classes and with radii.
+
+    Nothing is loaded before the first answer. The settings are those of ``deqcert certify``, with
+    the same defaults; whatever they say about the solve is part of the classifier that is
+    certified.
+
+    >>> smooth = SmoothedClassifier("digits", sigma=0.25)
+    >>> smooth.certify(x)                                               # doctest: +SKIP
+    Certificate(prediction=3, radius=0.612, ...)
+
+    Args:
+        model: Name of a builtin checkpoint, a checkpoint file, or any implicit model: an object
+            with inject, initial_state, cell and readout (:class:`deqcert.models.ImplicitModel`).
+            For functions or a torchdeq module see :class:`deqcert.ImplicitClassifier`.
+        sigma: Standard deviation of the noise, in pixel units of [0, 1]; if not given, what the
+            training's record beside the checkpoint says.
+        model_config: The checkpoint's YAML configuration; if not given, the .yaml beside it.
+
+    Raises:
+        ConfigError: If a setting is of another type or out of range.
+    """
+
+    model: Any = "digits"
+    sigma: float | None = number(None, above=0, whole=False, metavar="S")
+    model_config: str | None = None
+
+    @classmethod
+    def from_preset(cls, preset: str, model: Any = "digits", **settings: Any) -> SmoothedClassifier:
+        """Make a classifier with a preset's settings.
+
+        Args:
+            preset: One of ``deqcert.presets.PRESETS``.
+            model: As for the class.
+            **settings: Settings that override the preset's.
+
+        Raises:
+            ConfigError: If there is no such preset, or a setting is out of range.
+        """
+        return cls(model, **{**PRESETS.get(preset).settings, **settings})
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """How a noisy copy is classified: solver, stop rule and start."""
+        from deqcert import compose
+
+        return compose.make_predictor(self.model, self, self, self.device)
+
+    @cached_property
+    def certifier(self) -> Certifier[Any]:
+        """The certifier, with all that it needs.
+
+        Raises:
+            ConfigError: If the method lacks something, or is told what it has no use for.
+        """
+        from deqcert import compose
+        from deqcert.certifiers import CERTIFIERS, default_method, make_certifier
+
+        goal = compose.make_goal(self)
+        method = self.method
+        if method == "auto":
+            method = default_method(self.predictor, goal)
+        pool = {
+            "predictor": self.predictor,
+            "reference": compose.make_cold(self),
+            "n0": self.n0,
+            "n": self.n,
+            "alpha": self.alpha,
+            "audit": min(1000, self.n),
+            "depth": self.depth,
+        }
+        known = options_of(CERTIFIERS.get(method))
+        more = read_options("method option", self.method_options, known)
+        return make_certifier(method, pool, {"audit": self.audit, "goal": goal, **more})
+
+    @cached_property
+    def engine(self) -> SmoothingEngine:
+        """The engine that casts votes."""
+        from deqcert import compose
+
+        return compose.make_engine(self._loaded.model, self, self._sigma)
+
+    def certify(self, x: ArrayLike, index: int = 0) -> Any:
+        """Certify one input, or each of several.
+
+        Args:
+            x: An input, shape (C, H, W), in [0, 1]; or several, shape (B, C, H, W).
+            index: Number that the noise of the input is drawn by, from 0; of several inputs the
+                first one's, and the others follow.
+
+        Returns:
+            The certificate; for several inputs a list of them.
+
+        Raises:
+            ConfigError: If the settings do not fit each other or the model.
+            DataError: If the input does not fit the model.
+        """
+        subject = self._checked_subject()
+        return self._each(x, index, lambda one: self.certifier.certify(subject, one))
+
+    def predict(
+        self, x: ArrayLike, index: int = 0, *, n: int = 1000, alpha: float | None = None
+    ) -> Any:
+        """Answer with the smoothed classifier's class, or None where too few votes tell.
+
+        Args:
+            x: An input, shape (C, H, W), in [0, 1]; or several, shape (B, C, H, W).
+            index: Number that the noise is drawn by; see :meth:`certify`.
+            n: Noisy copies of each input.
+            alpha: Probability that an answer may differ from the smoothed classifier's; that of
+                the settings if not given.
+
+        Returns:
+            The class or None; for several inputs a list.
+
+        Raises:
+            ConfigError: If a number is out of range or the start chains samples.
+            DataError: If the input does not fit the model.
+        """
+        from deqcert.certifiers import predict
+
+        chosen = self.alpha if alpha is None else alpha
+        return self._each(
+            x, index, lambda one: predict(self.engine, self.predictor, one, n=n, alpha=chosen)
+        )
+
+    def certify_dataset(
+        self,
+        data: str | Dataset = "digits",
+        *,
+        split: str = "test",
+        images: str = ":",
+        out: str | Path | None = None,
+        radii: Sequence[float] | None = None,
+        progress: bool = False,
+        note: Callable[[str], None] = warnings.warn,
+    ) -> Results:
+        """Certify images of a data set into a run folder; called again, it goes on or reads it.
+
+        Args:
+            data: Name and place of a data set, as :func:`deqcert.load_dataset` takes it, or one
+                that is loaded.
+            split: Which part of it, "test" or "train".
+            images: Which images, START:STOP[:STEP] or one index.
+            out: The run folder; the default is ``runs/MODEL-METHOD-sigmaS``.
+            radii: Radii of the summary, in input units; the default is those of the goal, or else
+                0, 0.25 and so on.
+            progress: Whether to show a bar (lines, where there is no terminal) on standard error.
+            note: Called with a sentence about what a reader of the results should know.
+
+        Returns:
+            The certificates, as :func:`deqcert.report.read_results` reads them. The folder also
+            holds a manifest, a summary, and the curve of certified accuracy.
+
+        Raises:
+            ConfigError: If the settings do not fit each other, the model or the data.
+            DataError: If the images cannot be used.
+            RunError: If the folder cannot be written, or holds another run.
+            Interrupted: On Ctrl-C; what was certified is safe.
+        """
+        from deqcert import compose
+        from deqcert.progress import progress_kind
+        from deqcert.report import draw_curves, read_results, table
+        from deqcert.runs import Run, certificate_layout, certify_images, machine, versions
+
+        chosen = Data(data=data if isinstance(data, str) else data.name, split=split, images=images)
+        certifier = self.certifier
+        folder = self.folder(out)
+        loaded = self._load(folder)
+        dataset, indices = self._fitting(loaded, data, chosen)
+        subject: Any = loaded.model
+        parameters = {
+            "method": certifier.name,
+            **compose.describe_certifier(certifier),
+            **loaded.identity,
+            **compose.describe_data(chosen.data, chosen.split, dataset),
+        }
+        each = 1
+        if certifier.noise:
+            subject = compose.make_engine(loaded.model, self, self._sigma)
+            each = self.n0 + self.n + int(parameters.get("audit", 0))
+            parameters |= compose.describe_evaluation(self, subject.sigma, loaded.form)
+        certifier.check(subject)
+        notes = {
+            **loaded.notes,
+            "data": chosen.data,
+            "assumptions": certifier.assumptions(),
+            "sound": certifier.sound,
+            "settings": self.written(chosen),
+        }
+        environment = {**versions(), **machine()}
+        layout = certificate_layout(noise=certifier.noise, norm=certifier.norm)
+        with Run(
+            folder, parameters, indices, environment=environment, notes=notes, layout=layout
+        ) as run:
+            for change in run.changes:
+                note(f"{change} since this run began; recorded")
+            before = []
+            if run.done:
+                earlier = read_results(run.certificates)
+                before = list(zip(earlier.correct.tolist(), earlier.radius.tolist(), strict=True))
+            kind = progress_kind(quiet=not progress)
+            at = getattr(subject, "sigma", 0.25)
+            with kind(len(run.images), each, at, before) as shown:
+                if certifier.noise:
+                    subject.callbacks.append(shown)
+                try:
+                    certify_images(run, certifier, subject, dataset, shown.image)
+                except KeyboardInterrupt:
+                    raise Interrupted(
+                        f"interrupted; {run.done} of {len(run.images)} images are safe in "
+                        f"{folder}, and the same command goes on from there"
+                    ) from None
+            results = read_results(folder)
+            made = table([results], radii or self.goal_radii)
+            about = {"assumptions": certifier.assumptions(), "form": loaded.form}
+            run.finish({"radii": list(made.radii), **made.rows[0], **about})
+            draw_curves([results], folder / "curve.png")
+            if shown.silent > 0.01 * shown.cast:
+                note(
+                    f"{100 * shown.silent / shown.cast:.1f}% of the samples had no vote, because "
+                    "their solves did not converge; a larger --depth or --tol 0 may certify more"
+                )
+        return results
+
+    def dataset(
+        self, data: str | Dataset = "digits", *, split: str = "test", images: str = ":"
+    ) -> tuple[Dataset, range]:
+        """Load a data set that fits the model, and choose images of it.
+
+        Args:
+            data: Name and place of a data set, or one that is loaded.
+            split: Which part of it, "test" or "train".
+            images: Which images, START:STOP[:STEP] or one index.
+
+        Returns:
+            The data set and the indices of the images.
+
+        Raises:
+            ConfigError: If the selection is none.
+            DataError: If the images cannot be used, or do not fit the model.
+        """
+        chosen = Data(data=data if isinstance(data, str) else data.name, split=split, images=images)
+        return self._fitting(self._loaded, data, chosen)
+
+    def _fitting(self, loaded: Loaded, data: str | Dataset, chosen: Data) -> tuple[Dataset, range]:
+        from deqcert import compose
+        from deqcert.data import load_dataset
+
+        found = load_dataset(data, chosen.split) if isinstance(data, str) else data  # type: ignore[arg-type]
+        indices = parse_images(chosen.images, len(found))
+        compose.check_fit(loaded.model, found, indices)
+        return found, indices
+
+    def written(self, data: Data | None = None) -> dict[str, Any]:
+        """Return the settings that differ from their defaults, as a configuration file holds them.
+
+        Args:
+            data: Which inputs; what differs there is returned, too.
+        """
+        model = self.model if isinstance(self.model, str | Path) else type(self.model).__qualname__
+        found: dict[str, Any] = {"model": str(model)}
+        for source in (self, data):
+            for field in dataclasses.fields(source) if source is not None else ():
+                value = getattr(source, field.name)
+                usual = field.default
+                if field.default_factory is not dataclasses.MISSING:
+                    usual = field.default_factory()
+                if field.name != "model" and value != usual:
+                    found[field.name] = dict(value) if isinstance(value, Mapping) else value
+        return found
+
+    @cached_property
+    def _sigma(self) -> float:
+        from deqcert import compose
+
+        return compose.noise_level(self.model, self.sigma)
+
+    @cached_property
+    def _loaded(self) -> Loaded:
+        return self._load(None)
+
+    def _load(self, continues: Path | None) -> Loaded:
+        from deqcert import compose
+
+        return compose.load(self.model, self, model_config=self.model_config, continues=continues)
+
+    def _checked_subject(self) -> Any:
+        """Return what the certifier works on, after it has refused what cannot serve."""
+        subject = self.engine if self.certifier.noise else self._loaded.model
+        self.certifier.check(subject)
+        return subject
+
+    def folder(self, out: str | Path | None = None) -> Path:
+        """Return the run folder of :meth:`certify_dataset`: as given, or one named for the run."""
+        if out is not None:
+            return Path(out)
+        model = self.model if isinstance(self.model, str | Path) else type(self.model).__name__
+        sigma = f"-sigma{self._sigma:g}" if self.certifier.noise else ""
+        return Path(f"runs/{Path(model).name}-{self.certifier.name}{sigma}")
+
+    @property
+    def goal_radii(self) -> list[float] | None:
+        """The radii that the goal decides about; None where it is about none."""
+        from deqcert import compose
+
+        goal = compose.make_goal(self)
+        radii = getattr(goal, "radii", None)
+        return None if radii is None else list(radii)
+
+    def _each(self, x: Any, index: int, answer: Callable[[Input], Any]) -> Any:
+        """Answer for one input, or for each of several."""
+        import numpy as np
+
+        from deqcert.smoothing import Input
+
+        shape = np.shape(x)
+        wanted = getattr(self._loaded.model, "input_shape", None)
+        single = len(shape) == (3 if wanted is None else len(wanted))
+        if single:
+            return answer(Input(x, index))
+        if len(shape) != (4 if wanted is None else len(wanted) + 1):
+            takes = "(channels, height, width)" if wanted is None else str(tuple(wanted))
+            raise DataError(
+                f"the input has shape {tuple(shape)}, but one input has {takes} and several have "
+                "one dimension more in front."
+            )
+        return [answer(Input(one, index + i)) for i, one in enumerate(x)]
+
+
+def parse_images(text: str, count: int) -> range:
+    """Read a selection of images.
+
+    Args:
+        text: START:STOP[:STEP] with parts that may be left out, or one index.
+        count: Images there are.
+
+    Returns:
+        The indices, at least one.
+
+    Raises:
+        ConfigError: If it is not a selection, or it reaches outside the data.
+    """
+    parts = text.split(":")
+    numbers = [parse_number(part, whole=True) if part.strip() else None for part in parts]
+    broken = any(part.strip() and n is None for part, n in zip(parts, numbers, strict=True))
+    whole = [None if number is None else int(number) for number in numbers]
+    if len(parts) == 1 and whole[0] is not None:
+        chosen = range(whole[0], whole[0] + 1)
+    elif len(parts) in (2, 3) and not broken:
+        start, stop, step = (*whole, None)[:3]
+        step = 1 if step is None else step
+        if step < 1:
+            raise ConfigError(f"images is {text!r}, but its step must be at least 1")
+        chosen = range(0 if start is None else start, count if stop is None else stop, step)
+    else:
+        raise ConfigError(f"images is {text!r}, but it must read START:STOP[:STEP] or be one index")
+    if not chosen:
+        raise ConfigError(f"images {text!r} selects no image; STOP must be larger than START")
+    if chosen.start < 0 or chosen.stop > count:
+        raise ConfigError(
+            f"images {text!r} reaches outside the {count} images that there are (0 to {count - 1})"
+        )
+    return chosen

@@ -1,0 +1,120 @@
+"""What certifiers from noise share: the choice of the class, bounds, refusals up front."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from deqcert.certifiers.base import Certifier
+from deqcert.certifiers.bounds import certified_radius, lower_confidence_bound
+from deqcert.certifiers.certificate import Certificate, NoiseDetails
+from deqcert.errors import ConfigError
+from deqcert.options import check_options, number
+from deqcert.smoothing.stage import Stage
+
+if TYPE_CHECKING:
+    from deqcert.smoothing import Input, Predictor, SmoothingEngine, Votes
+
+
+@dataclass(frozen=True)
+class SmoothingCertifier(Certifier["SmoothingEngine"]):
+    """Certify from votes for noisy copies of an input.
+
+    Args:
+        predictor: How a noisy copy is classified.
+        n0: Noisy copies that choose the class; 100 is usual.
+        n: Noisy copies that bound its probability; 10000 to 100000 are usual.
+        alpha: Probability that a certificate may be wrong, in all; 0.001 is usual.
+
+    Raises:
+        ConfigError: If a number is out of range, the predictor does not fit the method, or even a
+            unanimous vote could certify nothing.
+    """
+
+    noise: ClassVar[bool] = True
+    record: ClassVar[type[Any] | None] = NoiseDetails
+
+    predictor: Predictor
+    _: KW_ONLY
+    n0: int = number(100, low=1)
+    n: int = number(10000, low=1)
+    alpha: float = number(0.001, above=0, below=1)
+
+    def __post_init__(self) -> None:
+        self.check_numbers()
+        if not self.best_p_lower() > 0.5:
+            raise ConfigError(self.too_small())
+
+    def check_numbers(self) -> None:
+        """Refuse numbers that are out of range.
+
+        Raises:
+            ConfigError: If there is one.
+        """
+        check_options(self)
+
+    @abstractmethod
+    def best_p_lower(self) -> float:
+        """Return the bound that a unanimous vote without disagreements would give."""
+
+    def too_small(self) -> str:
+        """Say that even a unanimous vote certifies nothing, and what would."""
+        least = self.n
+        while not lower_confidence_bound(least, least, self.alpha) > 0.5:
+            least += 1
+        return (
+            f"n is {self.n}, too few samples to certify anything at alpha {self.alpha:g}; "
+            f"n must be at least {least}."
+        )
+
+    def select(self, engine: SmoothingEngine, input: Input) -> tuple[int | None, Votes]:
+        """Choose the class from noise that nothing else uses; None if no sample votes."""
+        votes = engine.votes(self.predictor, input, Stage.SELECT, self.n0)
+        counts = votes.counts
+        return (int(counts.argmax()) if counts.sum() else None), votes
+
+    def certificate(
+        self,
+        engine: SmoothingEngine,
+        guess: int | None,
+        p_lower: float,
+        spent: tuple[Votes, ...],
+        *,
+        n: int | None = None,
+        votes: int = 0,
+        audited: int = 0,
+        disagreements: int = 0,
+    ) -> Certificate:
+        """Put a certificate for the l2 norm together; it abstains where p_lower is at most 1/2.
+
+        Args:
+            engine: Where the votes come from.
+            guess: The class that was selected, or None.
+            p_lower: Lower bound of its probability under the noise.
+            spent: All votes, for what they cost.
+            n: Samples drawn, where they are fewer than asked for.
+            votes: Samples among n that voted for the class.
+            audited: Samples solved again by the reference.
+            disagreements: Those of them whose class changed.
+        """
+        return Certificate(
+            prediction=guess if p_lower > 0.5 else None,
+            radius=certified_radius(p_lower, engine.sigma),
+            alpha=self.alpha,
+            method=self.name,
+            sound=self.sound,
+            assumptions=self.assumptions(),
+            nfe=sum(part.nfe for part in spent),
+            seconds=sum(part.seconds for part in spent),
+            details=NoiseDetails(
+                p_lower=p_lower,
+                sigma=engine.sigma,
+                n0=self.n0,
+                n=self.n if n is None else n,
+                votes=votes,
+                audited=audited,
+                disagreements=disagreements,
+                seed=engine.seed,
+            ),
+        )

@@ -1,0 +1,386 @@
+"""From settings to a model in its form, an engine, and the ways to solve; refusals come first."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from deqcert import __version__, choices, kernels
+from deqcert.certifiers import Certifier
+from deqcert.certifiers.goals import Goal, parse_goal
+from deqcert.data import Dataset
+from deqcert.errors import ConfigError, DataError, RunError
+from deqcert.memory import keep_freed_memory
+from deqcert.models import (
+    ImplicitModel,
+    checkpoint_path,
+    file_hash,
+    form_names,
+    in_form,
+    load_model,
+)
+from deqcert.options import options_of, read_options
+from deqcert.runs import Manifest
+from deqcert.settings import Certifying, Machine, Solving, Starting
+from deqcert.smoothing import DecidedStop, EarlyStop, Predictor, SmoothingEngine
+from deqcert.solvers import SOLVERS, Solver, StopRule, get_solver
+from deqcert.starts import Learned, StartFile, StartPolicy, get_start, load_start, start_path
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A model as it will be evaluated.
+
+    Attributes:
+        model: The model in its form.
+        plain: The model as it was loaded or given; gradients go through it.
+        form: The form's name.
+        config: The model's configuration as JSON values; empty where it has none.
+        identity: What the model is, as JSON values: hashes, not paths.
+        notes: Names and paths as they were given.
+    """
+
+    model: ImplicitModel
+    plain: ImplicitModel
+    form: str
+    config: dict[str, Any]
+    identity: dict[str, Any]
+    notes: dict[str, Any]
+
+
+def prepare_process(threads: int | None) -> int:
+    """Set this process up for long solves; return the number of CPU threads in use."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    keep_freed_memory()
+    return torch.get_num_threads()
+
+
+def load(
+    given: Any,
+    machine: Machine,
+    *,
+    model_config: str | None = None,
+    continues: Path | None = None,
+) -> Loaded:
+    """Load a model and put it into its form.
+
+    Args:
+        given: Name of a builtin checkpoint, a checkpoint file, or any implicit model.
+        machine: How it is evaluated.
+        model_config: The checkpoint's YAML configuration; None to look beside it.
+        continues: A run folder whose form is kept where "auto" leaves it open: a choice that was
+            measured since the run began must not end it.
+
+    Raises:
+        DeqcertError: If something is missing, damaged, or does not fit.
+    """
+    threads = prepare_process(machine.threads)
+    if isinstance(given, str | Path):
+        model: Any = load_model(given, model_config)
+        config = dataclasses.asdict(model.config)
+        identity = {"checkpoint_sha256": file_hash(given), "model_config": config}
+        notes = {"model": str(given), "config": model_config}
+    else:
+        model = _checked(given)
+        found = getattr(model, "config", None)
+        known = dataclasses.is_dataclass(found) and not isinstance(found, type)
+        config = dataclasses.asdict(found) if known else {}  # type: ignore[arg-type]
+        name = f"{type(model).__module__}.{type(model).__qualname__}"
+        identity = {"weights_sha256": weights_hash(model), "model": name, "model_config": config}
+        notes = {"model": name, "config": None}
+    rows = machine.batch if machine.shape is None else machine.shape
+    asked = machine.form
+    if asked == "auto" and continues is not None:
+        asked = _form_of(continues) or asked
+    form = choose_form(asked, model, config, rows, threads, machine.device)
+    formed = in_form(model, form, rows=rows, device=machine.device)
+    return Loaded(formed, model, form, config, identity, notes)
+
+
+def describe_evaluation(machine: Machine, sigma: float, form: str) -> dict[str, Any]:
+    """Return what decides a vote besides model, data and predictor, as JSON values."""
+    return {
+        "sigma": sigma,
+        "seed": machine.seed,
+        "batch": machine.batch,
+        "shape": machine.batch if machine.shape is None else machine.shape,
+        "device": machine.device,
+        "form": form,
+        "threads": torch.get_num_threads(),
+        "kernels": kernels.status().path,
+        "deqcert": __version__,
+    }
+
+
+def describe_data(data: str, split: str, dataset: Dataset) -> dict[str, Any]:
+    """Return what identifies the images, as JSON values."""
+    return {"data": data.partition(":")[0], "data_hash": dataset.hash(), "split": split}
+
+
+def choose_form(
+    asked: str,
+    model: ImplicitModel,
+    config: Mapping[str, Any],
+    rows: int,
+    threads: int,
+    device: str,
+) -> str:
+    """Return the form to evaluate a model in: as asked for, or for "auto" the cached choice."""
+    if asked != "auto":
+        return asked
+    possible = form_names(model)
+    found = choices.recall(choices.describe(config, rows, threads, device)) if config else None
+    if found in possible:
+        return found
+    return "folded" if "folded" in possible else "eager"
+
+
+def noise_level(given: Any, sigma: float | None) -> float:
+    """Return sigma: as given, or as `deqcert train` recorded it beside the checkpoint.
+
+    Raises:
+        ConfigError: If it is not given and there is no record.
+    """
+    if sigma is not None:
+        return sigma
+    try:
+        record = checkpoint_path(given).with_suffix(".json")
+        return float(json.loads(record.read_text(encoding="utf-8"))["parameters"]["sigma"])
+    except (OSError, ValueError, KeyError, TypeError):
+        name = given if isinstance(given, str | Path) else type(given).__name__
+        raise ConfigError(
+            f"sigma is not given; add the noise that {name} was trained with (sigma=0.25, or "
+            "--sigma 0.25)"
+        ) from None
+
+
+def check_fit(model: Any, dataset: Dataset, images: range) -> None:
+    """Refuse images of another size than the model's, and labels outside its classes.
+
+    Raises:
+        DataError: If they do not fit.
+    """
+    wanted = getattr(model, "input_shape", None)
+    if wanted is not None and tuple(dataset.shape) != tuple(wanted):
+        there, takes = ("x".join(map(str, s)) for s in (dataset.shape, wanted))
+        raise DataError(
+            f"the images of {dataset.name} are {there}, but the model takes {takes} "
+            "(channels, height, width); give other images with --data or another --model"
+        )
+    classes = getattr(model, "num_classes", None)
+    if classes is None:
+        return
+    for index in images:
+        label = dataset.label(index)
+        if not 0 <= label < classes:
+            raise DataError(
+                f"image {index} of {dataset.name} has label {label}, but the model has "
+                f"{classes} classes (0 to {classes - 1}); give the data that it was trained for"
+            )
+
+
+def make_engine(model: ImplicitModel, machine: Machine, sigma: float) -> SmoothingEngine:
+    """Make an engine as the settings say."""
+    return SmoothingEngine(
+        model,
+        sigma=sigma,
+        seed=machine.seed,
+        batch=machine.batch,
+        shape=machine.shape,
+        device=machine.device,
+    )
+
+
+def make_solver(solving: Solving) -> Solver[Any]:
+    """Make the solver with its options.
+
+    Raises:
+        ConfigError: If there is no such solver or option, or a value is out of range.
+    """
+    known = options_of(SOLVERS.get(solving.solver))
+    options = read_options("solver option", solving.solver_options, known)
+    if solving.window is not None:
+        if "window" in options:
+            raise ConfigError("the window is given twice; give --window or --solver-option window=")
+        options["window"] = solving.window
+    return get_solver(solving.solver, **options)
+
+
+def make_cold(solving: Solving) -> Predictor:
+    """Make the cold predictor, the base classifier that audits solve for.
+
+    Raises:
+        ConfigError: If a setting is out of range.
+    """
+    stop = StopRule(tol=solving.tol, max_nfe=solving.depth)
+    return Predictor(make_solver(solving), stop, get_start("cold"))
+
+
+def make_predictor(given: Any, solving: Solving, starting: Starting, device: str) -> Predictor:
+    """Make the predictor that casts the votes.
+
+    Args:
+        given: What the model was loaded from; a learned start belongs to it.
+        solving: How a cold solve is done.
+        starting: How a solve that casts a vote starts and ends.
+        device: Where the model runs.
+
+    Raises:
+        ConfigError: If a setting says nothing about the start that is asked for.
+        CheckpointError: If a learned start cannot be read or belongs to another model.
+    """
+    policy, tuned = make_start(starting.start, given, device)
+    if not policy.independent:
+        return _make_chained(solving, starting, policy)
+    if starting.warmup is not None or starting.refresh:
+        raise ConfigError(f"start {policy.name!r} has no chain; leave --warmup and --refresh out")
+    early = _early(starting, tuned)
+    steps = starting.steps
+    if tuned is None:
+        if steps is not None:
+            raise ConfigError("a cold start is solved as --depth and --tol say; leave --steps out")
+        steps = 0 if early is None else solving.depth
+    elif steps is None:
+        steps = tuned.steps
+        if early is None:
+            early = early_stop(tuned)
+    if steps == 0:
+        if early is not None:
+            raise ConfigError(
+                "--early and --margin end a solve of --steps evaluations; give 1 or more of them"
+            )
+        return dataclasses.replace(make_cold(solving), start=policy)
+    stop = StopRule(tol=0.0, max_nfe=steps)
+    return Predictor(make_solver(solving), stop, policy, early=early)
+
+
+def early_stop(tuned: StartFile) -> EarlyStop | DecidedStop | None:
+    """Return the early stop that was tuned for a learned start, or None for a fixed depth."""
+    if tuned.margin is not None:
+        return DecidedStop(tuned.margin, tuned.readout)
+    return None if tuned.early is None else EarlyStop(tuned.early)
+
+
+def make_start(text: str, given: Any, device: str) -> tuple[StartPolicy, StartFile | None]:
+    """Make the start policy of that name; also return the file of a learned one.
+
+    Raises:
+        ConfigError: If there is none of that name, or it takes no file.
+        CheckpointError: If a learned start cannot be read or belongs to another model.
+    """
+    name, _, file = text.partition(":")
+    if name != Learned.name:
+        if file:
+            raise ConfigError(f"start {name!r} takes no file; only learned:FILE does")
+        return get_start(name), None
+    path = file or start_path(given)
+    found = load_start(path, given)
+    return Learned(found.net.to(device), found.cost, file_hash(path)), found
+
+
+def make_goal(certifying: Certifying) -> Goal | None:
+    """Read the goal."""
+    return parse_goal(certifying.goal)
+
+
+def describe_certifier(certifier: Certifier[Any]) -> dict[str, Any]:
+    """Return the fields of a certifier, as JSON values; those that hold nothing are left out."""
+    described: dict[str, Any] = {}
+    for field in dataclasses.fields(certifier):
+        value = getattr(certifier, field.name)
+        if isinstance(value, Predictor):
+            described[field.name] = describe_predictor(value)
+        elif isinstance(value, Goal):
+            described[field.name] = value.describe()
+        elif value is not None:
+            described[field.name] = value
+    return described
+
+
+def describe_predictor(predictor: Predictor) -> dict[str, Any]:
+    """Return what identifies a predictor, as JSON values."""
+    parameters: dict[str, Any] = {
+        "start": predictor.start.name,
+        "solver": predictor.solver.name,
+        "solver_options": {
+            field.name: getattr(predictor.solver, field.name)
+            for field in dataclasses.fields(predictor.solver)  # type: ignore[arg-type]
+        },
+        "stop": dataclasses.asdict(predictor.stop),
+    }
+    if isinstance(predictor.start, Learned):
+        parameters["start_sha256"] = predictor.start.sha256
+    if predictor.early is not None:
+        parameters["early"] = dataclasses.asdict(predictor.early)
+    if predictor.warmup is not None:
+        parameters["warmup"] = dataclasses.asdict(predictor.warmup)
+        parameters["refresh"] = predictor.refresh
+    return parameters
+
+
+def weights_hash(model: Any) -> str:
+    """Return a SHA-256 of a model's weights, in hexadecimal; of nothing where it is no module."""
+    digest = hashlib.sha256()
+    if isinstance(model, nn.Module):
+        for name, value in model.state_dict().items():
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _checked(model: Any) -> Any:
+    if not isinstance(model, ImplicitModel):
+        raise ConfigError(
+            f"{type(model).__name__} is no implicit model; give the name of one, a checkpoint "
+            "file, an object with inject, initial_state, cell and readout, or what "
+            "deqcert.ImplicitClassifier makes of your functions"
+        )
+    return model
+
+
+def _form_of(folder: Path) -> str | None:
+    try:
+        begun = Manifest.read(folder)
+    except RunError:  # whoever opens the run will say what is wrong with it
+        return None
+    form = None if begun is None else begun.parameters.get("form")
+    return form if isinstance(form, str) else None
+
+
+def _early(starting: Starting, tuned: StartFile | None) -> EarlyStop | DecidedStop | None:
+    if starting.margin is None:
+        return None if starting.early is None else EarlyStop(starting.early)
+    if starting.early is not None:
+        raise ConfigError("--early and --margin are two rules for one depth; give one of them")
+    if tuned is None:
+        raise ConfigError(
+            "--margin counts readouts by their cost, which only a learned start's file holds; use "
+            "--early, or --start learned"
+        )
+    return DecidedStop(starting.margin, tuned.readout)
+
+
+def _make_chained(solving: Solving, starting: Starting, start: StartPolicy) -> Predictor:
+    cold = make_cold(solving)
+    if starting.early is not None or starting.margin is not None:
+        raise ConfigError(
+            f"start {starting.start!r} has a fixed depth; leave --early and --margin out"
+        )
+    warmup = cold.stop
+    if starting.warmup is not None:
+        warmup = StopRule(tol=0.0, max_nfe=starting.warmup)
+    return Predictor(
+        solver=cold.solver,
+        stop=StopRule(tol=0.0, max_nfe=3 if starting.steps is None else starting.steps),
+        start=start,
+        warmup=warmup,
+        refresh=starting.refresh,
+    )

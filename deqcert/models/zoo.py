@@ -1,0 +1,22 @@
+"""Checkpoints that have a name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deqcert.errors import CheckpointError
+from deqcert.registry import Registry
+
+SHIPPED = Path(__file__).resolve().parent.parent / "zoo"
+"""Folder of the checkpoints that come with the package."""
+
+ZOO: Registry[Path] = Registry(
+    "checkpoint", {"digits": SHIPPED / "digits.pth"}, error=CheckpointError
+)
+"""Name to file; its configuration and record lie beside it."""
+
+
+def checkpoint_path(checkpoint: str | Path) -> Path:
+    """Return the file of a checkpoint: the path itself, or that of a name."""
+    name = str(checkpoint)
+    return ZOO.get(name) if name in ZOO else Path(checkpoint)

@@ -1,0 +1,18 @@
+from .adjoint import AdjointMemory
+from .base import Gradient, equilibrium
+from .implicit import Implicit
+from .phantom import Phantom
+from .registry import GRADIENTS, get_gradient, gradient_names
+from .unroll import Unroll
+
+__all__ = [
+    "GRADIENTS",
+    "AdjointMemory",
+    "Gradient",
+    "Implicit",
+    "Phantom",
+    "Unroll",
+    "equilibrium",
+    "get_gradient",
+    "gradient_names",
+]

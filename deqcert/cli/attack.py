@@ -245,10 +245,10 @@ def _conclude(made: Run, evaluation: Evaluation, radii: list[float] | None, alph
     picture = draw_attacks(attacked, made.folder / "attacks.png", reach=reach)
     print(attack_table(attacked, at))
     print(f"folder: {made.folder}\npicture: {picture}")
-    settings = len(evaluation.attacks)
+    attacks = "1 attack" if len(evaluation.attacks) == 1 else f"{len(evaluation.attacks)} attacks"
     if not attacked.alarms:
         print(
-            f"no alarm: {attacked.certified.sum()} certificates held against {settings} attacks (a "
+            f"no alarm: {attacked.certified.sum()} certificates held against {attacks} (a "
             f"verdict of the run is wrong with probability at most {alpha:g})"
         )
         return

@@ -19,7 +19,7 @@ import torch
 
 from deqcert import kernels
 from deqcert import kernels_reference as reference
-from deqcert.bench_solvers import SolverBench, bench_solvers
+from deqcert.bench.solvers import SolverBench, bench_solvers
 
 SHAPES = [(1, 1, 1), (3, 17, 2), (7, 9000, 6), (100, 14336, 6), (2, 65536, 10)]
 ANDERSON = {"damping": 1.0, "ridge": 1e-3, "growth": 4.0, "max_weight": 1e4}

@@ -17,7 +17,6 @@ from deqcert.errors import ConfigError
 from deqcert.files import write_atomically
 from deqcert.memory import keep_freed_memory, peak_memory
 from deqcert.solvers import SOLVERS, StopRule, bind, get_solver
-from deqcert.solvers.picard import Picard
 
 SIZES = (1024, 14336, 65536)
 BATCHES = (1, 16, 100, 400)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from deqcert.certify.bounds import two_sided_p_value
-from deqcert.challenge import most_verdicts
+from deqcert.attacks.evaluation import most_verdicts
+from deqcert.certifiers.bounds import two_sided_p_value
 
 
 def joint(

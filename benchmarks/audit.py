@@ -14,15 +14,15 @@ from pathlib import Path
 import click
 import numpy as np
 
-from deqcert.certify import audit as audits
-from deqcert.certify.audit import Audit, best_share
-from deqcert.certify.bounds import (
+from deqcert.certifiers import audit as audits
+from deqcert.certifiers.audit import Audit, best_share
+from deqcert.certifiers.bounds import (
     certified_radius,
     disagreements_upper_bound,
     lower_confidence_bound,
 )
-from deqcert.certify.goals import Goal, Radii, Relative
-from deqcert.certify.sequences import disagreements_upper_sequence
+from deqcert.certifiers.goals import Goal, Radii, Relative
+from deqcert.certifiers.sequences import disagreements_upper_sequence
 
 N, ALPHA, SIGMA, BATCH = 10_000, 0.001, 0.5, 100
 ROOT = Path(__file__).resolve().parent

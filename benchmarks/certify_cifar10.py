@@ -18,12 +18,13 @@ import numpy as np
 import torch
 
 from deqcert import kernels
-from deqcert.certify import get_certifier
+from deqcert.certifiers import get_certifier
 from deqcert.data import load_dataset
 from deqcert.memory import keep_freed_memory
 from deqcert.models import load_model
-from deqcert.smoothing import Predictor, SmoothingEngine, Votes, get_start
+from deqcert.smoothing import Input, Predictor, SmoothingEngine, Votes
 from deqcert.solvers import StopRule, get_solver
+from deqcert.starts import get_start
 
 ROOT = Path(__file__).resolve().parent
 
@@ -99,7 +100,9 @@ def main(
         rows.append(("serialized", warm))
     for method, predictor in rows:
         extra = {} if predictor.independent else {"reference": cold, "audit": audit}
-        certificate = get_certifier(method, predictor, **common, **extra).certify(engine, x, image)
+        certificate = get_certifier(method, predictor, **common, **extra).certify(
+            engine, Input(x, image)
+        )
         votes = engine.last.predictions
         truth = votes if truth is None else truth
         yardstick = yardstick or certificate.seconds

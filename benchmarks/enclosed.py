@@ -19,13 +19,14 @@ import numpy as np
 import torch
 
 import deqcert.smoothing.enclosure as enclosure
-from deqcert.certify import Certificate, get_certifier
-from deqcert.certify.metrics import average_certified_radius, certified_accuracy
+from deqcert.certifiers import Certificate, get_certifier
+from deqcert.certifiers.metrics import average_certified_radius, certified_accuracy
 from deqcert.data import load_dataset
 from deqcert.memory import keep_freed_memory
 from deqcert.models import load_model
-from deqcert.smoothing import NOBODY, Predictor, SmoothingEngine, get_start
+from deqcert.smoothing import NO_VOTE, Input, Predictor, SmoothingEngine
 from deqcert.solvers import StopRule, get_solver
+from deqcert.starts import get_start
 
 ROOT = Path(__file__).resolve().parent
 RADII = (0.0, 0.25, 0.5, 0.75)
@@ -67,7 +68,7 @@ class Watcher:
         """Vote, and count."""
         votes = self.real(*arguments, **options)
         self.votes += len(votes.predictions)
-        self.proven += int(np.sum(votes.predictions != NOBODY))
+        self.proven += int(np.sum(votes.predictions != NO_VOTE))
         return votes
 
 
@@ -108,7 +109,7 @@ def main(model: str, images: int, sigma: float, n: int, audit: int, out: Path) -
         certifier = get_certifier(method, known[name], **options)
         watcher = enclosure.proven_votes = Watcher()  # type: ignore[assignment]
         found: list[Certificate] = [
-            certifier.certify(engine, data.image(image), image) for image in range(images)
+            certifier.certify(engine, Input(data.image(image), image)) for image in range(images)
         ]
         enclosure.proven_votes = watcher.real
         correct = [c.prediction == data.label(image) for image, c in enumerate(found)]

@@ -31,13 +31,13 @@ import torch
 from torchdeq.solver import get_solver as torchdeq_solver
 
 import deqcert.smoothing.engine as engine_module
-from deqcert.certify import get_certifier
-from deqcert.certify.bounds import certified_radius, lower_confidence_bound
+from deqcert.certifiers import get_certifier
+from deqcert.certifiers.bounds import certified_radius, lower_confidence_bound
 from deqcert.data import load_dataset
 from deqcert.memory import keep_freed_memory
 from deqcert.models import load_model
 from deqcert.models.forms import FORMS, in_form
-from deqcert.smoothing import Predictor, SmoothingEngine
+from deqcert.smoothing import Input, Predictor, SmoothingEngine
 from deqcert.solvers import StopRule, get_solver
 
 ROOT = Path(__file__).resolve().parent
@@ -164,7 +164,7 @@ def main(
                 predictor = Predictor(solver, stops[name])
                 certifier = get_certifier("standard", predictor, n0=100, n=n, alpha=alpha)
                 with watched.certifying(solver):
-                    certificate = certifier.certify(engine, x, image)
+                    certificate = certifier.certify(engine, Input(x, image))
                 radius, answer = certificate.radius, certificate.prediction
                 evaluations = certificate.nfe
             if warming:

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from deqcert import kernels
-from deqcert.bench_solvers import SolverBench, bench_solvers
+from deqcert.bench.solvers import SolverBench, bench_solvers
 from deqcert.kernels.step import ROWS, SIZE, WINDOW
 from deqcert.solvers import get_solver
 

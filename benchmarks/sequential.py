@@ -15,14 +15,14 @@ import click
 import numpy as np
 import torch
 
-from deqcert.certify import Certificate, get_certifier
-from deqcert.certify.bounds import certified_radius, lower_confidence_bound
-from deqcert.certify.goals import Radii, parse_goal
-from deqcert.certify.plan import forecast
-from deqcert.certify.sampling import radii
+from deqcert.certifiers import Certificate, get_certifier
+from deqcert.certifiers.bounds import certified_radius, lower_confidence_bound
+from deqcert.certifiers.goals import Radii, parse_goal
+from deqcert.certifiers.plan import forecast
+from deqcert.certifiers.sampling import radii
 from deqcert.data import load_dataset
 from deqcert.models import load_model
-from deqcert.smoothing import Predictor, SmoothingEngine, Votes
+from deqcert.smoothing import Input, Predictor, SmoothingEngine, Votes
 from deqcert.solvers import StopRule, get_solver
 
 N0, ALPHA, SIGMA = 100, 0.001, 0.25
@@ -38,7 +38,9 @@ class Replaying(SmoothingEngine):
         """Look votes up; draw all of them at the first question."""
         if (image, stage) not in self.drawn:
             everything = np.arange(N0 if stage == 0 else self.most, dtype=np.int64)
-            self.drawn[image, stage] = super().classify(predictor, x, image, stage, everything)
+            self.drawn[image, stage] = super().classify(
+                predictor, Input(x, image), stage, everything
+            )
         votes = self.drawn[image, stage]
         return Votes(
             votes.predictions[samples],
@@ -87,7 +89,7 @@ def main(
     standard = get_certifier("standard", predictor, **options)
     fixed = []
     for image in range(images):
-        fixed.append(standard.certify(engine, dataset.image(image), image))
+        fixed.append(standard.certify(engine, Input(dataset.image(image), image)))
         click.echo(f"{image}: {fixed[-1].votes} of {n}, radius {fixed[-1].radius:.3f}")
         if votes is not None:
             _save(votes, engine.drawn)
@@ -110,7 +112,9 @@ def main(
     notes: list[str] = []
     for goal in goals:
         method = get_certifier("independent", predictor, goal=goal, **options)
-        early = [method.certify(engine, dataset.image(image), image) for image in range(images)]
+        early = [
+            method.certify(engine, Input(dataset.image(image), image)) for image in range(images)
+        ]
         mean = np.mean([certificate.n for certificate in early])
         differing = [
             (image, r, one.p_lower, other.p_lower)

@@ -16,10 +16,9 @@ import click
 import numpy as np
 import torch
 
-from deqcert.certify import Stage
 from deqcert.data import load_dataset
 from deqcert.models import load_model
-from deqcert.smoothing import Predictor, SmoothingEngine
+from deqcert.smoothing import Input, Predictor, SmoothingEngine, Stage
 from deqcert.solvers import StopRule, get_solver
 
 ROOT = Path(__file__).resolve().parent
@@ -41,7 +40,9 @@ def main(model: str, data: str, sigma: float, n: int, shapes: str, out: Path) ->
         engine = SmoothingEngine(load_model(model), sigma=sigma, batch=250, shape=shape)
         votes[shape] = np.concatenate(
             [
-                engine.votes(predictor, dataset.image(i), i, Stage.ESTIMATE, n // 10).predictions
+                engine.votes(
+                    predictor, Input(dataset.image(i), i), Stage.ESTIMATE, n // 10
+                ).predictions
                 for i in range(10)
             ]
         )

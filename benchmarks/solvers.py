@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from deqcert.bench_solvers import BATCHES, SIZES, SolverBench, bench_solvers, draw_solver_bench
+from deqcert.bench.solvers import BATCHES, SIZES, SolverBench, bench_solvers, draw_solver_bench
 
 
 def main() -> None:

@@ -16,11 +16,12 @@ import click
 import numpy as np
 import torch
 
-from deqcert.certify import get_certifier
-from deqcert.certify.bounds import certified_radius, lower_confidence_bound
+from deqcert.certifiers import get_certifier
+from deqcert.certifiers.bounds import certified_radius, lower_confidence_bound
 from deqcert.models import load_model
-from deqcert.smoothing import Predictor, SmoothingEngine, Votes, get_start, start_names
+from deqcert.smoothing import Input, Predictor, SmoothingEngine, Votes
 from deqcert.solvers import StopRule, get_solver
+from deqcert.starts import get_start, start_names
 
 SIGMA, ALPHA, IMAGE, LARGE = 0.25, 0.001, 2, 1_000_000
 ROOT = Path(__file__).resolve().parent
@@ -40,11 +41,11 @@ class RememberingEngine(SmoothingEngine):
         if not predictor.independent:
             key = (name, stage, len(samples))
             if key not in self.chains:
-                self.chains[key] = super().classify(predictor, x, image, stage, samples)
+                self.chains[key] = super().classify(predictor, Input(x, image), stage, samples)
             return self.chains[key]
         new = np.array([i for i in samples if (name, stage, i) not in self.single], dtype=np.int64)
         if len(new):
-            votes = super().classify(predictor, x, image, stage, new)
+            votes = super().classify(predictor, Input(x, image), stage, new)
             for i, answer in zip(new, votes.predictions, strict=True):
                 self.single[name, stage, i] = (int(answer), votes.nfe / len(new))
         known = [self.single[name, stage, i] for i in samples]
@@ -76,7 +77,7 @@ def main(n: int, cold: int, audit: int, depth: int, seed: int, threads: int, out
     solver, fixed = get_solver("anderson"), StopRule(tol=0, max_nfe=depth)
     reference = Predictor(solver, fixed)
 
-    truth = engine.votes(reference, x, IMAGE, LARGE, cold).counts
+    truth = engine.votes(reference, Input(x, IMAGE), LARGE, cold).counts
     guess = int(truth.argmax())
     p_upper = 1 - lower_confidence_bound(cold - int(truth[guess]), cold, ALPHA)
     limit = certified_radius(p_upper, SIGMA)
@@ -102,7 +103,7 @@ def main(n: int, cold: int, audit: int, depth: int, seed: int, threads: int, out
             for method in ("serialized", "serialized-paper", "serialized-released"):
                 certificate = get_certifier(
                     method, warm, reference=reference, n0=100, n=n, alpha=ALPHA, audit=audit
-                ).certify(engine, x, IMAGE)
+                ).certify(engine, Input(x, IMAGE))
                 above = " **above the truth**" if certificate.radius > limit else ""
                 cells.append(f"{certificate.radius:.3f}{above}")
             lines.append(
@@ -110,7 +111,7 @@ def main(n: int, cold: int, audit: int, depth: int, seed: int, threads: int, out
             )
             click.echo(lines[-1])
     standard = get_certifier("standard", reference, n0=100, n=n, alpha=ALPHA)
-    certificate = standard.certify(engine, x, IMAGE)
+    certificate = standard.certify(engine, Input(x, IMAGE))
     lines += [
         "",
         f"Standard smoothing, cold {depth}: {certificate.votes} of {n} votes, radius "

@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 from deqcert.data import load_dataset
 from deqcert.memory import keep_freed_memory
 from deqcert.models import form_names, in_form, load_model
-from deqcert.models.start_file import load_start, start_path
-from deqcert.training.depth import Courses, choose_depth, costs, follow
+from deqcert.starts.file import load_start, start_path
+from deqcert.training.starts.depth import Trajectories, choose_depth, costs, follow
 
 RATES = (0.10, 0.05, 0.02, 0.01, 0.005)
 ROWS = 100
 
 
-def cheapest(courses: Courses, rate: float, readout: float, kind: str) -> float | None:
+def cheapest(trajectories: Trajectories, rate: float, readout: float, kind: str) -> float | None:
     """Return the least mean evaluations of a kind of rule at this rate, None if there are none."""
-    depth = choose_depth(courses, rate, readout=readout, kinds=(kind,))
+    depth = choose_depth(trajectories, rate, readout=readout, kinds=(kind,))
     return depth.nfe if depth.disagreement <= rate else None
 
 
@@ -89,8 +89,8 @@ def main() -> None:
     ]
     for step in range(given.steps):
         row = [str(step + 1)]
-        for courses in found.values():
-            classes = courses.classes[:, step]
+        for trajectories in found.values():
+            classes = trajectories.classes[:, step]
             row += [percent(classes[known] == truth[known]), percent(classes == labels)]
         lines.append(f"| {' | '.join(row)} |")
     lines += [
@@ -100,7 +100,7 @@ def main() -> None:
         "| start | rule | " + " | ".join(f"{100 * rate:g}%" for rate in RATES) + " |",
         "| --- | --- |" + " ---: |" * len(RATES),
     ]
-    for name, courses in found.items():
+    for name, trajectories in found.items():
         begin = cost if name == "learned" else 0.0
         rules = {
             "fixed": ("fixed", readout),
@@ -109,7 +109,7 @@ def main() -> None:
             "margin, readouts not counted": ("margin", 0.0),
         }
         for rule, (kind, price) in rules.items():
-            least = [cheapest(courses, rate, price, kind) for rate in RATES]
+            least = [cheapest(trajectories, rate, price, kind) for rate in RATES]
             cells = " | ".join("-" if c is None else f"{c + begin:.2f}" for c in least)
             lines.append(f"| {name} | {rule} | {cells} |")
     text = "\n".join(lines) + "\n"

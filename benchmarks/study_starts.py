@@ -23,16 +23,17 @@ import click
 import numpy as np
 import torch
 
-from deqcert.bench import Bench, Measurement, Setting, bench, draw_bench, grid
-from deqcert.certify import get_certifier
+from deqcert.bench.starts import Bench, Measurement, Setting, bench, draw_bench, grid
+from deqcert.certifiers import get_certifier
 from deqcert.cli.build import early_stop
 from deqcert.data import load_dataset
 from deqcert.memory import keep_freed_memory
 from deqcert.models import in_form, load_model
-from deqcert.models.start_file import load_start
-from deqcert.smoothing import Predictor, SmoothingEngine, get_start
-from deqcert.smoothing.starts import Learned
+from deqcert.smoothing import Input, Predictor, SmoothingEngine
 from deqcert.solvers import StopRule, get_solver
+from deqcert.starts import get_start
+from deqcert.starts.file import load_start
+from deqcert.starts.policies import Learned
 
 ROOT = Path(__file__).resolve().parent
 ALPHA = 0.001
@@ -234,7 +235,7 @@ class Study:
         first = None
         for name, predictor, more in contestants:
             certifier = get_certifier(name, predictor, n0=100, n=n, alpha=ALPHA, **more)
-            answer = certifier.certify(engine, x, image)
+            answer = certifier.certify(engine, Input(x, image))
             first = first or answer.seconds
             lines.append(
                 f"| {name} | {predictor.describe()} | {answer.radius:.3f} | {answer.sound} "

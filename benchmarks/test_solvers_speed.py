@@ -15,7 +15,7 @@ import gpu
 import pytest
 import torch
 
-from deqcert.bench_solvers import bench_solvers, draw_solver_bench, floor_states
+from deqcert.bench.solvers import bench_solvers, draw_solver_bench, floor_states
 from deqcert.errors import ConfigError
 from deqcert.solvers import StopRule, get_solver, solver_names
 

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from torchdeq import get_deq
 
-from deqcert.certify import get_certifier
+from deqcert.certifiers import get_certifier
 from deqcert.data import load_dataset
-from deqcert.smoothing import Predictor, SmoothingEngine
+from deqcert.smoothing import Input, Predictor, SmoothingEngine
 from deqcert.solvers import StopRule, get_solver
 
 
@@ -66,7 +66,7 @@ certifier = get_certifier("standard", base, n0=100, n=1000, alpha=0.001)
 engine = SmoothingEngine(model, sigma=sigma, batch=500)
 test = load_dataset("digits", split="test")
 for i in range(5):
-    certificate = certifier.certify(engine, test.image(i), i)
+    certificate = certifier.certify(engine, Input(test.image(i), i))
     print(
         f"digit {test.label(i)}: predicted {certificate.prediction}, "
         f"radius {certificate.radius:.3f}, {certificate.nfe / 1100:.1f} evaluations a sample"

@@ -16,17 +16,17 @@ from scipy import stats
 from torch import Tensor
 
 from deqcert.attacks import Attack, Target, attack_names, get_attack
-from deqcert.attacks.registry import margin
-from deqcert.challenge import (
-    Challenge,
+from deqcert.attacks.evaluation import (
+    CertifiedImage,
+    Evaluation,
     Judge,
-    Subject,
     base_classes,
-    challenge_images,
+    evaluate_images,
     outcome_layout,
 )
-from deqcert.challenge.base import base_distances
-from deqcert.challenge.search import most_verdicts, nearest
+from deqcert.attacks.evaluation.clean import base_distances
+from deqcert.attacks.evaluation.search import most_verdicts, nearest
+from deqcert.attacks.registry import margin
 from deqcert.cli import main
 from deqcert.data import load_dataset
 from deqcert.data.base import ArrayDataset
@@ -34,8 +34,9 @@ from deqcert.errors import ConfigError, DataError, RunError
 from deqcert.models import ContractiveConfig, ContractiveDEQ
 from deqcert.report.attacks import attack_rows, attack_table, read_attacks, robust_accuracy
 from deqcert.runs import Run
-from deqcert.smoothing import EarlyStop, Learned, Predictor, SmoothingEngine, get_start
+from deqcert.smoothing import EarlyStop, Predictor, SmoothingEngine
 from deqcert.solvers import StopRule, get_solver
+from deqcert.starts import Learned, get_start
 
 SIGMA, SHAPE = 0.25, (1, 4, 4)
 GRADIENT = tuple(name for name in attack_names() if name != "square")
@@ -348,10 +349,10 @@ def run_attacks(
     """Attack four grey images whose true radius is 0.4 and whose certificates claim others."""
     model = HalfSpace(0.4 + float((grey().flatten(1) * HalfSpace(0.0).w).sum()))
     dataset = ArrayDataset("grey", ["0", "1"], grey(4).numpy(), np.array([0, 0, 0, 1]), "grey")
-    subjects = [Subject(i, 0, claim) for i, claim in enumerate(claims)]
+    subjects = [CertifiedImage(i, 0, claim) for i, claim in enumerate(claims)]
     attacks = [get_attack(name, steps=60 if name == "square" else 8) for name in names]
     decides = judge(model, alpha=1e-3 / (len(claims) * len(names) * most_verdicts(3)))
-    challenge = Challenge(decides, target(model), attacks, (0.6, 1.2), rows=50, facts={"seed": 0})
+    evaluation = Evaluation(decides, target(model), attacks, (0.6, 1.2), rows=50, facts={"seed": 0})
     told = 0
 
     def tell(outcome: Any) -> None:
@@ -362,7 +363,7 @@ def run_attacks(
 
     layout = outcome_layout(attacks)
     with Run(folder, {"claims": claims}, range(len(claims)), layout=layout) as run:
-        challenge_images(run, challenge, subjects, dataset, tell)
+        evaluate_images(run, evaluation, subjects, dataset, tell)
     return folder
 
 
@@ -436,11 +437,11 @@ def test_challenges_that_cannot_be_are_refused() -> None:
     decides, aim, attack = judge(HalfSpace(1)), target(HalfSpace(1)), get_attack("square")
     for attacks, grid, rows in (([], (1.0,), 1), ([attack] * 2, (1.0,), 1)):
         with pytest.raises(ConfigError, match="each only once"):
-            Challenge(decides, aim, attacks, grid, rows)
+            Evaluation(decides, aim, attacks, grid, rows)
     with pytest.raises(ConfigError, match="attacked radii"):
-        Challenge(decides, aim, [attack], (), 1)
+        Evaluation(decides, aim, [attack], (), 1)
     with pytest.raises(ConfigError, match="rows is 0"):
-        Challenge(decides, aim, [attack], (1.0,), 0)
+        Evaluation(decides, aim, [attack], (1.0,), 0)
 
 
 # The command.

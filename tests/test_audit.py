@@ -11,18 +11,18 @@ from test_coverage import too_often
 from test_sequences import Luckiest
 from toys import ORIGIN, SIGMA, HalfLine, adversaries, reference, warm
 
-from deqcert.certify import audit as audits
-from deqcert.certify import get_certifier
-from deqcert.certify.audit import Audit, best_share
-from deqcert.certify.bounds import (
+from deqcert.certifiers import audit as audits
+from deqcert.certifiers import get_certifier
+from deqcert.certifiers.audit import Audit, best_share
+from deqcert.certifiers.bounds import (
     certified_radius,
     disagreements_upper_bound,
     lower_confidence_bound,
 )
-from deqcert.certify.goals import Goal, Radii, Relative
-from deqcert.certify.sequences import disagreements_upper_sequence
+from deqcert.certifiers.goals import Goal, Radii, Relative
+from deqcert.certifiers.sequences import disagreements_upper_sequence
 from deqcert.errors import ConfigError
-from deqcert.smoothing import SmoothingEngine
+from deqcert.smoothing import Input, SmoothingEngine
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -189,7 +189,7 @@ def test_strata_hold_against_adversaries_on_the_engine(which):
     engine = SmoothingEngine(model, sigma=SIGMA, seed=which, batch=300)
     goal: Goal = Luckiest(certified_radius(p, SIGMA))
     for method in (strata(adversaries(model)[which]), strata(adversaries(model)[which], goal=goal)):
-        certificates = [method.certify(engine, ORIGIN, trial) for trial in range(trials)]
+        certificates = [method.certify(engine, Input(ORIGIN, trial)) for trial in range(trials)]
         wrong = sum(c.prediction == 1 or c.p_lower > p for c in certificates)
         assert not too_often(wrong, trials, 0.2)
 
@@ -198,7 +198,7 @@ def test_a_goal_out_of_reach_of_the_audit_is_refused():
     engine = SmoothingEngine(HalfLine(0.9), sigma=SIGMA)
     method = strata(adversaries(HalfLine(0.9))[0], goal=Radii((2.0,)))
     with pytest.raises(ConfigError, match=r"audit of 60.*raise audit") as error:
-        method.certify(engine, ORIGIN, 0)
+        method.certify(engine, Input(ORIGIN, 0))
     assert str(error.value).endswith(".")
 
 

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from scipy import stats
 from toys import AlwaysFirst, reference, warm
 
-from deqcert.certify import certifier_names, get_certifier, is_sound
-from deqcert.certify.bounds import (
+from deqcert.certifiers import certifier_names, get_certifier, is_sound
+from deqcert.certifiers.bounds import (
     certified_radius,
     disagreements_upper_bound,
     lower_confidence_bound,
     round_down,
     two_sided_p_value,
 )
-from deqcert.certify.metrics import average_certified_radius, certified_accuracy
+from deqcert.certifiers.metrics import average_certified_radius, certified_accuracy
 from deqcert.errors import ConfigError
 
 UNAUDITED = ("standard", "independent")

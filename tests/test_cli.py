@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from deqcert.attacks import attack_names
-from deqcert.certify import certifier_names
+from deqcert.certifiers import certifier_names
 from deqcert.cli import COMMANDS, main
 from deqcert.cli.certify import METHODS_WITH_AUDIT
 from deqcert.cli.options import Solving, parse_images, parse_knobs
@@ -31,8 +31,8 @@ from deqcert.errors import ConfigError
 from deqcert.models import MDEQ, MDEQConfig, preset, preset_names
 from deqcert.models.implicit_grad import gradient_names
 from deqcert.runs import COLUMNS
-from deqcert.smoothing import start_names
 from deqcert.solvers import solver_names, solver_options
+from deqcert.starts import start_names
 from deqcert.training import TrainConfig, augmentation_names, objective_names
 
 

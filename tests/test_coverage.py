@@ -14,9 +14,9 @@ from scipy import stats
 from test_bounds import certifier
 from toys import ORIGIN, SIGMA, HalfLine, adversaries, reference, warm
 
-from deqcert.certify import get_certifier
-from deqcert.certify.bounds import disagreements_upper_bound, lower_confidence_bound
-from deqcert.smoothing import SmoothingEngine
+from deqcert.certifiers import get_certifier
+from deqcert.certifiers.bounds import disagreements_upper_bound, lower_confidence_bound
+from deqcert.smoothing import Input, SmoothingEngine
 
 
 def too_often(failures: int, trials: int, alpha: float) -> bool:
@@ -45,7 +45,7 @@ def test_serialized_holds_against_adversaries_on_the_engine(which):
     )
     wrong = 0
     for trial in range(trials):
-        certificate = method.certify(engine, ORIGIN, trial)
+        certificate = method.certify(engine, Input(ORIGIN, trial))
         wrong += certificate.prediction == 1 or certificate.p_lower > p
     assert not too_often(wrong, trials, alpha)
 
@@ -54,7 +54,7 @@ def test_standard_holds_on_the_engine():
     alpha, trials, p = 0.1, 400, 0.8
     engine = SmoothingEngine(HalfLine(p), sigma=SIGMA, seed=5, batch=200)
     method = get_certifier("standard", predictor=reference(), n0=10, n=200, alpha=alpha)
-    certificates = [method.certify(engine, ORIGIN, trial) for trial in range(trials)]
+    certificates = [method.certify(engine, Input(ORIGIN, trial)) for trial in range(trials)]
     wrong = sum(c.prediction == 1 or c.p_lower > p for c in certificates)
     assert not too_often(wrong, trials, alpha)
     # Clopper-Pearson is nearly exact here: a bound that never fails would be a bug too.
@@ -71,7 +71,7 @@ def test_released_count_fails_nearly_always_where_two_in_a_hundred_votes_are_wro
     assert true_radius == pytest.approx(1.03, abs=5e-3)
     for name, allowed in (("serialized", 0), ("serialized-paper", 0), ("serialized-released", 20)):
         method = get_certifier(name, predictor=always_first, **options)
-        radii = [method.certify(engine, ORIGIN, trial).radius for trial in range(20)]
+        radii = [method.certify(engine, Input(ORIGIN, trial)).radius for trial in range(20)]
         wrong = sum(radius > true_radius for radius in radii)
         if name == "serialized-released":
             assert wrong >= 19

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from test_coverage import too_often
 from toys import ORIGIN, SIGMA, AlwaysFirst, HalfLine, adversaries, reference, warm
 
-from deqcert.certify import get_certifier
-from deqcert.certify.bounds import certified_radius, lower_confidence_bound
+from deqcert.certifiers import get_certifier
+from deqcert.certifiers.bounds import certified_radius, lower_confidence_bound
 from deqcert.cli import main
 from deqcert.data import load_dataset
 from deqcert.errors import ConfigError
@@ -30,9 +30,10 @@ from deqcert.models import (
     read_config,
 )
 from deqcert.models.spectral import rounding_constant, spectral_norm_bound
-from deqcert.smoothing import NOBODY, Predictor, SmoothingEngine, enclosure, get_start
+from deqcert.smoothing import NO_VOTE, Input, Predictor, SmoothingEngine, enclosure
 from deqcert.smoothing.enclosure import Enclosure, proven_votes
 from deqcert.solvers import StopRule, get_solver, solver_names
+from deqcert.starts import get_start
 
 TRAINING = "--epochs 12 --lr 0.02 --pretrain 0.5 --augment none --jacobian-weight 0 --threads 1"
 
@@ -224,7 +225,7 @@ def test_a_proven_class_is_the_exact_one(seed, solver):
     shares = []
     for depth in (1, 8, 60):
         proven, spent = Enclosure(model).prove(z, u, get_solver(solver), depth)
-        decided = proven != NOBODY
+        decided = proven != NO_VOTE
         assert (proven[decided] == truth[decided]).all()
         assert len(u) <= spent <= depth * len(u)
         shares.append(decided.double().mean().item())
@@ -240,7 +241,7 @@ def test_rows_that_nobody_can_tell_apart_are_never_proven():
     proven, spent = Enclosure(model).prove(
         torch.zeros(5, 6), torch.randn(5, 6), get_solver("picard"), 50
     )
-    assert (proven == NOBODY).all()
+    assert (proven == NO_VOTE).all()
     assert spent == 250
 
 
@@ -260,7 +261,7 @@ def failures(start, p: float, alpha: float, trials: int, depth: int, seed: int) 
     """Certify an input with a known probability from a start; count wrong certificates."""
     engine = SmoothingEngine(ProvenHalfLine(p), sigma=SIGMA, seed=seed, batch=300)
     method = get_certifier("enclosed", warm(start), n0=10, n=300, alpha=alpha, depth=depth)
-    certificates = [method.certify(engine, ORIGIN, trial) for trial in range(trials)]
+    certificates = [method.certify(engine, Input(ORIGIN, trial)) for trial in range(trials)]
     return sum(c.prediction == 1 or c.p_lower > p for c in certificates)
 
 
@@ -327,7 +328,7 @@ def test_a_warm_start_of_one_step_reaches_the_full_radius():
         warmup=StopRule(tol=0, max_nfe=3),
     )
     method = get_certifier("enclosed", start, n0=10, n=10000, alpha=0.001, depth=10)
-    certificate = method.certify(engine, ORIGIN, 0)
+    certificate = method.certify(engine, Input(ORIGIN, 0))
     assert certificate.prediction == 0
     assert certificate.votes == 10000
     assert certificate.audited == 0
@@ -338,10 +339,12 @@ def test_a_warm_start_of_one_step_reaches_the_full_radius():
 
 def test_nfe_counts_votes_and_proofs():
     engine = SmoothingEngine(ProvenHalfLine(0.9), sigma=SIGMA, batch=50)
-    votes = proven_votes(engine, Enclosure(engine.raw), reference(), ORIGIN, 0, 1, 200, depth=1)
+    votes = proven_votes(
+        engine, Enclosure(engine.raw), reference(), Input(ORIGIN, 0), 1, 200, depth=1
+    )
     assert votes.nfe == 200 * (3 + 1)
-    cold = engine.votes(reference(), ORIGIN, 0, 1, 200)
-    decided = votes.predictions != NOBODY
+    cold = engine.votes(reference(), Input(ORIGIN, 0), 1, 200)
+    decided = votes.predictions != NO_VOTE
     assert decided.mean() > 0.95
     np.testing.assert_array_equal(votes.predictions[decided], cold.predictions[decided])
 
@@ -379,9 +382,11 @@ def test_proven_votes_are_the_standard_ones_where_both_are_converged(trained):
     data = load_dataset("digits")
     for image in range(4):
         x = data.image(image)
-        standard = engine.votes(cold, x, image, 1, 1000)
-        found = proven_votes(engine, Enclosure(engine.raw), chained, x, image, 1, 1000, depth=40)
-        decided = found.predictions != NOBODY
+        standard = engine.votes(cold, Input(x, image), 1, 1000)
+        found = proven_votes(
+            engine, Enclosure(engine.raw), chained, Input(x, image), 1, 1000, depth=40
+        )
+        decided = found.predictions != NO_VOTE
         assert decided.mean() > 0.99
         np.testing.assert_array_equal(found.predictions[decided], standard.predictions[decided])
         assert found.nfe < standard.nfe

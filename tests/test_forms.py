@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import HalfLine
 
-from deqcert.bench_forms import FormBench, FormTiming, bench_forms
+from deqcert.bench.forms import FormBench, FormTiming, bench_forms
 from deqcert.cli import choices, main
 from deqcert.errors import ConfigError
 from deqcert.models import (
@@ -32,7 +32,7 @@ from deqcert.models import (
     in_form,
     load_model,
 )
-from deqcert.smoothing import Predictor, SmoothingEngine
+from deqcert.smoothing import Input, Predictor, SmoothingEngine
 from deqcert.solvers import StopRule, bind, get_solver
 
 ROWS = 16
@@ -168,7 +168,7 @@ def test_votes_of_a_form_do_not_depend_on_the_batch(formed, form, tol) -> None:
     whole = None
     for batch in (1, 7, 64):
         engine = SmoothingEngine(formed(form)[0], sigma=0.5, seed=1, batch=batch, shape=ROWS)
-        found = engine.votes(predictor, x, 0, 1, 40)
+        found = engine.votes(predictor, Input(x, 0), 1, 40)
         assert (found.predictions >= 0).any()
         whole = found if whole is None else whole
         np.testing.assert_array_equal(found.predictions, whole.predictions)
@@ -448,7 +448,7 @@ def test_a_damaged_cache_never_fails_a_run(files, tmp_path, cache, content) -> N
 def test_bench_forms_keeps_the_choice_and_lives_without_a_cache(
     files, tmp_path, cache, capsys, monkeypatch
 ) -> None:
-    monkeypatch.setattr("deqcert.bench_forms.form_names", lambda model: ("eager", "folded"))
+    monkeypatch.setattr("deqcert.bench.forms.form_names", lambda model: ("eager", "folded"))
     given = f"bench forms --model {files}/model.pth --batch 20 --threads 1 --rounds 2"
     assert main([*given.split(), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

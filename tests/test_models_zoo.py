@@ -7,7 +7,7 @@ import json
 from deqcert.data import load_dataset
 from deqcert.models import MDEQConfig, checkpoint_path, file_hash, load_model, preset
 from deqcert.training.measure import measure
-from deqcert.training.progress import Progress
+from deqcert.training.progress import TrainingProgress
 
 
 def test_shipped_files_belong_together() -> None:
@@ -29,7 +29,7 @@ def test_shipped_model_is_as_good_as_its_record_says() -> None:
         draws=2,
         seed=1,
         device="cpu",
-        progress=Progress(False),
+        progress=TrainingProgress(False),
     )
     assert found["clean_accuracy"] > 0.95
     assert found["noisy_accuracy"] > 0.9

@@ -21,7 +21,7 @@ from deqcert.errors import ConfigError, DataError
 from deqcert.models import build_model, file_hash, load_model, preset
 from deqcert.training import TrainConfig, objective_names, objective_options, train
 from deqcert.training.extra import with_extra
-from deqcert.training.objectives import Batch, get_objective
+from deqcert.training.objectives import TrainingBatch, get_objective
 from deqcert.training.objectives.base import log_average
 from deqcert.training.passes import Passes
 
@@ -43,9 +43,9 @@ class Net(nn.Module):
         return logits
 
 
-def batch(net: Callable[[Tensor], Tensor], *, seed: int = 0, share: float = 1.0) -> Batch:
+def batch(net: Callable[[Tensor], Tensor], *, seed: int = 0, share: float = 1.0) -> TrainingBatch:
     images = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(9))
-    return Batch(
+    return TrainingBatch(
         x=images,
         y=torch.arange(5) % CLASSES,
         forward=net,
@@ -169,7 +169,7 @@ def test_macer_holds_exactly_the_rows_below_the_margin() -> None:
     gaps = [0.5, 3.0, 7.0, 9.0, 12.0]
     q = [stats.norm.sf(gap / 2) for gap in gaps]  # two classes: the gap is 2 Phi^-1(1 - q)
     logits = torch.tensor([[math.log1p(-v) - math.log(v), 0.0] for v in q], requires_grad=True)
-    task = Batch(
+    task = TrainingBatch(
         torch.rand(5, 1, 4, 4),
         torch.zeros(5, dtype=torch.long),
         lambda x: logits.repeat(2, 1),
@@ -353,7 +353,7 @@ def test_a_short_training_by_every_objective(name: str, tmp_path: Path) -> None:
     record = json.loads(path.with_suffix(".json").read_text())
     assert record["parameters"]["objective"] == name
     assert record["parameters"]["objective_options"] == objective_options(name) | given
-    assert all(math.isfinite(row["loss"]) for row in record["course"])
+    assert all(math.isfinite(row["loss"]) for row in record["history"])
     assert all(torch.isfinite(value).all() for value in load_model(path).state_dict().values())
 
 

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from scipy import stats
 from toys import ORIGIN, SIGMA, HalfLine, reference
 
-from deqcert.certify import get_certifier
-from deqcert.certify.bounds import (
+from deqcert.certifiers import get_certifier
+from deqcert.certifiers.bounds import (
     certified_radius,
     disagreements_upper_bound,
     lower_confidence_bound,
 )
-from deqcert.certify.goals import Radii
-from deqcert.certify.plan import (
+from deqcert.certifiers.goals import Radii
+from deqcert.certifiers.plan import (
     POWER,
     audits_needed,
     forecast,
@@ -24,7 +24,7 @@ from deqcert.certify.plan import (
     samples_needed,
 )
 from deqcert.cli import main
-from deqcert.smoothing import SmoothingEngine
+from deqcert.smoothing import Input, SmoothingEngine
 
 
 @settings(max_examples=40)
@@ -72,7 +72,7 @@ def test_a_forecast_stops_where_the_method_stops():
     goal = Radii((0.0, 0.5, 1.0))
     engine = SmoothingEngine(HalfLine(1 - 1e-12), sigma=SIGMA, seed=0, batch=100)
     method = get_certifier("independent", reference(), n0=10, n=20_000, alpha=0.001, goal=goal)
-    found = method.certify(engine, ORIGIN, 0)
+    found = method.certify(engine, Input(ORIGIN, 0))
     runs = forecast(
         [1.0, 1.0, 0.55],
         goal,

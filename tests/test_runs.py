@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deqcert.certify import Certificate
+from deqcert.certifiers import Certificate
 from deqcert.errors import RunError
 from deqcert.report import read_results
 from deqcert.runs import COLUMNS, Manifest, Row, Run, certify_images, describe_images, round_down

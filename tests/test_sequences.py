@@ -17,15 +17,15 @@ from scipy import integrate, stats
 from test_coverage import too_often
 from toys import ORIGIN, SIGMA, HalfLine, reference
 
-from deqcert.certify import get_certifier
-from deqcert.certify.bounds import (
+from deqcert.certifiers import get_certifier
+from deqcert.certifiers.bounds import (
     certified_radius,
     disagreements_upper_bound,
     lower_confidence_bound,
 )
-from deqcert.certify.goals import Goal, Radii, Relative, parse_goal
-from deqcert.certify.sampling import Sampling, looks, radii
-from deqcert.certify.sequences import (
+from deqcert.certifiers.goals import Goal, Radii, Relative, parse_goal
+from deqcert.certifiers.sampling import Sampling, looks, radii
+from deqcert.certifiers.sequences import (
     PRIOR,
     SLACK,
     disagreements_upper_sequence,
@@ -35,7 +35,7 @@ from deqcert.certify.sequences import (
     upper_sequence,
 )
 from deqcert.errors import ConfigError
-from deqcert.smoothing import SmoothingEngine
+from deqcert.smoothing import Input, SmoothingEngine
 
 # --- success probabilities ------------------------------------------------------------------------
 
@@ -282,7 +282,7 @@ def test_independent_holds_on_the_engine_when_it_stops_at_the_luckiest_look(p):
     alpha, trials = 0.2, 60
     engine = SmoothingEngine(HalfLine(p), sigma=SIGMA, seed=7, batch=10)
     method = independent(80, alpha, Luckiest(certified_radius(p, SIGMA)))
-    certificates = [method.certify(engine, ORIGIN, trial) for trial in range(trials)]
+    certificates = [method.certify(engine, Input(ORIGIN, trial)) for trial in range(trials)]
     wrong = sum(c.prediction == 1 or c.p_lower > p for c in certificates)
     assert not too_often(wrong, trials, alpha)
     assert wrong > 0  # it does stop there
@@ -306,9 +306,9 @@ def test_selecting_and_counting_with_the_same_votes_is_caught():
 
 def test_without_a_goal_independent_is_standard():
     engine = SmoothingEngine(HalfLine(0.9), sigma=SIGMA, seed=1, batch=50)
-    one = independent(500, 0.01, None).certify(engine, ORIGIN, 0)
+    one = independent(500, 0.01, None).certify(engine, Input(ORIGIN, 0))
     other = get_certifier("standard", reference(), n0=10, n=500, alpha=0.01)
-    two = other.certify(engine, ORIGIN, 0)
+    two = other.certify(engine, Input(ORIGIN, 0))
     assert (one.radius, one.votes, one.n, one.nfe) == (two.radius, two.votes, two.n, two.nfe)
     assert one.method == "independent"
     assert "anderson from a cold start" in one.assumptions
@@ -318,10 +318,10 @@ def test_without_a_goal_independent_is_standard():
 @pytest.mark.parametrize("p", [0.3, 0.52, 0.8, 0.99])
 def test_a_goal_stops_at_a_look_with_the_votes_of_those_samples(goal, p):
     engine = SmoothingEngine(HalfLine(p), sigma=SIGMA, seed=3, batch=100)
-    found = independent(20_000, 0.001, goal).certify(engine, ORIGIN, 4)
+    found = independent(20_000, 0.001, goal).certify(engine, Input(ORIGIN, 4))
     assert found.n in set(looks(20_000, 100))
     assert goal.describe() in found.assumptions
-    votes = engine.votes(reference(), ORIGIN, 4, 1, found.n).counts
+    votes = engine.votes(reference(), Input(ORIGIN, 4), 1, found.n).counts
     assert found.votes in votes
     most = certified_radius(lower_confidence_bound(20_000, 20_000, 0.0005), SIGMA)
     if isinstance(goal, Radii):
@@ -341,7 +341,7 @@ def test_goals_that_cannot_be_are_refused_before_any_solve():
 
     engine = SmoothingEngine(Untouchable(0.9), sigma=SIGMA)
     with pytest.raises(ConfigError, match=r"radius 3.*n=1000.*at most 1\.2") as error:
-        independent(1000, 0.001, Radii((0.0, 3.0))).certify(engine, ORIGIN, 0)
+        independent(1000, 0.001, Radii((0.0, 3.0))).certify(engine, Input(ORIGIN, 0))
     assert str(error.value).endswith(".")
     with pytest.raises(ConfigError, match="n must be at least 11"):
         independent(10, 0.001, Relative(0.1))

@@ -16,15 +16,9 @@ from toys import ORIGIN, SIGMA, HalfLine, reference
 
 from deqcert.errors import ConfigError, DataError
 from deqcert.models import load_model
-from deqcert.smoothing import (
-    NOBODY,
-    Predictor,
-    SmoothingEngine,
-    get_start,
-    noisy_copies,
-    start_names,
-)
+from deqcert.smoothing import NO_VOTE, Input, Predictor, SmoothingEngine, noisy_copies
 from deqcert.solvers import Picard, StopRule, get_solver, solver_names
+from deqcert.starts import get_start, start_names
 
 X = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 8, 8)
 
@@ -74,8 +68,8 @@ FIXED = StopRule(tol=0, max_nfe=4)
 @pytest.mark.parametrize("stop", [StopRule(tol=1e-4, max_nfe=40), FIXED])
 def test_votes_of_independent_starts_do_not_depend_on_the_batch(solver, stop):
     for batch, n in ((1, 40), (7, 150), (64, 150)):
-        whole = engine().votes(predictor(solver, stop=stop), X, 5, 1, n)
-        other = engine(batch=batch).votes(predictor(solver, stop=stop), X, 5, 1, n)
+        whole = engine().votes(predictor(solver, stop=stop), Input(X, 5), 1, n)
+        other = engine(batch=batch).votes(predictor(solver, stop=stop), Input(X, 5), 1, n)
         assert whole.predictions.shape == (n,)
         np.testing.assert_array_equal(whole.predictions, other.predictions)
         np.testing.assert_array_equal(whole.margins, other.margins)
@@ -86,39 +80,41 @@ def test_votes_of_independent_starts_do_not_depend_on_the_batch(solver, stop):
 @given(parts=st.lists(st.integers(1, 90), min_size=1, max_size=5), shuffle=st.integers(0, 99))
 def test_votes_do_not_depend_on_how_the_samples_are_split_or_ordered(parts, shuffle):
     n = sum(parts)
-    whole = engine().votes(predictor(), X, 0, 2, n)
+    whole = engine().votes(predictor(), Input(X, 0), 2, n)
     order = np.random.default_rng(shuffle).permutation(n)
     seen = np.empty(n, dtype=np.int16)
     for piece in np.split(order, np.cumsum(parts)[:-1]):
-        seen[piece] = engine(batch=16).classify(predictor(), X, 0, 2, piece).predictions
+        seen[piece] = engine(batch=16).classify(predictor(), Input(X, 0), 2, piece).predictions
     np.testing.assert_array_equal(seen, whole.predictions)
 
 
 @pytest.mark.parametrize("start", start_names())
 def test_every_start_finds_the_same_classes_when_it_solves_deeply(start):
-    cold = engine().votes(predictor(), X, 1, 1, 200)
-    deep = engine().votes(predictor(start=start, stop=StopRule(tol=1e-5)), X, 1, 1, 200)
+    cold = engine().votes(predictor(), Input(X, 1), 1, 200)
+    deep = engine().votes(predictor(start=start, stop=StopRule(tol=1e-5)), Input(X, 1), 1, 200)
     assert np.mean(cold.predictions == deep.predictions) > 0.99
 
 
 @pytest.mark.parametrize("start", [name for name in start_names() if name != "cold"])
 def test_chained_starts_repeat_exactly_and_count_their_warm_up(start):
     warm = predictor(start=start, stop=StopRule(tol=0, max_nfe=2))
-    first = engine(batch=50).votes(warm, X, 2, 1, 175)
-    again = engine(batch=50).votes(warm, X, 2, 1, 175)
+    first = engine(batch=50).votes(warm, Input(X, 2), 1, 175)
+    again = engine(batch=50).votes(warm, Input(X, 2), 1, 175)
     np.testing.assert_array_equal(first.predictions, again.predictions)
     # previous and mean solve the first batch of 50 with 30 evaluations; clean solves one input.
     assert first.nfe == (30 + 175 * 2 if start == "clean" else 50 * 30 + 125 * 2)
     # An image's chain knows nothing of the image before it.
     shared = engine(batch=50)
-    shared.votes(warm, X[:, ::-1].copy(), 9, 1, 100)
-    np.testing.assert_array_equal(shared.votes(warm, X, 2, 1, 175).predictions, first.predictions)
+    shared.votes(warm, Input(X[:, ::-1].copy(), 9), 1, 100)
+    np.testing.assert_array_equal(
+        shared.votes(warm, Input(X, 2), 1, 175).predictions, first.predictions
+    )
 
 
 @pytest.mark.parametrize("start", ["previous", "mean"])
 def test_refresh_solves_every_so_many_batches_cold(start):
     warm = predictor(start=start, stop=StopRule(tol=0, max_nfe=2), refresh=2)
-    votes = engine(batch=50).votes(warm, X, 2, 1, 200)
+    votes = engine(batch=50).votes(warm, Input(X, 2), 1, 200)
     assert votes.nfe == 2 * 50 * 30 + 2 * 50 * 2
 
 
@@ -126,8 +122,8 @@ def test_rows_that_do_not_converge_vote_for_nobody_but_stay_in_n():
     model = HalfLine(0.9)
     never = Predictor(Picard(), StopRule(tol=1e-12, max_nfe=2))
     model.initial_state = lambda injection: torch.zeros_like(injection)
-    votes = SmoothingEngine(model, sigma=SIGMA).votes(never, ORIGIN, 0, 1, 50)
-    assert (votes.predictions == NOBODY).all()
+    votes = SmoothingEngine(model, sigma=SIGMA).votes(never, Input(ORIGIN, 0), 1, 50)
+    assert (votes.predictions == NO_VOTE).all()
     assert votes.counts.sum() == 0
     assert len(votes.predictions) == 50
     assert (votes.margins == 0).all()
@@ -135,9 +131,11 @@ def test_rows_that_do_not_converge_vote_for_nobody_but_stay_in_n():
 
 def test_margins_are_the_gaps_between_the_two_largest_logits():
     model = HalfLine(0.9)
-    votes = SmoothingEngine(model, sigma=SIGMA, batch=30).votes(reference(), ORIGIN, 3, 1, 100)
+    votes = SmoothingEngine(model, sigma=SIGMA, batch=30).votes(
+        reference(), Input(ORIGIN, 3), 1, 100
+    )
     noisy = noisy_copies(
-        torch.zeros(1, 1, 1), np.arange(100), sigma=SIGMA, seed=0, image=3, stage=1
+        torch.zeros(1, 1, 1), np.arange(100), sigma=SIGMA, seed=0, index=3, stage=1
     )
     expected = 2 * (noisy.reshape(100) - model.threshold).abs()
     np.testing.assert_allclose(votes.margins, expected.numpy(), atol=1e-5)
@@ -145,36 +143,38 @@ def test_margins_are_the_gaps_between_the_two_largest_logits():
 
 def test_rows_that_are_not_finite_vote_for_nobody_and_touch_no_other():
     model = HalfLine(0.5)
-    usual = SmoothingEngine(model, sigma=SIGMA).votes(reference(), ORIGIN, 0, 1, 200)
+    usual = SmoothingEngine(model, sigma=SIGMA).votes(reference(), Input(ORIGIN, 0), 1, 200)
 
     class Poisoned(HalfLine):
         def cell(self, z, injection):
             value = super().cell(z, injection)
             return torch.where(injection > 0.4, torch.full_like(value, torch.nan), value)
 
-    votes = SmoothingEngine(Poisoned(0.5), sigma=SIGMA).votes(reference(), ORIGIN, 0, 1, 200)
-    lost = votes.predictions == NOBODY
+    votes = SmoothingEngine(Poisoned(0.5), sigma=SIGMA).votes(reference(), Input(ORIGIN, 0), 1, 200)
+    lost = votes.predictions == NO_VOTE
     assert 0 < lost.sum() < 100
     np.testing.assert_array_equal(votes.predictions[~lost], usual.predictions[~lost])
 
 
 def test_votes_have_the_probability_they_should():
-    votes = SmoothingEngine(HalfLine(0.7), sigma=SIGMA).votes(reference(), ORIGIN, 0, 1, 20000)
+    votes = SmoothingEngine(HalfLine(0.7), sigma=SIGMA).votes(
+        reference(), Input(ORIGIN, 0), 1, 20000
+    )
     assert stats.binomtest(int(votes.counts[0]), 20000, 0.7).pvalue > 1e-3
 
 
 def test_noise_is_a_function_of_its_counters_alone():
     x = torch.zeros(3, 5, 5)
 
-    def draw(samples, seed=1, image=2, stage=3):
-        return noisy_copies(x, np.asarray(samples), sigma=1.0, seed=seed, image=image, stage=stage)
+    def draw(samples, seed=1, index=2, stage=3):
+        return noisy_copies(x, np.asarray(samples), sigma=1.0, seed=seed, index=index, stage=stage)
 
     block = draw(range(10))
     for order in ([3], [9, 0, 4], [4, 5, 6, 1]):
         assert torch.equal(draw(order), block[order])
-    for other in (draw(range(10), seed=2), draw(range(10), image=3), draw(range(10), stage=1)):
+    for other in (draw(range(10), seed=2), draw(range(10), index=3), draw(range(10), stage=1)):
         assert not torch.isclose(other, block).any(dim=1).all()
-    shifted = noisy_copies(x + 0.5, np.arange(10), sigma=0.25, seed=1, image=2, stage=3)
+    shifted = noisy_copies(x + 0.5, np.arange(10), sigma=0.25, seed=1, index=2, stage=3)
     torch.testing.assert_close(shifted, 0.5 + 0.25 * block)
 
 
@@ -183,12 +183,12 @@ import resource, sys
 import numpy as np, torch
 sys.path.insert(0, sys.argv[1])
 from test_smoothing import FIXED, Averages, predictor
-from deqcert.smoothing import SmoothingEngine
+from deqcert.smoothing import Input, SmoothingEngine
 solve = SmoothingEngine(Averages(), sigma=0.7, batch=50)
 x = np.zeros((1, 32, 32), dtype=np.float32)
-solve.votes(predictor(stop=FIXED), x, 0, 1, 500)
+solve.votes(predictor(stop=FIXED), Input(x, 0), 1, 500)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-solve.votes(predictor(stop=FIXED), x, 1, 1, 20000)
+solve.votes(predictor(stop=FIXED), Input(x, 1), 1, 20000)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
@@ -227,17 +227,17 @@ def test_impossible_engines_predictors_and_inputs_are_refused_in_one_sentence():
         lambda: Predictor(Picard(), FIXED, get_start("previous")),
         lambda: Predictor(Picard(), FIXED, warmup=FIXED),
         lambda: Predictor(Picard(), FIXED, refresh=3),
-        lambda: engine().votes(predictor(), X, 0, 1, 0),
-        lambda: engine().votes(predictor(), X, -1, 1, 5),
+        lambda: engine().votes(predictor(), Input(X, 0), 1, 0),
+        lambda: engine().votes(predictor(), Input(X, -1), 1, 5),
     ):
         with pytest.raises(ConfigError) as error:
             call()
         assert str(error.value).endswith(".")
         assert "\n" not in str(error.value)
     with pytest.raises(DataError, match="the model takes"):
-        engine().votes(predictor(), X[:, :7], 0, 1, 5)
+        engine().votes(predictor(), Input(X[:, :7], 0), 1, 5)
     with pytest.raises(DataError, match="not finite"):
-        engine().votes(predictor(), X * np.nan, 0, 1, 5)
+        engine().votes(predictor(), Input(X * np.nan, 0), 1, 5)
 
 
 def test_a_convolutional_model_in_one_declared_shape(golden_folder):
@@ -247,7 +247,7 @@ def test_a_convolutional_model_in_one_declared_shape(golden_folder):
         x = archive["x"][2].astype(np.float32) / 255
     cold = Predictor(get_solver("anderson"), StopRule(tol=0, max_nfe=3))
     votes = [
-        SmoothingEngine(model, sigma=0.25, batch=batch, shape=64).votes(cold, x, 2, 1, n)
+        SmoothingEngine(model, sigma=0.25, batch=batch, shape=64).votes(cold, Input(x, 2), 1, n)
         for batch, n in ((64, 130), (7, 130), (1, 20))
     ]
     np.testing.assert_array_equal(votes[0].predictions, votes[1].predictions)

@@ -13,31 +13,24 @@ import torch
 from test_smoothing import FIXED, SmallDeq, X, engine
 from toys import ORIGIN, SIGMA, HalfLine
 
-from deqcert.certify import get_certifier
+from deqcert.certifiers import get_certifier
 from deqcert.cli import main
 from deqcert.cli.train_start import KNOBS
 from deqcert.errors import CheckpointError, ConfigError, RunError
 from deqcert.models import MDEQ, load_model, preset
 from deqcert.models.checkpoints import ZOO
-from deqcert.models.start import (
+from deqcert.smoothing import NO_VOTE, DecidedStop, EarlyStop, Input, Predictor, SmoothingEngine
+from deqcert.solvers import Anderson, Picard, StopRule, bind
+from deqcert.starts import Learned, get_start
+from deqcert.starts.file import load_start, start_path
+from deqcert.starts.network import (
     LowRankStart,
     PyramidStart,
     build_start,
     start_architecture,
 )
-from deqcert.models.start_file import load_start, start_path
-from deqcert.smoothing import (
-    NOBODY,
-    DecidedStop,
-    EarlyStop,
-    Learned,
-    Predictor,
-    SmoothingEngine,
-    get_start,
-)
-from deqcert.solvers import Anderson, Picard, StopRule, bind
 from deqcert.training import StartConfig, train_start
-from deqcert.training.depth import Courses, choose_depth, follow
+from deqcert.training.starts.depth import Trajectories, choose_depth, follow
 
 TOLERANCE = StopRule(tol=1e-3, max_nfe=40)
 
@@ -65,27 +58,29 @@ def predictors() -> dict[str, Predictor]:
 def test_votes_depend_neither_on_the_batch_nor_on_the_order(kind: str) -> None:
     predictor = predictors()[kind]
     assert predictor.independent
-    whole = engine().votes(predictor, X, 5, 1, 150)
+    whole = engine().votes(predictor, Input(X, 5), 1, 150)
     assert len(set(whole.predictions.tolist())) > 1
     for batch in (1, 7, 64):
-        other = engine(batch=batch).votes(predictor, X, 5, 1, 150)
+        other = engine(batch=batch).votes(predictor, Input(X, 5), 1, 150)
         np.testing.assert_array_equal(whole.predictions, other.predictions)
         assert other.nfe == whole.nfe
     order = np.random.default_rng(0).permutation(150)
-    mixed = engine(batch=16).classify(predictor, X, 5, 1, order)
+    mixed = engine(batch=16).classify(predictor, Input(X, 5), 1, order)
     np.testing.assert_array_equal(mixed.predictions, whole.predictions[order])
 
 
 def test_a_start_is_counted_by_its_cost() -> None:
     fixed, tolerance = predictors()["fixed"], predictors()["tolerance"]
-    assert engine().votes(fixed, X, 5, 1, 100).nfe == 100 * (4 + 0.25)
+    assert engine().votes(fixed, Input(X, 5), 1, 100).nfe == 100 * (4 + 0.25)
     free = dataclasses.replace(tolerance, start=learned(cost=0.0))
-    spent = engine().votes(free, X, 5, 1, 100).nfe
-    assert engine().votes(tolerance, X, 5, 1, 100).nfe == spent + 25
-    batch = next(engine().batches(fixed, X, 5, 1, np.arange(64)))
+    spent = engine().votes(free, Input(X, 5), 1, 100).nfe
+    assert engine().votes(tolerance, Input(X, 5), 1, 100).nfe == spent + 25
+    batch = next(engine().batches(fixed, Input(X, 5), 1, np.arange(64)))
     assert set(batch.nfe) == {4}
     assert fixed.spent(int(batch.nfe.sum()), 64) == 64 * 4.25
-    certificate = get_certifier("standard", fixed, n0=10, n=100, alpha=0.01).certify(engine(), X, 5)
+    certificate = get_certifier("standard", fixed, n0=10, n=100, alpha=0.01).certify(
+        engine(), Input(X, 5)
+    )
     assert certificate.nfe == 110 * 4.25
     assert "learned start (0.25 evaluations)" in certificate.assumptions
 
@@ -94,10 +89,10 @@ def test_an_early_stop_is_that_of_each_row_alone() -> None:
     """Against a loop that does nothing else, one row at a time, in the same declared shape."""
     solve = engine()
     early = Predictor(Picard(), StopRule(0, max_nfe=6), learned(), early=EarlyStop(0.06))
-    votes = solve.votes(early, X, 3, 1, 80)
+    votes = solve.votes(early, Input(X, 3), 1, 80)
     depths, model = [], solve.model
     always = Predictor(Picard(), StopRule(0, max_nfe=1), learned())
-    for batch in solve.batches(always, X, 3, 1, np.arange(80)):
+    for batch in solve.batches(always, Input(X, 3), 1, np.arange(80)):
         for row, sample in enumerate(batch.samples):
             injection = batch.injection[row : row + 1]
             with torch.no_grad():
@@ -121,7 +116,7 @@ def test_a_decided_stop_is_that_of_each_row_alone() -> None:
     )
     depths, model = [], solve.model
     always = Predictor(Picard(), StopRule(0, max_nfe=1), learned())
-    for batch in solve.batches(always, X, 3, 1, np.arange(80)):
+    for batch in solve.batches(always, Input(X, 3), 1, np.arange(80)):
         for row, sample in enumerate(batch.samples):
             injection = batch.injection[row : row + 1]
             with torch.no_grad():
@@ -147,9 +142,9 @@ def test_rows_that_are_lost_vote_for_nobody_whatever_the_stop(early) -> None:
 
     predictor = Predictor(Picard(), StopRule(0, max_nfe=5), early=early)
     solve = SmoothingEngine(Poisoned(0.5), sigma=SIGMA, batch=16)
-    votes = solve.votes(predictor, ORIGIN, 0, 1, 200)
-    lost = votes.predictions == NOBODY
-    usual = SmoothingEngine(HalfLine(0.5), sigma=SIGMA).votes(predictor, ORIGIN, 0, 1, 200)
+    votes = solve.votes(predictor, Input(ORIGIN, 0), 1, 200)
+    lost = votes.predictions == NO_VOTE
+    usual = SmoothingEngine(HalfLine(0.5), sigma=SIGMA).votes(predictor, Input(ORIGIN, 0), 1, 200)
     assert 0 < lost.sum() < 100
     np.testing.assert_array_equal(votes.predictions[~lost], usual.predictions[~lost])
     assert usual.nfe == 200  # every row ends after its first step
@@ -210,31 +205,33 @@ def test_other_models_and_single_resolutions_get_a_start_too() -> None:
     assert single(torch.rand(2, 3, 4, 4)).shape == (2, 128)
 
 
-def courses(wrong: list[list[int]], residuals: list[list[float]]) -> Courses:
+def trajectories(wrong: list[list[int]], residuals: list[list[float]]) -> Trajectories:
     """Two classes, the truth always 0; ``wrong`` says after which steps another was read out."""
     missed = np.array(wrong)
     missed = np.concatenate([missed[:, :1], missed], axis=1)  # at the start, as after a step
     logits = np.stack([1.0 - missed, missed], axis=2).astype(np.float32)
     rows = len(missed)
-    return Courses(np.zeros(rows, int), np.zeros(rows, int), logits, np.array(residuals, float))
+    return Trajectories(
+        np.zeros(rows, int), np.zeros(rows, int), logits, np.array(residuals, float)
+    )
 
 
 def test_the_cheapest_depth_that_keeps_to_the_disagreement_is_chosen() -> None:
     easy, hard = [[0, 0, 0]] * 8, [[1, 1, 0]] * 2
     residuals = [[0.1, 0.05, 0.02]] * 8 + [[0.9, 0.5, 0.1]] * 2
     free, dear = {"readout": 0.0}, {"readout": 9.0}
-    depth = choose_depth(courses(easy + hard, residuals), 0.0, **dear)
+    depth = choose_depth(trajectories(easy + hard, residuals), 0.0, **dear)
     assert depth.steps == 3
     assert depth.early == pytest.approx(0.1)
     assert depth.nfe == pytest.approx((8 * 1 + 2 * 3) / 10)
     assert depth.disagreement == 0
-    assert choose_depth(courses(easy + hard, residuals), 0.2, **dear).nfe == 1
+    assert choose_depth(trajectories(easy + hard, residuals), 0.2, **dear).nfe == 1
     for price in (free, dear):
-        same = choose_depth(courses(easy, residuals[:8]), 0.0, **price)
+        same = choose_depth(trajectories(easy, residuals[:8]), 0.0, **price)
         assert (same.steps, same.early, same.margin) == (1, None, None)
-    never = choose_depth(courses([[1, 1, 1]] * 4, [[0.1] * 3] * 4), 0.5, **free)
+    never = choose_depth(trajectories([[1, 1, 1]] * 4, [[0.1] * 3] * 4), 0.5, **free)
     assert (never.steps, never.early, never.disagreement) == (3, None, 1.0)
-    unknown = courses(easy, residuals[:8])
+    unknown = trajectories(easy, residuals[:8])
     lost = dataclasses.replace(unknown, truth=np.full(8, -1))
     assert choose_depth(lost, 0.5, **free).steps == 3
 
@@ -244,7 +241,7 @@ def test_a_margin_is_chosen_where_readouts_are_cheap_and_counted_where_not() -> 
     logits = np.zeros((10, 4, 2), np.float32)
     logits[:, :, 0] = 1.0
     logits[:4, :, 0] = [-1.0, -0.2, 0.5, 1.0]
-    found = Courses(np.zeros(10, int), np.zeros(10, int), logits, np.ones((10, 3)))
+    found = Trajectories(np.zeros(10, int), np.zeros(10, int), logits, np.ones((10, 3)))
     assert found.classes[:4].tolist() == [[1, 0, 0]] * 4
     cheap = choose_depth(found, 0.0, readout=0.1)
     assert cheap.margin is not None
@@ -283,7 +280,7 @@ def test_a_fitted_start_is_worth_more_than_a_cold_cell(digits: Path) -> None:
     record = json.loads(start_path(digits).with_suffix(".json").read_text())
     assert record["measured"]["share_of_parameters"] <= 0.2
     assert record["measured"]["depth"]["steps"] == start.steps
-    assert record["course"][-1]["start"] < record["course"][0]["start"]
+    assert record["history"][-1]["start"] < record["history"][0]["start"]
     assert start.cost > 0
 
 
@@ -303,8 +300,8 @@ def test_labels_make_the_class_after_the_cells_the_right_one(digits: Path, tmp_p
             progress=False,
         )
     )
-    course = json.loads(out.with_suffix(".json").read_text())["course"]
-    assert course[-1]["labels"] < 0.8 * course[0]["labels"]
+    history = json.loads(out.with_suffix(".json").read_text())["history"]
+    assert history[-1]["labels"] < 0.8 * history[0]["labels"]
     before, after = (load_start(path, digits).net for path in (start_path(digits), out))
     assert not torch.equal(*(next(net.parameters()) for net in (before, after)))
 
@@ -348,7 +345,7 @@ def test_a_saved_start_casts_the_same_votes(digits: Path) -> None:
         start = load_start(path, digits)
         predictor = Predictor(Anderson(), StopRule(0, max_nfe=2), Learned(start.net, start.cost))
         solve = SmoothingEngine(model, sigma=0.25, batch=64)
-        votes.append(solve.votes(predictor, np.zeros((1, 8, 8), np.float32), 0, 1, 128))
+        votes.append(solve.votes(predictor, Input(np.zeros((1, 8, 8), np.float32), 0), 1, 128))
     np.testing.assert_array_equal(votes[0].predictions, votes[1].predictions)
     assert votes[0].nfe == pytest.approx(128 * (2 + start.cost))
 

@@ -33,10 +33,10 @@ def record(path: Path) -> dict:
 def test_a_short_training_learns(config: TrainConfig, gradient: str) -> None:
     path = train(dataclasses.replace(config, gradient=gradient))
     found = record(path)
-    losses = [entry["loss"] for entry in found["course"]]
+    losses = [entry["loss"] for entry in found["history"]]
     assert losses[-1] < 0.7 * losses[0]
-    assert found["course"][0]["unrolled"] == 1.0
-    assert found["course"][-1]["unrolled"] == 0.0
+    assert found["history"][0]["unrolled"] == 1.0
+    assert found["history"][-1]["unrolled"] == 0.0
     assert found["measured"]["clean_accuracy"] > 0.6
     assert found["checkpoint_sha256"] == file_hash(path)
     assert found["parameters"]["gradient"] == gradient
@@ -90,7 +90,7 @@ def test_a_loss_that_is_not_finite_goes_back(config: TrainConfig, monkeypatch, c
     monkeypatch.setattr(loop_module, "get_objective", lambda name, sigma: Spoiled(sigma))
     path = train(dataclasses.replace(config, progress=True))
     assert "back to the last good epoch" in capsys.readouterr().err
-    assert len(record(path)["course"]) == 6
+    assert len(record(path)["history"]) == 6
     assert all(torch.isfinite(v).all() for v in load_model(path).state_dict().values())
 
 

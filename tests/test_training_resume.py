@@ -143,7 +143,7 @@ def test_time_that_was_spent_counts(config: TrainConfig, monkeypatch) -> None:
     torch.save(state | {"seconds": 60000.0 - 0.05}, path)
     record = json.loads(train(config).with_suffix(".json").read_text())
     assert record["seconds"] >= 59999.9
-    assert record["course"][-1]["step"] < 30
+    assert record["history"][-1]["step"] < 30
 
 
 def test_other_parameters_are_refused(config: TrainConfig, monkeypatch) -> None:

@@ -8,8 +8,8 @@ from scipy import stats
 from torch import Tensor
 
 from deqcert.smoothing import Predictor
-from deqcert.smoothing.starts import Chain, StartPolicy
 from deqcert.solvers import StopRule, get_solver
+from deqcert.starts.policies import Chain, StartPolicy
 
 SIGMA = 0.5
 

@@ -17,10 +17,11 @@ from deqcert.attacks.apgd import apgd
 from deqcert.attacks.ball import ascent, check_attack, column, project, unit
 from deqcert.attacks.ddn import ddn
 from deqcert.attacks.pgd import pgd
-from deqcert.attacks.scores import STAGE, Scores, Target
+from deqcert.attacks.scores import Scores, Target
 from deqcert.attacks.square import square
 from deqcert.errors import ConfigError, DataError
 from deqcert.models.implicit_grad import get_gradient
+from deqcert.smoothing.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,9 @@ class Attack:
             )
         x = x.detach()
         streams = [
-            np.random.Generator(np.random.Philox(np.random.SeedSequence([target.seed, i, STAGE])))
+            np.random.Generator(
+                np.random.Philox(np.random.SeedSequence([target.seed, i, int(Stage.ATTACK)]))
+            )
             for i in map(int, images)
         ]
         scores = self.view(target, images, self.draws or 0)

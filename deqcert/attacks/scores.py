@@ -20,15 +20,15 @@ from torch import Tensor
 from deqcert.errors import ConfigError
 from deqcert.models.base import ImplicitModel
 from deqcert.models.implicit_grad import Gradient, Implicit, Phantom, Unroll, equilibrium
-from deqcert.smoothing import Learned, Predictor, noisy_copies
-from deqcert.smoothing.shaped import ShapedModel
+from deqcert.models.shaped import ShapedModel
+from deqcert.smoothing import Predictor, noisy_copies
+from deqcert.smoothing.stage import Stage
 from deqcert.solvers import StopRule
+from deqcert.starts import Learned
 
 Scores = Callable[[Tensor], Tensor]
 """Images, shape (B, C, H, W), to logits or log-probabilities, shape (B, K), differentiable."""
 
-STAGE = 2**16
-"""Of the noise that attacks look at; certificates and decisions draw from other stages."""
 DEPTHS = (1, 2, 4, 8)
 """Evaluations after which intermediate states are looked at."""
 UNROLLED = 3
@@ -166,17 +166,17 @@ def smoothed(target: Target, gradient: Gradient, images: Sequence[int], draws: i
     samples = np.arange(draws, dtype=np.int64)
     held: dict[int, Tensor] = {}
 
-    def noise(image: int, like: Tensor) -> Tensor:
-        if image not in held:
-            held[image] = noisy_copies(
+    def noise(index: int, like: Tensor) -> Tensor:
+        if index not in held:
+            held[index] = noisy_copies(
                 torch.zeros_like(like, dtype=torch.float32),
                 samples,
                 sigma=target.sigma,
                 seed=target.seed,
-                image=image,
-                stage=STAGE,
+                index=index,
+                stage=Stage.ATTACK,
             ).to(like.dtype)
-        return held[image]
+        return held[index]
 
     def scores(x: Tensor) -> Tensor:
         drawn = torch.stack([noise(int(image), x[0]) for image in images])

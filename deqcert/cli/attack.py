@@ -14,7 +14,7 @@ from deqcert.cli.options import Solving, Source, parse_images, parse_knobs, pars
 
 if TYPE_CHECKING:
     from deqcert.attacks import Attack
-    from deqcert.challenge import Challenge, Outcome
+    from deqcert.attacks.evaluation import Evaluation, Outcome
     from deqcert.cli.build import Subject
     from deqcert.runs import Manifest, Run
     from deqcert.smoothing import Predictor
@@ -111,14 +111,19 @@ def command(
     exit code is 1. The same command given again continues a run that was stopped.
     """
     from deqcert.attacks import Target, attack_names
-    from deqcert.challenge import Challenge, Judge, challenge_images, most_verdicts, outcome_layout
-    from deqcert.challenge import Subject as Certified
+    from deqcert.attacks.evaluation import CertifiedImage as Certified
+    from deqcert.attacks.evaluation import (
+        Evaluation,
+        Judge,
+        evaluate_images,
+        most_verdicts,
+        outcome_layout,
+    )
     from deqcert.cli import build
     from deqcert.errors import ConfigError, RunError
     from deqcert.models import file_hash, load_model
     from deqcert.report import read_results
     from deqcert.runs import Manifest, Run, machine, versions
-    from deqcert.smoothing import SmoothingEngine
 
     asked_radii = parse_radii(radii)
     chosen = [_attack(text) for text in attacks or attack_names()]
@@ -142,7 +147,7 @@ def command(
     subject = build.load(source)
     _same(manifest, subject, run)
     predictor, depth = _predictor(manifest, source, start)
-    engine = build.make_engine(source, subject.model, SmoothingEngine)
+    engine = build.make_engine(source, subject.model)
     furthest = max(6.0 * engine.sigma, float(results.radius.max()))
     grid = _grid(furthest if reach is None else reach)
     each = alpha / (certified * len(chosen) * most_verdicts(1 + len(grid)))
@@ -157,7 +162,7 @@ def command(
         "alpha": each,
     }
     target = Target(plain, predictor, engine.sigma, seed)
-    challenge = Challenge(judge, target, chosen, grid, rows, facts)
+    evaluation = Evaluation(judge, target, chosen, grid, rows, facts)
 
     parameters = {
         "certificates": file_hash(results_file(folder)),
@@ -174,7 +179,7 @@ def command(
     notes = {**subject.notes, "run": run}
     place = Path(out or f"{folder}-attacks")
     environment = {**versions(), **machine()}
-    indices = [subject.image for subject in subjects]
+    indices = [subject.index for subject in subjects]
     layout = outcome_layout(chosen)
     with Run(
         place, parameters, indices, environment=environment, notes=notes, layout=layout
@@ -189,13 +194,13 @@ def command(
                 _progress(outcome, made)
 
         try:
-            challenge_images(made, challenge, subjects, subject.dataset, tell)
+            evaluate_images(made, evaluation, subjects, subject.dataset, tell)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"interrupted; {made.done} of {len(indices)} images are safe in {place}, "
                 "and the same command goes on from there"
             ) from None
-        _conclude(made, challenge, asked_radii, alpha, certified)
+        _conclude(made, evaluation, asked_radii, alpha, certified)
 
 
 def results_file(folder: Path) -> Path:
@@ -260,8 +265,9 @@ def _predictor(
     """Return the base classifier that the certificates are about; for 'enclosed' also its depth."""
     from deqcert.cli import build
     from deqcert.errors import ConfigError
-    from deqcert.smoothing import DecidedStop, EarlyStop, Learned, Predictor, get_start
+    from deqcert.smoothing import DecidedStop, EarlyStop, Predictor
     from deqcert.solvers import StopRule, get_solver
+    from deqcert.starts import Learned, get_start
 
     was = manifest.parameters
     about = was.get("reference", was["predictor"])
@@ -307,12 +313,12 @@ def _progress(outcome: Outcome, made: Run) -> None:
 
 
 def _conclude(
-    made: Run, challenge: Challenge, radii: list[float] | None, alpha: float, certified: int
+    made: Run, evaluation: Evaluation, radii: list[float] | None, alpha: float, certified: int
 ) -> None:
     """Write the summary and the picture, print the table, and exit with 1 after an alarm."""
     from deqcert.report.attacks import attack_rows, attack_table, draw_attacks, read_attacks
 
-    attacked, reach = read_attacks(made.folder), max(challenge.grid)
+    attacked, reach = read_attacks(made.folder), max(evaluation.grid)
     at = radii or [0.25 * step for step in range(math.floor(reach / 0.25 + 1e-9) + 1)]
     alarms = {str(image): list(names) for image, names in attacked.alarms.items()}
     summary = {"radii": at, "rows": attack_rows(attacked, at), "alarms": alarms}
@@ -320,7 +326,7 @@ def _conclude(
     picture = draw_attacks(attacked, made.folder / "attacks.png", reach=reach)
     print(attack_table(attacked, at))
     print(f"folder: {made.folder}\npicture: {picture}")
-    settings = len(challenge.attacks)
+    settings = len(evaluation.attacks)
     if not attacked.alarms:
         print(
             f"no alarm: {certified} certificates held against {settings} attacks (a verdict of the "

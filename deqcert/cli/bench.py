@@ -12,7 +12,7 @@ from deqcert.cli.benches import Benches
 from deqcert.cli.options import Solving, Source, parse_knobs, parse_radii, source_options
 
 if TYPE_CHECKING:
-    from deqcert.bench import Measurement
+    from deqcert.bench.starts import Measurement
     from deqcert.solvers import Solver
 
 
@@ -123,7 +123,7 @@ def starts_command(
     Every setting votes on the same noisy copies. Baselines are measured beside them: cold at
     every depth asked for, cold at the largest depth, and cold stopped at each tolerance.
     """
-    from deqcert.bench import bench, draw_bench, grid
+    from deqcert.bench.starts import bench, draw_bench, grid
     from deqcert.cli import build
     from deqcert.errors import ConfigError
     from deqcert.report.picture import check_picture

@@ -66,7 +66,7 @@ def command(
     """
     import torch
 
-    from deqcert.bench_forms import bench_forms
+    from deqcert.bench.forms import bench_forms
     from deqcert.cli import build, choices
     from deqcert.errors import ConfigError
     from deqcert.models import load_model

@@ -10,7 +10,7 @@ import click
 from deqcert.cli.benches import whole_numbers
 
 if TYPE_CHECKING:
-    from deqcert.bench_solvers import Timing
+    from deqcert.bench.solvers import Timing
 
 
 @click.command(short_help="Time an iteration costs beside the cell, against torchdeq's.")
@@ -46,7 +46,7 @@ def command(
     quiet: bool,
 ) -> None:
     """Measure what solvers cost beside the cell, side by side with torchdeq's and plain torch."""
-    from deqcert.bench_solvers import bench_solvers
+    from deqcert.bench.solvers import bench_solvers
     from deqcert.cli import build
 
     grid: dict[str, Any] = {}

@@ -25,18 +25,11 @@ from deqcert.models import (
     in_form,
     load_model,
 )
-from deqcert.models.start_file import StartFile, load_start, start_path
 from deqcert.runs import Manifest
-from deqcert.smoothing import (
-    DecidedStop,
-    EarlyStop,
-    Learned,
-    Predictor,
-    SmoothingEngine,
-    StartPolicy,
-    get_start,
-)
+from deqcert.smoothing import DecidedStop, EarlyStop, Predictor, SmoothingEngine
 from deqcert.solvers import Solver, StopRule, get_solver, solver_options
+from deqcert.starts import Learned, StartPolicy, get_start
+from deqcert.starts.file import StartFile, load_start, start_path
 
 
 @dataclass(frozen=True)
@@ -173,15 +166,13 @@ def check_fit(model: Model, dataset: Dataset, images: range) -> None:
             )
 
 
-def make_engine(
-    source: Source, model: ImplicitModel, kind: type[SmoothingEngine]
-) -> SmoothingEngine:
-    """Make an engine of the given kind as the options say.
+def make_engine(source: Source, model: ImplicitModel) -> SmoothingEngine:
+    """Make an engine as the options say.
 
     Raises:
         ConfigError: an option is out of range.
     """
-    return kind(
+    return SmoothingEngine(
         model,
         sigma=noise(source),
         seed=source.seed,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +20,11 @@ from deqcert.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from deqcert.certify import Certifier
-    from deqcert.certify.goals import Goal
+    from deqcert.certifiers import Certifier
+    from deqcert.certifiers.goals import Goal
     from deqcert.cli.progress import Progress
     from deqcert.runs import Run
-    from deqcert.smoothing import Predictor, SmoothingEngine
+    from deqcert.smoothing import Predictor
 
 METHODS_WITH_AUDIT = (
     "serialized",
@@ -105,8 +104,8 @@ def command(
     to a run folder. The same command given again continues a run that was stopped, and one that
     is finished prints its table.
     """
-    from deqcert.certify import get_certifier
-    from deqcert.certify.goals import Radii, parse_goal
+    from deqcert.certifiers import get_certifier
+    from deqcert.certifiers.goals import Radii, parse_goal
     from deqcert.cli import build
     from deqcert.cli.progress import progress_kind
     from deqcert.errors import ConfigError
@@ -133,7 +132,7 @@ def command(
     folder = Path(out or f"runs/{Path(source.model).name}-{name}-sigma{build.noise(source):g}")
     source = build.continued(source, folder)
     subject = build.load(source)
-    engine = build.make_engine(source, subject.model, _watched())
+    engine = build.make_engine(source, subject.model)
     certifier.check(engine)
 
     parameters = {"method": name, "n0": n0, "n": n, "alpha": alpha, **subject.parameters}
@@ -158,7 +157,7 @@ def command(
         each = n0 + n + int(options.get("audit", 0))
         kind = progress_kind(quiet)
         with kind(len(run.images), each, engine.sigma, before) as progress:
-            engine.progress = progress  # type: ignore[attr-defined]
+            engine.callbacks.append(progress)
             try:
                 certify_images(run, certifier, engine, subject.dataset, progress.image)
             except KeyboardInterrupt:
@@ -174,25 +173,6 @@ def _method(predictor: Predictor, goal: Goal | None) -> str:
     if not predictor.independent:
         return "serialized" if goal is None else "serialized-strata"
     return "standard" if goal is None and predictor.start.name == "cold" else "independent"
-
-
-def _watched() -> type[SmoothingEngine]:
-    """Make the engine whose batches are counted as they come."""
-    import numpy as np
-
-    from deqcert.smoothing import NOBODY, Batch, SmoothingEngine
-
-    class Watched(SmoothingEngine):
-        progress: Progress | None = None
-
-        def batches(self, *arguments: Any, **options: Any) -> Iterator[Batch]:
-            for batch in super().batches(*arguments, **options):
-                if self.progress is not None:
-                    silent = int(np.sum(batch.predictions == NOBODY))
-                    self.progress.batch(len(batch.predictions), silent)
-                yield batch
-
-    return Watched
 
 
 def _conclude(

@@ -11,7 +11,7 @@ def command(as_json: bool) -> None:
     """Say what deqcert runs on here."""
     import json
 
-    from deqcert.doctor import examine, say
+    from deqcert.bench.doctor import examine, say
 
     found = examine()
     print(json.dumps(found, indent=2) if as_json else say(found))

@@ -195,8 +195,8 @@ def solving_options() -> Decorator:
             default=1e-3,
             show_default=True,
             metavar="T",
-            help="Relative residual that ends a cold solve; a sample that does not reach it votes "
-            "for nobody. 0: exactly D evaluations, and every sample votes.",
+            help="Relative residual that ends a cold solve; a sample that does not reach it has "
+            "no vote. 0: exactly D evaluations, and every sample votes.",
         ),
     )
 

@@ -19,7 +19,7 @@ from deqcert.cli.options import (
 if TYPE_CHECKING:
     import numpy as np
 
-    from deqcert.certify.goals import Radii
+    from deqcert.certifiers.goals import Radii
 
 RUNS = 200
 """Simulated runs of a forecast."""
@@ -71,7 +71,7 @@ def command(
     Without --pilot no model is loaded; sigma must then be given. A pilot casts a few votes with
     noise that certificates never use, and forecasts the whole run from them.
     """
-    from deqcert.certify.goals import Radii
+    from deqcert.certifiers.goals import Radii
     from deqcert.errors import ConfigError
 
     asked = Radii(tuple(sorted(set(parse_radii(radii) or ()))))
@@ -130,8 +130,8 @@ def _sigma(source: Source) -> float:
 
 def _refuse(asked: Radii, chances: list[float], sigma: float, alpha: float, n: int) -> None:
     """Refuse a radius that n cannot certify at all, and radii that no guess allows."""
-    from deqcert.certify.bounds import certified_radius, lower_confidence_bound
-    from deqcert.certify.plan import samples_needed
+    from deqcert.certifiers.bounds import certified_radius, lower_confidence_bound
+    from deqcert.certifiers.plan import samples_needed
     from deqcert.errors import ConfigError
 
     most = certified_radius(lower_confidence_bound(n, n, alpha), sigma)
@@ -159,7 +159,7 @@ def _table(
     asked: Radii, chances: list[float], sigma: float, alpha: float, n: int, wrong: float
 ) -> str:
     """Tabulate what each radius needs at each guess."""
-    from deqcert.certify.plan import audits_needed, probability_needed, samples_needed
+    from deqcert.certifiers.plan import audits_needed, probability_needed, samples_needed
 
     lines = [["p", "radius", "needs p above", "standard n", f"serialized K of {n}"]]
     for chance in chances:
@@ -195,8 +195,8 @@ def _sequential(
     """Return mean samples, and for each radius the share of the runs that certify it."""
     import numpy as np
 
-    from deqcert.certify.plan import forecast
-    from deqcert.certify.sampling import radii
+    from deqcert.certifiers.plan import forecast
+    from deqcert.certifiers.sampling import radii
 
     runs = forecast(
         np.asarray(chances),
@@ -223,18 +223,17 @@ def _pilot(
     """Cast a few votes for each image and forecast the run."""
     import numpy as np
 
-    from deqcert.certify import Stage
     from deqcert.cli import build
-    from deqcert.smoothing import SmoothingEngine
+    from deqcert.smoothing import Input, Stage
 
     predictor = build.make_predictor(source, solving, starting)
     subject = build.load(source)
-    engine = build.make_engine(source, subject.model, SmoothingEngine)
+    engine = build.make_engine(source, subject.model)
     leading: list[int] = []
     nfe = seconds = 0.0
     for image in subject.images:
         x = subject.dataset.image(image)
-        votes = engine.votes(predictor, x, image, Stage.PREDICT, pilot)
+        votes = engine.votes(predictor, Input(x, image), Stage.PREDICT, pilot)
         leading.append(int(votes.counts.max()))
         nfe, seconds = nfe + votes.nfe, seconds + votes.seconds
     cast = pilot * len(subject.images)

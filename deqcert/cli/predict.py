@@ -32,19 +32,18 @@ def command(source: Source, solving: Solving, n: int, alpha: float, as_json: boo
     One line an image: index, label, class (-1 for an abstention) and the class's name. Solves
     start cold, since the test needs independent samples.
     """
-    from deqcert.certify import predict
+    from deqcert.certifiers import predict
     from deqcert.cli import build
-    from deqcert.smoothing import SmoothingEngine
 
     predictor = build.make_cold(solving)
     subject = build.load(source)
-    engine = build.make_engine(source, subject.model, SmoothingEngine)
+    engine = build.make_engine(source, subject.model)
     names = subject.dataset.classes
     if not as_json:
         print("idx\tlabel\tpredict\tname")
     for image in subject.images:
         x, label = subject.dataset.image(image), subject.dataset.label(image)
-        found = predict(engine, predictor, x, image, n=n, alpha=alpha)
+        found = predict(engine, predictor, Input(x, image), n=n, alpha=alpha)
         name = "abstain" if found is None else names[found] if found < len(names) else str(found)
         if as_json:
             answer = {"idx": image, "label": label, "predict": found, "name": name}

@@ -8,9 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from deqcert.runs import Row
+
+if TYPE_CHECKING:
+    from deqcert.smoothing import Predictor, VoteBatch
 
 
 class Progress(ABC):
@@ -33,11 +36,12 @@ class Progress(ABC):
         self.held = [radius for correct, radius in before if correct]
         self.began = time.monotonic()
 
-    def batch(self, votes: int, silent: int) -> None:
-        """Take note of a batch of votes, some of which are for nobody."""
+    def __call__(self, batch: VoteBatch, *, predictor: Predictor, stage: int, number: int) -> None:
+        """Take note of a solved batch; see :class:`deqcert.smoothing.engine.Callback`."""
+        votes = len(batch.predictions)
         self.votes += votes
         self.cast += votes
-        self.silent += silent
+        self.silent += int((batch.predictions < 0).sum())
         self.show()
 
     def image(self, row: Row) -> None:

@@ -43,7 +43,7 @@ KNOBS: tuple[tuple[str, type, Any, str], ...] = (
     ("test_draws", int, 10, "Noisy copies of each test image for the measured accuracy."),
     ("seed", int, 0, "Of the initial weights, the order and all noise."),
     ("device", str, "cpu", "Where to train: cpu or cuda."),
-    ("tensorboard", bool, False, "Write the course for TensorBoard, too."),
+    ("tensorboard", bool, False, "Write the history for TensorBoard, too."),
 )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deqcert.certify.metrics import certified_accuracy
+from deqcert.certifiers.metrics import certified_accuracy
 from deqcert.errors import RunError
 from deqcert.report.picture import COLOURS, check_picture, new_figure, save_figure
 

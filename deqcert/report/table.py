@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from deqcert.certify.metrics import average_certified_radius, certified_accuracy
+from deqcert.certifiers.metrics import average_certified_radius, certified_accuracy
 from deqcert.errors import ConfigError
 from deqcert.report.reader import Results
 

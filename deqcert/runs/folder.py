@@ -17,9 +17,10 @@ from deqcert.runs import manifest as manifests
 from deqcert.runs.files import explain, write_atomically
 from deqcert.runs.journal import CERTIFICATES, Journal, Layout, Line, Row
 from deqcert.runs.manifest import Manifest
+from deqcert.smoothing.input import Input
 
 if TYPE_CHECKING:
-    from deqcert.certify import Certifier
+    from deqcert.certifiers import Certifier
     from deqcert.data import Dataset
     from deqcert.smoothing import SmoothingEngine
 
@@ -211,7 +212,7 @@ def certify_images(
         RunError: a line could not be written; everything before it is safe.
     """
     for image in run.remaining:
-        certificate = certifier.certify(engine, dataset.image(image), image)
+        certificate = certifier.certify(engine, Input(dataset.image(image), image))
         row = Row(image, dataset.label(image), certificate)
         run.append(row)
         if tell is not None:

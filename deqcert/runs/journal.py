@@ -15,7 +15,7 @@ from deqcert.errors import RunError
 from deqcert.runs.files import explain, sync_folder, write_all
 
 if TYPE_CHECKING:
-    from deqcert.certify import Certificate
+    from deqcert.certifiers import Certificate
 
 NAME = "certificates.tsv"
 

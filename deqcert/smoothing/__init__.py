@@ -1,24 +1,8 @@
-"""Randomized smoothing of implicit models: counter-based noise, start policies, and the engine."""
+"""Randomized smoothing of implicit models: counter-based noise, the engine, and its votes."""
 
 from __future__ import annotations
 
-from deqcert.smoothing.early import DecidedStop, EarlyStop
-from deqcert.smoothing.engine import NOBODY, Batch, SmoothingEngine, Votes
-from deqcert.smoothing.noise import noisy_copies
-from deqcert.smoothing.predictor import Predictor
-from deqcert.smoothing.starts import Learned, StartPolicy, get_start, start_names
+import lazy_loader
 
-__all__ = [
-    "NOBODY",
-    "Batch",
-    "DecidedStop",
-    "EarlyStop",
-    "Learned",
-    "Predictor",
-    "SmoothingEngine",
-    "StartPolicy",
-    "Votes",
-    "get_start",
-    "noisy_copies",
-    "start_names",
-]
+# What there is stands in the stub beside this file; it is imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

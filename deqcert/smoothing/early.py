@@ -22,7 +22,7 @@ from deqcert.errors import ConfigError
 from deqcert.kernels import NFE, STATUS
 from deqcert.solvers import Solver, SolveResult, Status, StopRule
 from deqcert.solvers.cells import Cell
-from deqcert.solvers.flight import Flight, keep_rows
+from deqcert.solvers.loop import SolveLoop, keep_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,8 @@ class DecidedStop:
         )
 
 
-class EarlyFlight(Flight):
-    """Rows in flight of which each ends by an early stop, or at the fixed depth.
+class EarlyLoop(SolveLoop):
+    """The loop of a solve whose rows each end by an early stop, or at the fixed depth.
 
     Args:
         solver: The method.
@@ -104,7 +104,7 @@ class EarlyFlight(Flight):
         """Say which rows may end after the step that was just made, shape (b,), bool."""
 
     def advance(self, cell: Cell) -> tuple[Tensor, SolveResult]:
-        """Evaluate every row once and step; see :meth:`Flight.advance`."""
+        """Evaluate every row once and step; see :meth:`SolveLoop.advance`."""
         lost, part = super().advance(cell)
         nfe = self.watch.progress[:, NFE].long()
         settled = self.settled()
@@ -122,7 +122,7 @@ class EarlyFlight(Flight):
         )
 
 
-class ResidualFlight(EarlyFlight):
+class ResidualFlight(EarlyLoop):
     """Rows that end by the residual that a step began at; see :class:`EarlyStop`."""
 
     def __init__(self, solver: Solver[Any], z: Tensor, stop: StopRule, early: EarlyStop) -> None:
@@ -131,7 +131,7 @@ class ResidualFlight(EarlyFlight):
         self._watched: WatchedCell | None = None
 
     def advance(self, cell: Cell) -> tuple[Tensor, SolveResult]:
-        """Evaluate every row once and step; see :meth:`Flight.advance`."""
+        """Evaluate every row once and step; see :meth:`SolveLoop.advance`."""
         self._watched = WatchedCell(cell)
         return super().advance(self._watched)
 
@@ -141,7 +141,7 @@ class ResidualFlight(EarlyFlight):
         return self._watched.residual <= self.early.residual
 
 
-class DecidedFlight(EarlyFlight):
+class DecidedLoop(EarlyLoop):
     """Rows that end when their class stands out; see :class:`DecidedStop`.
 
     Attributes:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from deqcert.errors import ConfigError
 from deqcert.models.base import EnclosedModel, ImplicitModel
-from deqcert.smoothing.engine import NOBODY, SmoothingEngine, Votes
+from deqcert.smoothing.engine import NO_VOTE, SmoothingEngine, Votes
+from deqcert.smoothing.input import Input
 from deqcert.smoothing.predictor import Predictor
 from deqcert.solvers import Solver
 
@@ -68,7 +68,7 @@ class Enclosure:
         # Written so that anything that is not a number proves nothing.
         won = gap > MARGIN * self.lipschitz[best.squeeze(1)] * distance[:, None]
         won.scatter_(1, best, torch.isfinite(distance)[:, None])
-        return torch.where(won.all(dim=1), best.squeeze(1), NOBODY)
+        return torch.where(won.all(dim=1), best.squeeze(1), NO_VOTE)
 
     @torch.no_grad()
     def prove(
@@ -89,7 +89,7 @@ class Enclosure:
         z, injection = z.double(), injection.double()
         finite = torch.isfinite(z).all(dim=1, keepdim=True)
         z = torch.where(finite, z, self.model.initial_state(injection))
-        proven = torch.full((len(z),), NOBODY, device=z.device)
+        proven = torch.full((len(z),), NO_VOTE, device=z.device)
         rows = torch.arange(len(z), device=z.device)
         state, spent = None, 0
         for left in reversed(range(depth)):
@@ -97,7 +97,7 @@ class Enclosure:
             spent += len(rows)
             found = self.classes(z, fz, injection)
             proven[rows] = found
-            unproven = torch.nonzero(found == NOBODY).squeeze(1)
+            unproven = torch.nonzero(found == NO_VOTE).squeeze(1)
             if not left or not len(unproven):
                 break
             rows, z, fz, injection = (part[unproven] for part in (rows, z, fz, injection))
@@ -115,8 +115,7 @@ def proven_votes(
     engine: SmoothingEngine,
     enclosure: Enclosure,
     predictor: Predictor,
-    x: ArrayLike | Tensor,
-    image: int,
+    input: Input,
     stage: int,
     n: int,
     *,
@@ -128,8 +127,7 @@ def proven_votes(
         engine: The engine, which holds the model, sigma and the seed.
         enclosure: Of the engine's model.
         predictor: Where the states come from that proofs begin at; any start.
-        x: The input, shape (C, H, W), in [0, 1].
-        image: Index of the input in its data set; selects its noise.
+        input: The input, and the index that selects its noise.
         stage: What the samples are for; different stages never share noise.
         n: Number of copies, from 1.
         depth: Most cell evaluations for the proof of a vote, at least 1.
@@ -143,9 +141,9 @@ def proven_votes(
         DataError: If the input does not fit the model.
     """
     began = time.perf_counter()
-    predictions = np.full(n, NOBODY, dtype=np.int16)
+    predictions = np.full(n, NO_VOTE, dtype=np.int16)
     cells = more = classes = 0
-    for batch in engine.batches(predictor, x, image, stage, np.arange(n, dtype=np.int64)):
+    for batch in engine.batches(predictor, input, stage, np.arange(n, dtype=np.int64)):
         proven, spent = enclosure.prove(batch.z, batch.injection, predictor.solver, depth)
         predictions[batch.samples] = proven.cpu().numpy().astype(np.int16)
         cells, more = cells + int(batch.nfe.sum()), more + batch.overhead + spent

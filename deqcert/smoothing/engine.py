@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,13 +14,14 @@ from torch import Tensor
 
 from deqcert.errors import ConfigError, DataError
 from deqcert.models.base import ImplicitModel
+from deqcert.models.shaped import ShapedModel
+from deqcert.smoothing.input import Input
 from deqcert.smoothing.noise import LIMIT, check_counters, noisy_copies
 from deqcert.smoothing.predictor import Predictor
-from deqcert.smoothing.shaped import ShapedModel
 from deqcert.smoothing.stream import solve_stream
 from deqcert.solvers import SolveResult, Status, StopRule, bind
 
-NOBODY = -1
+NO_VOTE = -1
 """The prediction of a sample that votes for no class."""
 
 
@@ -28,13 +30,13 @@ class Votes:
     """How the noisy copies of one input were classified.
 
     Attributes:
-        predictions: Class of each sample, shape (n,), int16; -1 where it votes for nobody, because
+        predictions: Class of each sample, shape (n,), int16; -1 where it has no vote, because
             its solve did not converge or was not finite. Such samples stay in n.
         classes: Number of classes.
         nfe: Cell evaluations spent, start-up included: a learned start counts by its cost.
         seconds: Wall time, in seconds.
         margins: Gap between the two largest logits of each sample, shape (n,), float32; how sure a
-            vote is of itself. 0 where a sample votes for nobody.
+            vote is of itself. 0 where a sample has no vote.
     """
 
     predictions: NDArray[np.int16]
@@ -46,12 +48,12 @@ class Votes:
     @property
     def counts(self) -> NDArray[np.int64]:
         """Votes for each class, shape (K,)."""
-        voted = self.predictions[self.predictions != NOBODY]
+        voted = self.predictions[self.predictions != NO_VOTE]
         return np.bincount(voted, minlength=self.classes).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class VoteBatch:
     """One solved batch of noisy copies, as :meth:`SmoothingEngine.batches` yields it.
 
     Attributes:
@@ -77,6 +79,21 @@ class Batch:
     injection: Tensor
 
 
+class Callback(Protocol):
+    """What looks on while votes are cast; it changes none."""
+
+    def __call__(self, batch: VoteBatch, *, predictor: Predictor, stage: int, number: int) -> None:
+        """Take note of a solved batch.
+
+        Args:
+            batch: The batch.
+            predictor: How it was classified.
+            stage: What its samples are for.
+            number: Batches of the same call before it.
+        """
+        ...
+
+
 class SmoothingEngine:
     """Classify noisy copies of inputs with an implicit model.
 
@@ -90,6 +107,7 @@ class SmoothingEngine:
             ones are split. The default is the batch. Votes of independent starts do not depend on
             ``batch``; they may depend on ``shape`` in the last bit.
         device: Where the model runs, as torch names it.
+        callbacks: Called with each batch once it is solved.
 
     Raises:
         ConfigError: If a value is out of range or the device is not there.
@@ -104,6 +122,7 @@ class SmoothingEngine:
         batch: int = 100,
         shape: int | None = None,
         device: str = "cpu",
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         shape = batch if shape is None else shape
         if not 0.0 < sigma < float("inf"):
@@ -111,25 +130,23 @@ class SmoothingEngine:
         for name, value in (("batch", batch), ("shape", shape)):
             if isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{name} is {value}, but it must be a whole number from 1.")
-        check_counters(seed=seed, image=0, stage=0)
+        check_counters(seed=seed, index=0, stage=0)
         self.device = _device(device)
         self.dtype = torch.float32
         if isinstance(model, torch.nn.Module):
             model.eval().to(self.device)
             self.dtype = next((p.dtype for p in model.parameters()), torch.float32)
         self.sigma, self.seed, self.batch = float(sigma), int(seed), int(batch)
+        self.callbacks = list(callbacks)
         self.raw = model
         self.model = ShapedModel(model, int(shape))
 
-    def votes(
-        self, predictor: Predictor, x: ArrayLike | Tensor, image: int, stage: int, n: int
-    ) -> Votes:
+    def votes(self, predictor: Predictor, input: Input, stage: int, n: int) -> Votes:
         """Classify n noisy copies of an input.
 
         Args:
             predictor: How a copy is classified.
-            x: The input, shape (C, H, W), in [0, 1].
-            image: Index of the input in its data set; selects its noise.
+            input: The input, and the index that selects its noise.
             stage: What the samples are for; different stages never share noise.
             n: Number of copies, from 1.
 
@@ -137,13 +154,12 @@ class SmoothingEngine:
             ConfigError: If a number is out of range.
             DataError: If the input does not fit the model.
         """
-        return self.classify(predictor, x, image, stage, np.arange(n, dtype=np.int64))
+        return self.classify(predictor, input, stage, np.arange(n, dtype=np.int64))
 
     def classify(
         self,
         predictor: Predictor,
-        x: ArrayLike | Tensor,
-        image: int,
+        input: Input,
         stage: int,
         samples: NDArray[np.int64],
     ) -> Votes:
@@ -154,7 +170,7 @@ class SmoothingEngine:
         predictions = np.empty(len(samples), dtype=np.int16)
         margins = np.empty(len(samples), dtype=np.float32)
         cells = overhead = classes = 0
-        for batch in self.batches(predictor, x, image, stage, samples):
+        for batch in self.batches(predictor, input, stage, samples):
             at = places[np.searchsorted(ordered, batch.samples)]
             predictions[at], margins[at] = batch.predictions, _margins(batch)
             cells, overhead = cells + int(batch.nfe.sum()), overhead + batch.overhead
@@ -163,44 +179,47 @@ class SmoothingEngine:
         spent = predictor.spent(cells, len(samples)) + overhead
         return Votes(predictions, classes, spent, time.perf_counter() - began, margins)
 
+    @torch.no_grad()  # while this runs: not while the caller holds what it yielded
     def batches(
         self,
         predictor: Predictor,
-        x: ArrayLike | Tensor,
-        image: int,
+        input: Input,
         stage: int,
         samples: NDArray[np.int64],
-    ) -> Iterator[Batch]:
+    ) -> Iterator[VoteBatch]:
         """Solve the noisy copies with the given indices, batch by batch; see :meth:`votes`."""
         samples = np.asarray(samples, dtype=np.int64)
         if samples.size == 0 or samples.min() < 0 or samples.max() >= LIMIT:
             raise ConfigError(f"sample indices must be one or more numbers from 0 to {LIMIT - 1}.")
         if len(np.unique(samples)) != len(samples):
             raise ConfigError("sample indices must differ: a sample has one vote.")
-        check_counters(seed=self.seed, image=image, stage=stage)
-        clean = self._input(x)
-        blocks = self._blocks(clean, image, stage, samples)
-        with torch.no_grad():
-            each_its_own = not predictor.stop.fixed_depth or predictor.early is not None
-            if predictor.independent and each_its_own:
-                yield from self._streamed(predictor, blocks)
-            else:
-                yield from self._chained(predictor, clean, blocks)
+        check_counters(seed=self.seed, index=input.index, stage=stage)
+        clean = self._input(input.x)
+        blocks = self._blocks(clean, input.index, stage, samples)
+        each_its_own = not predictor.stop.fixed_depth or predictor.early is not None
+        if predictor.independent and each_its_own:
+            solved = self._streamed(predictor, blocks)
+        else:
+            solved = self._chained(predictor, clean, blocks)
+        for number, batch in enumerate(solved):
+            for callback in self.callbacks:
+                callback(batch, predictor=predictor, stage=stage, number=number)
+            yield batch
 
     def _blocks(
-        self, clean: Tensor, image: int, stage: int, samples: NDArray[np.int64]
+        self, clean: Tensor, index: int, stage: int, samples: NDArray[np.int64]
     ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """Yield the injections of the noisy copies, a batch at a time."""
         for first in range(0, len(samples), self.batch):
             part = samples[first : first + self.batch]
             noisy = noisy_copies(
-                clean, part, sigma=self.sigma, seed=self.seed, image=image, stage=stage
+                clean, part, sigma=self.sigma, seed=self.seed, index=index, stage=stage
             )
             yield part, self._inject(noisy)
 
     def _streamed(
         self, predictor: Predictor, blocks: Iterator[tuple[NDArray[np.int64], Tensor]]
-    ) -> Iterator[Batch]:
+    ) -> Iterator[VoteBatch]:
         """Solve each row until its own residual is small, keeping the batch full."""
         stop = predictor.stop
         for solved in solve_stream(self.model, predictor, blocks, self.batch):
@@ -213,7 +232,7 @@ class SmoothingEngine:
         predictor: Predictor,
         clean: Tensor,
         blocks: Iterator[tuple[NDArray[np.int64], Tensor]],
-    ) -> Iterator[Batch]:
+    ) -> Iterator[VoteBatch]:
         """Solve batch after batch, each from where the start policy says."""
         overhead = 0
 
@@ -246,14 +265,14 @@ class SmoothingEngine:
         stop: StopRule,
         overhead: int = 0,
         logits: Tensor | None = None,
-    ) -> tuple[Batch, Tensor]:
+    ) -> tuple[VoteBatch, Tensor]:
         """Read the classes out; also return which rows may vote, shape (b,)."""
         usable = result.status != Status.NONFINITE if stop.fixed_depth else result.converged
         if logits is None:
             logits = self.model.readout(result.z)
         usable = usable & torch.isfinite(logits).all(dim=1)
-        winners = torch.where(usable, logits.argmax(dim=1), NOBODY)
-        batch = Batch(
+        winners = torch.where(usable, logits.argmax(dim=1), NO_VOTE)
+        batch = VoteBatch(
             samples=samples,
             logits=logits,
             predictions=winners.cpu().numpy().astype(np.int16),
@@ -288,13 +307,13 @@ class SmoothingEngine:
         return predictor.solver.solve(bind(self.model.cell, injection), start, stop)
 
 
-def _margins(batch: Batch) -> NDArray[np.float32]:
+def _margins(batch: VoteBatch) -> NDArray[np.float32]:
     """Return the gap between the two largest logits of each row, shape (b,)."""
     gaps = np.zeros(len(batch.predictions), dtype=np.float32)
     if batch.logits.shape[1] > 1:
         leading = batch.logits.topk(2, dim=1).values.float()
         gaps[:] = (leading[:, 0] - leading[:, 1]).cpu().numpy()
-    gaps[batch.predictions == NOBODY] = 0.0
+    gaps[batch.predictions == NO_VOTE] = 0.0
     return gaps
 
 

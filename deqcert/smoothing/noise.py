@@ -1,4 +1,4 @@
-"""Gaussian noise as a pure function of (seed, image, stage, sample, element)."""
+"""Gaussian noise as a pure function of (seed, index, stage, sample, element)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from deqcert import kernels
 from deqcert.errors import ConfigError
 
 LIMIT = 2**32
-"""Image, stage and sample indices are 32-bit counters of the generator."""
+"""Index, stage and sample indices are 32-bit counters of the generator."""
 
 
-def check_counters(*, seed: int, image: int, stage: int) -> None:
+def check_counters(*, seed: int, index: int, stage: int) -> None:
     """Refuse counters that the generator cannot hold.
 
     Raises:
-        ConfigError: If the seed is not in [0, 2^64), or image or stage not in [0, 2^32).
+        ConfigError: If the seed is not in [0, 2^64), or index or stage not in [0, 2^32).
     """
-    for name, value, limit in (("seed", seed, 2**64), ("image", image, LIMIT)):
+    for name, value, limit in (("seed", seed, 2**64), ("index", index, LIMIT)):
         if not 0 <= value < limit:
             raise ConfigError(f"{name} is {value}, but it must be from 0 to {limit - 1}.")
     if not 0 <= stage < LIMIT:
@@ -33,7 +33,7 @@ def noisy_copies(
     *,
     sigma: float,
     seed: int,
-    image: int,
+    index: int,
     stage: int,
 ) -> Tensor:
     """Return x + sigma * noise for the given sample indices.
@@ -43,7 +43,7 @@ def noisy_copies(
         samples: Indices of the samples, shape (b,), 0 to 2^32 - 1.
         sigma: Standard deviation, in input units.
         seed: Seed of the run.
-        image: Index of the input in its data set.
+        index: Index of the input in its data set.
         stage: What the samples are for; different stages never share noise.
 
     Returns:
@@ -60,7 +60,7 @@ def noisy_copies(
             kernels.philox_normal(
                 out[run[0] : run[-1] + 1],
                 seed=seed,
-                index=image,
+                index=index,
                 stage=stage,
                 first=int(samples[run[0]]),
             )

@@ -7,8 +7,8 @@ from typing import Any
 
 from deqcert.errors import ConfigError
 from deqcert.smoothing.early import DecidedStop, EarlyStop
-from deqcert.smoothing.starts import Cold, StartPolicy
 from deqcert.solvers import Solver, StopRule
+from deqcert.starts.policies import Cold, StartPolicy
 
 
 @dataclass(frozen=True)

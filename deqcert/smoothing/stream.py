@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deqcert.smoothing.early import DecidedFlight, DecidedStop, ResidualFlight
+from deqcert.models.shaped import ShapedModel
+from deqcert.smoothing.early import DecidedLoop, DecidedStop, ResidualFlight
 from deqcert.smoothing.predictor import Predictor
-from deqcert.smoothing.shaped import ShapedModel
 from deqcert.solvers import SolveResult, bind
-from deqcert.solvers.flight import Flight
+from deqcert.solvers.loop import SolveLoop
 
 
 @dataclass(frozen=True, slots=True)
-class Solved:
+class SolvedRows:
     """Rows that were solved, in the order in which they ended.
 
     Attributes:
@@ -63,8 +63,8 @@ def solve_stream(
     predictor: Predictor,
     blocks: Iterator[tuple[NDArray[np.int64], Tensor]],
     slots: int,
-) -> Iterator[Solved]:
-    """Solve rows as they come, keeping ``slots`` of them in flight.
+) -> Iterator[SolvedRows]:
+    """Solve rows as they come, keeping ``slots`` of them running.
 
     With a stop rule on each row's own residual the cost is then the mean of the rows' evaluations
     rather than the largest of every batch. A row's result is the one it would have alone.
@@ -73,7 +73,7 @@ def solve_stream(
         model: The model in its declared shape.
         predictor: How they are solved; its start is independent.
         blocks: Sample indices and their injections, shapes (b,) and (b, ...).
-        slots: Rows in flight, at least 1.
+        slots: Rows that run at once, at least 1.
 
     Yields:
         ``slots`` solved rows at a time, at the end fewer.
@@ -102,45 +102,45 @@ def solve_stream(
     if rows is None:
         return
     samples, injection = rows.samples.copy(), rows.injection.clone()
-    flight = _flight(model, predictor, rows)
-    ready: list[Solved] = []
+    loop = _loop_for(model, predictor, rows)
+    ready: list[SolvedRows] = []
     while len(samples):
-        ended, part = flight.advance(bind(model.cell, injection))
+        ended, part = loop.advance(bind(model.cell, injection))
         if not len(ended):
             continue
         index = ended.cpu().numpy()
-        logits = flight.logits[ended] if isinstance(flight, DecidedFlight) else None
-        ready.append(Solved(samples[index], injection[ended], part, logits))
+        logits = loop.logits[ended] if isinstance(loop, DecidedLoop) else None
+        ready.append(SolvedRows(samples[index], injection[ended], part, logits))
         new = more(len(index))
         filled = 0 if new is None else len(new.samples)
         if new is not None:
             samples[index[:filled]] = new.samples
             injection[ended[:filled]] = new.injection
-            flight.restart(ended[:filled], new.start)
-            if isinstance(flight, DecidedFlight):
-                flight.begin(ended[:filled], new.logits)
+            loop.restart(ended[:filled], new.start)
+            if isinstance(loop, DecidedLoop):
+                loop.begin(ended[:filled], new.logits)
         if filled < len(index):
             keep = np.setdiff1d(np.arange(len(samples)), index[filled:])
             samples = samples[keep]
             if len(keep):
                 kept = torch.from_numpy(keep).to(injection.device)
                 injection = injection[kept]
-                flight.select(kept)
+                loop.select(kept)
         yield from _full(ready, slots)
     if ready:
         yield _merge(ready)
 
 
-def _flight(model: ShapedModel, predictor: Predictor, rows: _Rows) -> Flight:
+def _loop_for(model: ShapedModel, predictor: Predictor, rows: _Rows) -> SolveLoop:
     solver, stop, early, z = predictor.solver, predictor.stop, predictor.early, rows.start.clone()
     if early is None:
-        return Flight(solver, z, stop)
+        return SolveLoop(solver, z, stop)
     if isinstance(early, DecidedStop):
-        return DecidedFlight(solver, z, stop, early, model.readout, rows.logits.clone())
+        return DecidedLoop(solver, z, stop, early, model.readout, rows.logits.clone())
     return ResidualFlight(solver, z, stop, early)
 
 
-def _full(ready: list[Solved], slots: int) -> Iterator[Solved]:
+def _full(ready: list[SolvedRows], slots: int) -> Iterator[SolvedRows]:
     """Yield from the solved rows as many whole batches as there are; leave the rest."""
     while sum(len(part.samples) for part in ready) >= slots:
         merged = _merge(ready)
@@ -148,10 +148,10 @@ def _full(ready: list[Solved], slots: int) -> Iterator[Solved]:
         yield _slice(merged, 0, slots)
 
 
-def _merge(parts: list[Solved]) -> Solved:
+def _merge(parts: list[SolvedRows]) -> SolvedRows:
     results = [part.result for part in parts]
     logits = [part.logits for part in parts if part.logits is not None]
-    return Solved(
+    return SolvedRows(
         np.concatenate([part.samples for part in parts]),
         torch.cat([part.injection for part in parts]),
         SolveResult(
@@ -164,9 +164,9 @@ def _merge(parts: list[Solved]) -> Solved:
     )
 
 
-def _slice(solved: Solved, first: int, last: int | None) -> Solved:
+def _slice(solved: SolvedRows, first: int, last: int | None) -> SolvedRows:
     part, result = slice(first, last), solved.result
-    return Solved(
+    return SolvedRows(
         solved.samples[part],
         solved.injection[part],
         SolveResult(result.z[part], result.residual[part], result.status[part], result.nfe[part]),

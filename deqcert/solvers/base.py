@@ -14,7 +14,7 @@ from torch import Tensor
 from deqcert.errors import SolverError
 from deqcert.kernels import Watch
 from deqcert.solvers.cells import Cell, as_cell
-from deqcert.solvers.flight import Flight, keep_rows
+from deqcert.solvers.loop import SolveLoop, keep_rows
 from deqcert.solvers.result import SolveResult, StopRule
 
 
@@ -88,10 +88,10 @@ class Solver(ABC, Generic[S]):
 
     def _loop(self, cell: Cell, z0: Tensor, stop: StopRule) -> SolveResult:
         rows = torch.arange(z0.shape[0], device=z0.device)
-        flight = Flight(self, z0, stop)
-        result = flight.nobody
+        loop = SolveLoop(self, z0, stop)
+        result = loop.nothing
         while rows.numel():
-            ended, part = flight.advance(cell)
+            ended, part = loop.advance(cell)
             if ended.numel() == 0:
                 continue
             if ended.numel() == len(z0):
@@ -106,7 +106,7 @@ class Solver(ABC, Generic[S]):
             remaining = _fill_gaps(len(rows), ended)
             rows = rows[remaining]
             if rows.numel():
-                flight.select(remaining)
+                loop.select(remaining)
                 cell = cell.select(remaining)
         return result
 

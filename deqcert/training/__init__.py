@@ -6,8 +6,8 @@ from deqcert.training.augment import augmentation_names
 from deqcert.training.config import TrainConfig
 from deqcert.training.loop import train
 from deqcert.training.objectives import objective_names, objective_options
-from deqcert.training.start import train_start
-from deqcert.training.start_config import StartConfig
+from deqcert.training.starts.config import StartConfig
+from deqcert.training.starts.train import train_start
 
 __all__ = [
     "StartConfig",

@@ -71,7 +71,7 @@ class TrainConfig:
         test_draws: Noisy copies of each test image for the measured accuracy, from 1.
         seed: Of the initial weights, the order and all noise.
         device: Where to train, as torch names it.
-        tensorboard: Whether to write the course for TensorBoard as well, which must be installed.
+        tensorboard: Whether to write the history for TensorBoard as well, which must be installed.
         progress: Whether to report progress on standard error.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where the course of a training is shown: a table, a picture, TensorBoard."""
+"""Where the history of a training is shown: a table, a picture, TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 Row = dict[str, float]
-"""One entry of the course, by column; a row has no value for what was not looked at then."""
+"""One entry of the history, by column; a row has no value for what was not looked at then."""
 
 COLUMNS = (
     *("epoch", "step", "seconds", "rate", "loss", "nfe", "unrolled"),
@@ -26,7 +26,7 @@ COLUMNS = (
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write the course as CSV, whole or not at all; every number keeps all its digits.
+    """Write the history as CSV, whole or not at all; every number keeps all its digits.
 
     Raises:
         RunError: If it cannot be written.

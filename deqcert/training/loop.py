@@ -20,13 +20,13 @@ from deqcert.training.architecture import initial_model
 from deqcert.training.augment import crop, get_augmentation
 from deqcert.training.average import Average
 from deqcert.training.config import TrainConfig
-from deqcert.training.course import Course
 from deqcert.training.curve import Row, draw
 from deqcert.training.extra import with_extra
+from deqcert.training.history import History
 from deqcert.training.measure import measure
-from deqcert.training.objectives import Batch, get_objective, objective_options
+from deqcert.training.objectives import TrainingBatch, get_objective, objective_options
 from deqcert.training.passes import Passes
-from deqcert.training.progress import Progress
+from deqcert.training.progress import TrainingProgress
 from deqcert.training.record import check_out, save
 from deqcert.training.schedule import Schedule
 from deqcert.training.unfinished import Unfinished
@@ -56,8 +56,8 @@ def train(config: TrainConfig) -> Path:
 
     Returns:
         The checkpoint: a state_dict in the public format. Beside it are its YAML configuration, a
-        JSON record with the parameters, the versions, the course and the measured accuracy, and the
-        whole course as a table and a picture.
+        JSON record with the parameters, the versions, the history and the measured accuracy, and
+        the whole history as a table and a picture.
 
     Raises:
         ConfigError: If parameters do not fit, or the training diverges again and again.
@@ -107,7 +107,7 @@ def _train(config: TrainConfig, workers: Workers) -> Path:
     if workers.rank > 0:
         return Path(config.out) / f"{config.name}.pth"
     best = training.best.eval()
-    with Progress(config.progress, "measuring") as progress:
+    with TrainingProgress(config.progress, "measuring") as progress:
         measured = measure(
             best,
             test,
@@ -174,7 +174,7 @@ class _Training:
         self.caution, self.restarts = 1.0, 0
         self.epoch, self.step = 0, 0
         self.order = self._shuffle()
-        self.course = Course(config, test)
+        self.history = History(config, test)
         self.good = self._snapshot()
         self.resumed: list[dict[str, Any]] = []
         self.began = self.saved = time.perf_counter()
@@ -182,7 +182,7 @@ class _Training:
         if found is not None:
             self._restore(found)
         if workers.rank == 0:
-            self.course.begin()
+            self.history.begin()
 
     @property
     def seconds(self) -> float:
@@ -190,8 +190,8 @@ class _Training:
         return time.perf_counter() - self.began
 
     def run(self) -> list[Row]:
-        """Train to the end; return the course."""
-        with Progress(self.config.progress and self.workers.rank == 0) as progress:
+        """Train to the end; return the history."""
+        with TrainingProgress(self.config.progress and self.workers.rank == 0) as progress:
             if self.resumed:
                 progress.say(f"going on after {self._total()} steps")
             while self._share() < 1.0:
@@ -202,25 +202,25 @@ class _Training:
                 else:
                     self._go_back(progress)
                 self._save(SAVE_AT_END if self._share() < 1.0 else 0.0)
-        return self.course.rows
+        return self.history.rows
 
-    def _epoch(self, progress: Progress) -> bool:
+    def _epoch(self, progress: TrainingProgress) -> bool:
         """Train to the end of the epoch; False if a loss or a gradient was not finite."""
         while self.step < self.steps and (share := self._share()) < 1.0:
             loss = self._step(*self._batch(share), share)
             if loss is None:
                 return False
             self.step += 1
-            self.course.add(loss, self.passes.nfe)
-            if self.step == self.steps or self.course.due:
+            self.history.add(loss, self.passes.nfe)
+            if self.step == self.steps or self.history.due:
                 self._row(share, progress)
             self._save(SAVE_EVERY)
-        if self.course.waiting:  # the time was up
+        if self.history.waiting:  # the time was up
             self._row(1.0, progress)
         return True
 
-    def _row(self, share: float, progress: Progress) -> None:
-        """Enter a row into the course."""
+    def _row(self, share: float, progress: TrainingProgress) -> None:
+        """Enter a row into the history."""
         row: Row = {
             "epoch": self.epoch + self.step / self.steps,
             "step": self._total(),
@@ -230,9 +230,9 @@ class _Training:
         }
         done = self._share()
         if self.workers.rank > 0:
-            self.course.waiting.clear()
+            self.history.waiting.clear()
             return
-        progress.update(done, self.course.enter(row, self.best, last=done >= 1.0))
+        progress.update(done, self.history.enter(row, self.best, last=done >= 1.0))
 
     def _step(self, x: Tensor, y: Tensor, share: float) -> float | None:
         config = self.config
@@ -242,7 +242,7 @@ class _Training:
         self.passes.unrolled = self.schedule.depth(share) if unrolled else 0
         self.passes.begin()
         loss = self.objective.loss(
-            Batch(x, y, self.passes, self.passes.attacked, self.generator, share)
+            TrainingBatch(x, y, self.passes, self.passes.attacked, self.generator, share)
         )
         total = loss
         penalised = torch.rand((), generator=self.shared).item() < config.jacobian_share
@@ -295,7 +295,7 @@ class _Training:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state() if self.average is not None else None,
-            "course": self.course.state(),
+            "history": self.history.state(),
         }
         return copy.deepcopy(parts)
 
@@ -304,9 +304,9 @@ class _Training:
         self.optimizer.load_state_dict(copy.deepcopy(snapshot["optimizer"]))
         if self.average is not None:
             self.average.restore(snapshot["average"])
-        self.course.restore(snapshot["course"])
+        self.history.restore(snapshot["history"])
 
-    def _go_back(self, progress: Progress) -> None:
+    def _go_back(self, progress: TrainingProgress) -> None:
         self.restarts += 1
         if self.restarts > RESTARTS:
             raise ConfigError(

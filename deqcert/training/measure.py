@@ -9,7 +9,7 @@ from torch import Tensor
 from deqcert.data import Dataset
 from deqcert.models import ImplicitModel
 from deqcert.solvers import Anderson, StopRule, bind
-from deqcert.training.progress import Progress
+from deqcert.training.progress import TrainingProgress
 
 ROWS = 500
 STOP = StopRule(tol=1e-3, max_nfe=30)
@@ -24,7 +24,7 @@ def measure(
     draws: int,
     seed: int,
     device: str,
-    progress: Progress,
+    progress: TrainingProgress,
 ) -> dict[str, float]:
     """Measure accuracy and how quickly the equilibrium is found.
 

@@ -14,7 +14,7 @@ PLAIN_EVERY = 30.0
 """Seconds between two plain lines."""
 
 
-class Progress:
+class TrainingProgress:
     """Report on standard error, or not at all.
 
     Args:
@@ -37,7 +37,7 @@ class Progress:
             )
             self._task = self._bar.add_task("", total=1.0)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> TrainingProgress:
         """Show the bar."""
         if self._bar is not None:
             self._bar.start()
@@ -58,7 +58,7 @@ class Progress:
 
         Args:
             share: How much of it is done, from 0 to 1.
-            entry: A row of its course.
+            entry: A row of its history.
         """
         text = f"epoch {entry['epoch']:.3g}  loss {entry['loss']:.4f}  nfe {entry['nfe']:.1f}"
         if "noisy_accuracy" in entry:

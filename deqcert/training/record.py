@@ -20,7 +20,7 @@ from deqcert.models import Model, file_hash
 from deqcert.training.config import TrainConfig
 
 POINTS = 20
-"""Entries of the course that are kept in the record."""
+"""Entries of the history that are kept in the record."""
 
 
 def check_out(out: Path, name: str) -> None:
@@ -82,7 +82,7 @@ def save(
                 "torch": torch.__version__,
                 "numpy": np.__version__,
             },
-            "course": [
+            "history": [
                 {key: round(value, 4) for key, value in history[index].items()}
                 for index in _spread(len(history))
             ],

@@ -6,16 +6,16 @@ import dataclasses
 from typing import Any
 
 from deqcert.errors import ConfigError
-from deqcert.training.objectives.base import Batch, Forward, Objective
+from deqcert.training.objectives.base import Forward, Objective, TrainingBatch
 from deqcert.training.objectives.consistency import Consistency
 from deqcert.training.objectives.gaussian import Gaussian
 from deqcert.training.objectives.macer import Macer
 from deqcert.training.objectives.smoothadv import SmoothAdv
 
 __all__ = [
-    "Batch",
     "Forward",
     "Objective",
+    "TrainingBatch",
     "get_objective",
     "objective_names",
     "objective_options",

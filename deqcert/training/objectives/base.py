@@ -18,7 +18,7 @@ Forward = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """What an objective sees of a training step.
 
     Attributes:
@@ -61,10 +61,10 @@ class Objective(ABC):
                 field.metadata["check"](f"{self.name}: {field.name}", getattr(self, field.name))
 
     @abstractmethod
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: TrainingBatch) -> Tensor:
         """Return the loss of a batch, a scalar."""
 
-    def noise(self, batch: Batch, draws: int) -> Tensor:
+    def noise(self, batch: TrainingBatch, draws: int) -> Tensor:
         """Draw noise for each image; it comes last, after every augmentation.
 
         Returns:

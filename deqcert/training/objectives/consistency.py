@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from deqcert.training.objectives.base import Batch, Objective, each, log_average, number
+from deqcert.training.objectives.base import Objective, TrainingBatch, each, log_average, number
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Consistency(Objective):
     weight: float = number(10.0, 0.0, 1e6)
     entropy: float = number(0.5, 0.0, 1e6)
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: TrainingBatch) -> Tensor:
         """Return the loss of a batch, a scalar."""
         logits = each(batch.forward, batch.x, self.noise(batch, self.draws))
         cross_entropy = F.cross_entropy(logits.flatten(0, 1), batch.y.repeat(self.draws))

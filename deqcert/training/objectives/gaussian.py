@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from deqcert.training.objectives.base import Batch, Objective
+from deqcert.training.objectives.base import Objective, TrainingBatch
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,6 @@ class Gaussian(Objective):
 
     name: ClassVar[str] = "gaussian"
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: TrainingBatch) -> Tensor:
         """Return the loss of a batch, a scalar."""
         return F.cross_entropy(batch.forward(batch.x + self.noise(batch, 1)[0]), batch.y)

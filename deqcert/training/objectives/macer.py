@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deqcert.training.objectives.base import Batch, Objective, each, log_average, number
+from deqcert.training.objectives.base import Objective, TrainingBatch, each, log_average, number
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Macer(Objective):
     beta: float = number(16.0, 0.01, 1e4)
     deferred: float = number(0.0, 0.0, 1.0)
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: TrainingBatch) -> Tensor:
         """Return the loss of a batch, a scalar."""
         logits = each(batch.forward, batch.x, self.noise(batch, self.draws))
         loss = F.nll_loss(log_average(logits), batch.y)

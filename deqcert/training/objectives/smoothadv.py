@@ -10,7 +10,14 @@ from torch import Tensor
 
 from deqcert.attacks.ddn import ddn
 from deqcert.attacks.pgd import pgd
-from deqcert.training.objectives.base import Batch, Objective, choice, each, log_average, number
+from deqcert.training.objectives.base import (
+    Objective,
+    TrainingBatch,
+    choice,
+    each,
+    log_average,
+    number,
+)
 
 
 @dataclass(frozen=True)
@@ -43,13 +50,13 @@ class SmoothAdv(Objective):
     attack: str = choice("pgd", "ddn")
     warmup: float = number(0.1, 0.0, 1.0)
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: TrainingBatch) -> Tensor:
         """Return the loss of a batch, a scalar."""
         noise = self.noise(batch, self.draws)
         logits = each(batch.forward, self.fooling(batch, noise), noise)
         return F.cross_entropy(logits.flatten(0, 1), batch.y.repeat(self.draws))
 
-    def fooling(self, batch: Batch, noise: Tensor) -> Tensor:
+    def fooling(self, batch: TrainingBatch, noise: Tensor) -> Tensor:
         """Return images near the batch's that the smoothed classifier gets wrong, same shape."""
         radius = self.radii(batch)
 
@@ -63,6 +70,6 @@ class SmoothAdv(Objective):
             return ddn(smoothed, batch.x, batch.y, radius=radius, steps=self.steps)
         return pgd(loss, batch.x, radius=radius, steps=self.steps)
 
-    def radii(self, batch: Batch) -> float | Tensor:
+    def radii(self, batch: TrainingBatch) -> float | Tensor:
         """Return the radius of the attack: a number, or one an image, shape (B,)."""
         return self.radius * min(1.0, batch.share / self.warmup) if self.warmup else self.radius

@@ -1,0 +1,130 @@
+"""From the points of an attack to the nearest one where another class is answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deqcert.attacks.ball import project
+from deqcert.attacks.evaluation.judge import Judge, Verdict
+from deqcert.smoothing import Input
+
+STEPS = 5
+"""Halvings of a segment."""
+STRETCHES = (1.02, 1.15, 1.4)
+"""Where on a segment verdicts are given, in times of what the halvings ended at."""
+
+
+def most_verdicts(points: int) -> int:
+    """Return how many verdicts one attack takes at most on an image, from so many points."""
+    return 1 + points + len(STRETCHES)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A point where the verdict is another class.
+
+    Args:
+        point: Shape (C, H, W).
+        distance: Its l2 distance to the image, in float64.
+        verdict: What was found there.
+    """
+
+    point: Tensor
+    distance: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """What an attack has reached on an image.
+
+    Args:
+        lead: Largest share of the votes, as guessed, by which another class leads inside the
+            certified radius: -1 where all votes are for the certified class. NaN without a radius.
+        found: The nearest point with a verdict against the class, or None.
+    """
+
+    lead: float
+    found: Found | None
+
+
+def nearest(
+    judge: Judge, x: Tensor, index: int, answer: int, radius: float, points: Tensor, first: int
+) -> Nearest:
+    """Look for the nearest point of another class, first of all inside the certified radius.
+
+    Every point is brought into the certified ball, and the one where another class leads most gets
+    a verdict unless its class plainly leads. Then, from the nearest point to the farthest, those at
+    which another class leads clearly get one, and the first that it goes against is drawn back
+    towards the image: by halving, and verdicts from there outwards.
+
+    Args:
+        judge: What decides.
+        x: The image, shape (C, H, W).
+        index: Its index in the data set.
+        answer: The class that was certified.
+        radius: The certified radius, at least 0.
+        points: What an attack has found, shape (B, C, H, W).
+        first: Number of the first verdict; up to :func:`most_verdicts` are used.
+    """
+    lead, found = float("nan"), []
+    if radius > 0.0:
+        balls = torch.full((len(points),), radius, dtype=torch.float64)
+        inner = project(points, x.expand_as(points), balls)
+        leads = [judge.lead(Input(point, index), answer) for point in inner]
+        lead = max(leads)
+        if lead > -2.0 / judge.guesses**0.5:
+            found.append(_test(judge, x, index, answer, inner[leads.index(lead)], first))
+    for number, point in enumerate(points[_norms(points, x).argsort()], start=first + 1):
+        if judge.lead(Input(point, index), answer) >= judge.needed:
+            far = _test(judge, x, index, answer, point, number)
+            if far is not None:
+                last = first + 1 + len(points)
+                found += [far, _draw_back(judge, x, index, answer, point, last)]
+                break
+    known = [one for one in found if one is not None]
+    return Nearest(lead, min(known, key=lambda one: one.distance, default=None))
+
+
+def _draw_back(
+    judge: Judge, x: Tensor, index: int, answer: int, point: Tensor, first: int
+) -> Found | None:
+    """Find where on the segment to a point another class begins to lead clearly, and test there.
+
+    The halvings go by guesses from the same few votes, which may all err to one side.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(STEPS):
+        middle = 0.5 * (low + high)
+        if judge.lead(Input(_between(x, point, middle), index), answer) >= judge.needed:
+            high = middle
+        else:
+            low = middle
+    for number, stretch in enumerate(STRETCHES, start=first):
+        if stretch * high >= 1.0:
+            break
+        found = _test(judge, x, index, answer, _between(x, point, stretch * high), number)
+        if found is not None:
+            return found
+    return None
+
+
+def _test(
+    judge: Judge, x: Tensor, index: int, answer: int, point: Tensor, number: int
+) -> Found | None:
+    verdict = judge.verdict(Input(point, index), answer, number)
+    if not verdict.differs:
+        return None
+    return Found(point, float(_norms(point[None], x)[0]), verdict)
+
+
+def _between(x: Tensor, point: Tensor, share: float) -> Tensor:
+    return torch.lerp(x.double(), point.double(), share).to(x.dtype)
+
+
+def _norms(points: Tensor, x: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm((points.double() - x.double()).flatten(1), dim=1)
+    return norms

@@ -1,0 +1,440 @@
+"""How many cell evaluations does a solver, a start or a depth need on a given model?
+
+Every setting votes on the same noisy copies, so its agreement with the converged cold solve is
+measured sample by sample, and it is certified as a user would: independent starts by the standard
+method, chained ones by the serialized method with its audit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deqcert import kernels
+from deqcert.certifiers import get_certifier
+from deqcert.certifiers.metrics import average_certified_radius, certified_accuracy
+from deqcert.errors import ConfigError
+from deqcert.models import ImplicitModel
+from deqcert.report.picture import COLOURS, new_figure, save_figure
+from deqcert.smoothing import (
+    NO_VOTE,
+    DecidedStop,
+    EarlyStop,
+    Input,
+    Predictor,
+    SmoothingEngine,
+    Stage,
+    VoteBatch,
+)
+from deqcert.solvers import Solver, StopRule
+from deqcert.starts import StartPolicy
+
+if TYPE_CHECKING:
+    from deqcert.data import Dataset
+
+MARKERS = "osD^v<>P"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to solve, and what to call it.
+
+    Args:
+        predictor: how votes are cast.
+        solver: what the solver is called in the table, knobs included.
+        baseline: whether it is a cold solve that anybody can do without warm starts.
+    """
+
+    predictor: Predictor
+    solver: str
+    baseline: bool = False
+
+    @property
+    def depth(self) -> str:
+        """The stop rule in short: a depth, a tolerance, or when it ends early."""
+        stop, early = self.predictor.stop, self.predictor.early
+        if isinstance(early, DecidedStop):
+            return f"margin {early.margin:g}"
+        if early is not None:
+            return f"early {early.residual:g}"
+        return str(stop.max_nfe) if stop.fixed_depth else f"tol {stop.tol:g}"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one setting did.
+
+    Args:
+        solver: name and knobs of the solver.
+        start: name of the start policy.
+        depth: evaluations a solve, "tol T", "early R", or "margin F".
+        method: the certifier used.
+        baseline: whether it is a cold baseline.
+        nfe: cell evaluations of a vote itself, a learned start by its cost. The cold batch that
+            begins a chain is left out here, in agreement, residual and accuracy, so that they
+            describe the warm solves.
+        nfe_total: cell evaluations a vote, everything included: selection, cold batches, audit.
+        agreement: share of the votes whose class is that of the converged cold solve.
+        residual: median relative residual of the states that were read out.
+        milliseconds: time a vote, everything included.
+        accuracy: share of the votes for the right class.
+        certified: certified accuracy at the radii of the bench.
+        acr: average certified radius.
+    """
+
+    solver: str
+    start: str
+    depth: str
+    method: str
+    baseline: bool
+    nfe: float
+    nfe_total: float
+    agreement: float
+    residual: float
+    milliseconds: float
+    accuracy: float
+    certified: tuple[float, ...]
+    acr: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All measurements, and what they have in common.
+
+    Args:
+        rows: one a setting.
+        radii: where certified accuracy was evaluated.
+        facts: sigma, n, images and the like.
+        converged: share of the noisy copies whose reference solve met its tolerance; agreement
+            counts only those.
+    """
+
+    rows: tuple[Measurement, ...]
+    radii: tuple[float, ...]
+    facts: dict[str, Any]
+    converged: float
+
+    def text(self) -> str:
+        """Format for a terminal."""
+        head = ["solver", "start", "depth", "nfe", "nfe all", "agree %", "residual", "ms/vote"]
+        head += ["noisy acc %", *(f"cert r>={radius:g}" for radius in self.radii), "ACR", ""]
+        body = [
+            [
+                row.solver,
+                row.start,
+                row.depth,
+                f"{row.nfe:.2f}",
+                f"{row.nfe_total:.2f}",
+                f"{100 * row.agreement:.2f}",
+                f"{row.residual:.1e}",
+                f"{row.milliseconds:.3f}",
+                f"{100 * row.accuracy:.1f}",
+                *(f"{100 * value:.1f}" for value in row.certified),
+                f"{row.acr:.3f}",
+                "baseline" if row.baseline else "",
+            ]
+            for row in self.rows
+        ]
+        widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if i < 3 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in [head, *body]
+        ]
+        lines.insert(1, "-" * max(map(len, lines)))
+        facts = ", ".join(f"{key} {value}" for key, value in self.facts.items())
+        lines += [
+            facts,
+            "nfe: cell evaluations of a vote itself; nfe all: a vote's share of selection, warm-up "
+            "and audit included, as ms/vote",
+            "agree: with the converged cold solve, over the "
+            f"{100 * self.converged:.1f}% of the noisy copies where it converged",
+        ]
+        return "\n".join(lines)
+
+    def json(self) -> str:
+        """Format for machines; NaN becomes null."""
+        rows = [
+            {
+                key: None if isinstance(value, float) and not np.isfinite(value) else value
+                for key, value in dataclasses.asdict(row).items()
+            }
+            for row in self.rows
+        ]
+        content = {**self.facts, "radii": self.radii, "converged": self.converged, "rows": rows}
+        return json.dumps(content, indent=2)
+
+
+class _Observer:
+    """A callback of an engine that looks at the votes of one predictor as they are cast."""
+
+    def __init__(self, engine: SmoothingEngine) -> None:
+        self.model = engine.model
+        self.watched: Predictor | None = None
+        engine.callbacks.append(self)
+
+    def watch(self, predictor: Predictor) -> None:
+        """Forget what was seen and look at this predictor's votes from now on."""
+        self.watched = predictor
+        self.cast: list[tuple[NDArray[np.int64], NDArray[np.int16], bool]] = []
+        self.residuals: list[NDArray[np.float64]] = []
+        self.nfe = 0.0
+        self.aside = 0.0  # seconds spent on looking, which no setting pays for
+
+    def __call__(self, batch: VoteBatch, *, predictor: Predictor, stage: int, number: int) -> None:
+        if predictor is not self.watched or stage != Stage.ESTIMATE:
+            return
+        began = time.perf_counter()
+        # A chain begins with a cold batch, unless it begins with a noiseless solve.
+        cold = not predictor.independent and number == 0 and batch.overhead == 0
+        self.cast.append((batch.samples, batch.predictions, not cold))
+        if not cold:
+            # A fixed depth returns a state that was not evaluated: evaluate it here.
+            fz = self.model.cell(batch.z, batch.injection)
+            square, scale = kernels.residual_norms(batch.z.contiguous(), fz.contiguous())
+            self.residuals.append((square / scale).sqrt().cpu().numpy())
+            self.nfe += predictor.spent(int(batch.nfe.sum()), len(batch.nfe))
+        self.aside += time.perf_counter() - began
+
+
+def grid(
+    solvers: dict[str, Solver[Any]],
+    starts: Sequence[StartPolicy],
+    depths: Sequence[int],
+    *,
+    cold: StopRule,
+    tolerances: Sequence[float],
+    early: Sequence[float] = (),
+) -> list[Setting]:
+    """Lay out settings: every solver, start and depth, and the cold baselines of every solver.
+
+    Args:
+        solvers: solvers by what to call them.
+        starts: start policies.
+        depths: fixed depths, at least 1.
+        cold: how a cold solve ends: that of warm-ups and audits. Its largest depth, as a fixed
+            one, is a baseline, too.
+        tolerances: relative residuals at which a cold baseline stops, above 0.
+        early: relative residuals at which solves from independent starts end early, the largest
+            of the depths their most; above 0.
+
+    Returns:
+        list: the settings. Cold at every depth is among them even if "cold" is not asked for: a
+        warm start has to beat it.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+    settings = []
+    for name, solver in solvers.items():
+        fixed = sorted({*depths, cold.max_nfe})
+        for depth in fixed:
+            stop = StopRule(tol=0.0, max_nfe=depth)
+            settings.append(Setting(Predictor(solver, stop), name, baseline=True))
+        for tol in tolerances:
+            stop = StopRule(tol=tol, max_nfe=cold.max_nfe)
+            settings.append(Setting(Predictor(solver, stop), name, baseline=True))
+        most = StopRule(tol=0.0, max_nfe=max(depths))
+        for residual in early:
+            stopping = Predictor(solver, most, early=EarlyStop(residual))
+            settings.append(Setting(stopping, name, baseline=True))
+        for policy in starts:
+            if policy.name == "cold":
+                continue
+            if policy.independent:
+                for residual in early:
+                    stopping = Predictor(solver, most, policy, early=EarlyStop(residual))
+                    settings.append(Setting(stopping, name))
+            for depth in sorted(set(depths)):
+                stop = StopRule(tol=0.0, max_nfe=depth)
+                warmup = None if policy.independent else cold
+                settings.append(Setting(Predictor(solver, stop, policy, warmup), name))
+    return settings
+
+
+def bench(
+    model: ImplicitModel,
+    dataset: Dataset,
+    images: Sequence[int],
+    settings: Sequence[Setting],
+    *,
+    sigma: float,
+    reference: Predictor,
+    auditor: Predictor,
+    n0: int = 50,
+    n: int = 500,
+    alpha: float = 0.001,
+    audit: int = 250,
+    radii: Sequence[float] | None = None,
+    seed: int = 0,
+    batch: int = 100,
+    shape: int | None = None,
+    device: str = "cpu",
+    tell: Callable[[Measurement], None] | None = None,
+) -> Bench:
+    """Measure every setting on the same noisy copies.
+
+    Args:
+        model: any model of the protocol.
+        dataset: images and labels.
+        images: indices of the images to use.
+        settings: what to measure; see `grid`.
+        sigma: noise, in pixel units of [0,1].
+        reference: the converged cold solve that agreement is measured against; with a tolerance.
+        auditor: the cold predictor of the audits.
+        n0: copies that choose the class.
+        n: copies that vote, and over which agreement is measured.
+        alpha: failure probability of each certificate.
+        audit: votes of a chained start that are solved again.
+        radii: where to evaluate certified accuracy; default: 0 and sigma.
+        seed: seed of the noise.
+        batch: copies solved together.
+        shape: rows of every evaluation of the model; default: the batch.
+        device: as torch names it.
+        tell: called with each measurement as it is made.
+
+    Returns:
+        Bench: one row a setting.
+
+    Raises:
+        ConfigError: a value is out of range, or n is too small for alpha.
+    """
+    if not images or not settings:
+        raise ConfigError("there is nothing to measure; give at least one image and one depth")
+    engine = SmoothingEngine(model, sigma=sigma, seed=seed, batch=batch, shape=shape, device=device)
+    observer = _Observer(engine)
+    options: dict[str, Any] = {"n0": n0, "n": n, "alpha": alpha}
+    audits = {**options, "reference": auditor, "audit": audit}
+    certifiers = [
+        get_certifier("standard", setting.predictor, **options)
+        if setting.predictor.independent
+        else get_certifier("serialized", setting.predictor, **audits)
+        for setting in settings
+    ]
+    if n <= batch and any(not setting.predictor.independent for setting in settings):
+        raise ConfigError(
+            f"n is {n} and the batch {batch}, so that every vote of a warm start would be in its "
+            "cold first batch; give a larger n or a smaller batch"
+        )
+    inputs = [dataset.image(image) for image in images]
+    labels = np.array([dataset.label(image) for image in images])
+    truth = np.stack(
+        [
+            engine.votes(reference, Input(x, image), Stage.ESTIMATE, n).predictions
+            for x, image in zip(inputs, images, strict=True)
+        ]
+    )
+    known = truth != NO_VOTE
+    asked = tuple((0.0, sigma) if radii is None else radii)
+    rows = []
+    for setting, certifier in zip(settings, certifiers, strict=True):
+        observer.watch(setting.predictor)
+        began, answers = time.perf_counter(), []
+        cast, warm = np.full_like(truth, NO_VOTE), np.zeros(truth.shape, dtype=bool)
+        for i, (x, image) in enumerate(zip(inputs, images, strict=True)):
+            answers.append(certifier.certify(engine, Input(x, image)))
+            for samples, predictions, counted in observer.cast:
+                cast[i, samples], warm[i, samples] = predictions, counted
+            observer.cast.clear()
+        seconds = time.perf_counter() - began - observer.aside
+        correct = [a.prediction == label for a, label in zip(answers, labels, strict=True)]
+        radius = [answer.radius for answer in answers]
+        residuals = np.concatenate(observer.residuals) if observer.residuals else np.array([np.nan])
+        row = Measurement(
+            solver=setting.solver,
+            start=setting.predictor.start.name,
+            depth=setting.depth,
+            method=certifier.name,
+            baseline=setting.baseline,
+            nfe=observer.nfe / max(int(warm.sum()), 1),
+            nfe_total=sum(answer.nfe for answer in answers) / cast.size,
+            agreement=_share(cast == truth, known & warm),
+            residual=float(np.median(residuals)),
+            milliseconds=1000 * seconds / cast.size,
+            accuracy=_share(cast == labels[:, None], warm),
+            certified=tuple(certified_accuracy(correct, radius, asked).tolist()),
+            acr=average_certified_radius(correct, radius),
+        )
+        rows.append(row)
+        if tell is not None:
+            tell(row)
+    facts = {
+        "data": dataset.name,
+        "images": len(images),
+        "sigma": sigma,
+        "n0": n0,
+        "n": n,
+        "alpha": alpha,
+        "audit": audit,
+        "batch": batch,
+        "seed": seed,
+    }
+    return Bench(tuple(rows), asked, facts, float(known.mean()))
+
+
+def _share(hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:
+    return float(np.mean(hits[among])) if among.any() else float("nan")
+
+
+def draw_bench(result: Bench, path: str | Path, *, title: str = "Agreement") -> Path:
+    """Draw evaluations a vote against agreement: a colour a start, a marker a solver.
+
+    Args:
+        result: what `bench` returned.
+        path: file to write; its ending chooses the format.
+        title: what stands above the picture.
+
+    Returns:
+        Path: the file written.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    figure, axes = new_figure()
+    starts = list(dict.fromkeys(row.start for row in result.rows))
+    solvers = list(dict.fromkeys(row.solver for row in result.rows))
+    for i, solver in enumerate(solvers):
+        for j, start in enumerate(starts):
+            rows = [row for row in result.rows if (row.solver, row.start) == (solver, start)]
+            fixed = [row for row in rows if row.depth.isdigit()]
+            style: dict[str, Any] = {
+                "color": COLOURS[j % len(COLOURS)],
+                "marker": MARKERS[i % len(MARKERS)],
+            }
+            axes.plot(
+                [row.nfe for row in fixed],
+                [100 * row.agreement for row in fixed],
+                markersize=4.5,
+                linewidth=1.4,
+                linestyle=("-", "--", ":")[i % 3],
+                label=f"{start}, {solver}",
+                **style,
+            )
+            for row in rows:
+                if not row.depth.isdigit():
+                    axes.plot(
+                        [row.nfe],
+                        [100 * row.agreement],
+                        markersize=9,
+                        markerfacecolor="none",
+                        linestyle="none",
+                        label=f"{start}, {solver}, {row.depth}",
+                        **style,
+                    )
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlabel("cell evaluations of a vote (warm-up and audit not counted)")
+    axes.set_ylabel("agreement with the converged cold solve (%)")
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8)
+    return save_figure(figure, Path(path))

@@ -1,0 +1,96 @@
+"""Votes of any predictor, counted where the exact equilibrium is proven to give them."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, ClassVar
+
+from deqcert.certifiers.base import Certifier
+from deqcert.certifiers.bounds import lower_confidence_bound
+from deqcert.certifiers.certificate import Certificate
+from deqcert.errors import ConfigError
+from deqcert.smoothing.stage import Stage
+
+if TYPE_CHECKING:
+    from deqcert.smoothing import Input, Predictor, SmoothingEngine
+
+
+class Enclosed(Certifier):
+    """Certify the model with infinitely many iterations, from states of any predictor whatever.
+
+    For every noisy copy the residual of the predictor's state bounds its distance to the exact
+    equilibrium. A copy counts for A only if no state within that distance has another class; one
+    that is not proven is solved on, and if it never is, it counts as not A. There is no audit.
+
+    Args:
+        predictor: Where proofs begin; any start, chained ones too.
+        n0: Samples that choose the class.
+        n: Samples that bound its probability.
+        alpha: Failure probability of a certificate, in (0, 1).
+        depth: Most cell evaluations for the proof of one sample, at least 1, in float64 and with
+            the predictor's solver. More prove samples nearer to a decision boundary.
+
+    Raises:
+        ConfigError: If a number is out of range or n is too small for alpha.
+
+    **Guarantee:** let f(v) be the class of the exact equilibrium for the noisy input v: of the
+    limit of infinitely many iterations in exact arithmetic on the stored weights, from the
+    injection that the model computes from v in its own precision. With probability at least
+    1 - alpha over the noise, the certificate abstains or the classifier smoothed from f answers
+    ``prediction`` at every point within ``radius`` of the input. Nothing is assumed of
+    ``predictor``. Assumed of the model: that its bounds
+    (:class:`deqcert.models.EnclosedModel`) hold.
+
+    **Source:** docs/bounds.md.
+    """
+
+    name: ClassVar[str] = "enclosed"
+
+    def __init__(self, predictor: Predictor, *, n0: int, n: int, alpha: float, depth: int) -> None:
+        if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
+            raise ConfigError(f"depth is {depth!r}, but it must be a whole number from 1.")
+        self.depth = depth
+        super().__init__(predictor, n0=n0, n=n, alpha=alpha)
+
+    def best_p_lower(self) -> float:
+        """Return the bound of a unanimous vote that is proven to the last sample."""
+        return lower_confidence_bound(self.n, self.n, self.alpha)
+
+    def check(self, engine: SmoothingEngine) -> None:
+        """Refuse a model that offers no bounds, or whose bounds do not hold for its weights.
+
+        Raises:
+            ConfigError: If it is such a model.
+        """
+        from deqcert.smoothing.enclosure import Enclosure
+
+        Enclosure(engine.raw)
+
+    def certify(self, engine: SmoothingEngine, input: Input) -> Certificate:
+        """Certify one input; see :meth:`Certifier.certify`.
+
+        Raises:
+            ConfigError: If the model offers no bounds, or is not proven to have an equilibrium.
+            DataError: If the input does not fit the model.
+        """
+        from deqcert.smoothing.enclosure import Enclosure, proven_votes
+
+        vote = functools.partial(
+            proven_votes, engine, Enclosure(engine.raw), self.predictor, input, depth=self.depth
+        )
+        selection = vote(Stage.SELECT, self.n0)
+        if not selection.counts.sum():
+            return self.certificate(engine, None, 0.0, (selection,))
+        guess = int(selection.counts.argmax())
+        estimate = vote(Stage.ESTIMATE, self.n)
+        votes = int(estimate.counts[guess])
+        p_lower = lower_confidence_bound(votes, self.n, self.alpha)
+        return self.certificate(engine, guess, p_lower, (selection, estimate), votes=votes)
+
+    def assumptions(self) -> str:
+        """Say what the certificate is about."""
+        return (
+            "holds for the classifier smoothed from the exact equilibrium (infinitely many "
+            "iterations in exact arithmetic on the stored weights); proofs begin at: "
+            f"{self.predictor.describe()}, and take at most {self.depth} evaluations"
+        )

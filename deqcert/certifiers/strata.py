@@ -1,0 +1,119 @@
+"""Serialized smoothing with an audit that is better spent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deqcert.certifiers.audit import Audit
+from deqcert.certifiers.base import audit_generator
+from deqcert.certifiers.bounds import certified_radius
+from deqcert.certifiers.goals import Goal, refuse_goal
+from deqcert.certifiers.serialized import Audited
+from deqcert.smoothing.stage import Stage
+
+if TYPE_CHECKING:
+    from deqcert.certifiers.certificate import Certificate
+    from deqcert.smoothing import Input, Predictor, SmoothingEngine, Votes
+
+
+class SerializedStrata(Audited):
+    """Certify from votes of any predictor, after an audit that looks where faults are likely.
+
+    The voters for the class A are ordered by the margin of their own vote. Blocks of the smallest
+    margins are audited whole, as long as a quarter of a block was wrong and at most to a quarter of
+    the audit: their disagreements are known, not estimated. A random part of all other voters is
+    audited after that; with a goal it grows until the goal is settled. Alpha is split between audit
+    and estimate as is best for a unanimous vote without disagreements, fixed by n, audit and alpha.
+
+    Args:
+        predictor: How votes are cast; any start.
+        reference: The base classifier that the certificate is about; its start is independent.
+        n0: Samples that choose the class.
+        n: Samples that vote.
+        alpha: Failure probability of a certificate in all, in (0, 1).
+        audit: Most samples that are solved again by the reference, 1 to n.
+        goal: When to stop auditing; None audits all of ``audit``.
+
+    Raises:
+        ConfigError: As for ``serialized``.
+
+    **Guarantee:** with probability at least 1 - alpha over the noise and the draw of the audit, the
+    certificate abstains or the classifier smoothed from ``reference`` answers ``prediction`` at
+    every point within ``radius`` of the input, whenever the audit stops. Nothing is assumed of
+    ``predictor`` or of its margins.
+
+    **Source:** docs/bounds.md; the sequence is that of Waudby-Smith and Ramdas (2020).
+    """
+
+    name: ClassVar[str] = "serialized-strata"
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        reference: Predictor,
+        n0: int,
+        n: int,
+        alpha: float,
+        audit: int,
+        goal: Goal | None = None,
+    ) -> None:
+        self.goal = goal
+        super().__init__(predictor, reference=reference, n0=n0, n=n, alpha=alpha, audit=audit)
+
+    def best_p_lower(self) -> float:
+        """Return the bound of a unanimous vote without disagreements."""
+        return Audit(self.n, self.audit, self.alpha, self.goal).best(self.n)
+
+    def check(self, engine: SmoothingEngine) -> None:
+        """Refuse a goal that no vote could reach with this noise; see :meth:`Certifier.check`."""
+        refuse_goal(
+            self.goal,
+            certified_radius(self.best_p_lower(), engine.sigma),
+            f"n={self.n}, an audit of {self.audit}, alpha {self.alpha:g} and sigma "
+            f"{engine.sigma:g}",
+            "raise audit",
+        )
+
+    def certify(self, engine: SmoothingEngine, input: Input) -> Certificate:
+        """Certify one input; see :meth:`Certifier.certify`."""
+        self.check(engine)
+        guess, selection = self.select(engine, input)
+        if guess is None:
+            return self.certificate(engine, None, 0.0, (selection,))
+        estimate = engine.votes(self.predictor, input, Stage.ESTIMATE, self.n)
+        voters = np.flatnonzero(estimate.predictions == guess)
+        voters = voters[np.argsort(estimate.margins[voters], kind="stable")]
+        spent: list[Votes] = [selection, estimate]
+
+        def judge(numbers: NDArray[np.int64]) -> int:
+            chosen = voters[numbers]
+            spent.append(engine.classify(self.reference, input, Stage.ESTIMATE, chosen))
+            return int(np.sum(spent[-1].predictions != guess))
+
+        found = Audit(self.n, self.audit, self.alpha, self.goal).run(
+            len(voters),
+            judge,
+            audit_generator(seed=engine.seed, index=input.index),
+            sigma=engine.sigma,
+            batch=engine.batch,
+        )
+        return self.certificate(
+            engine,
+            guess,
+            found.p_lower,
+            tuple(spent),
+            votes=len(voters),
+            audited=found.audited,
+            disagreements=found.disagreements,
+        )
+
+    def assumptions(self) -> str:
+        """Say what the certificate is about, and why it has as many audits as it has."""
+        stated = super().assumptions()
+        if self.goal is None:
+            return stated
+        return f"{stated}; at most {self.audit} audited until settled: {self.goal.describe()}"

@@ -1,0 +1,322 @@
+"""Options declared once: default, type, range and help of a dataclass's fields.
+
+A field is declared with :func:`number`, :func:`text`, :func:`flag` or :func:`choice`; the class
+docstring's ``Args:`` say what it means. From these two places the command line makes its options
+and their help, sentences about bad values are made, and the documentation is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+from deqcert.errors import ConfigError
+from deqcert.registry import Registry
+
+Kind = Literal["int", "float", "bool", "str"]
+_KEY = "deqcert.option"
+_KNOWN: WeakKeyDictionary[type[Any], Mapping[str, Option]] = WeakKeyDictionary()
+_WORDS = {
+    "true": True,
+    "1": True,
+    "yes": True,
+    "on": True,
+    "false": False,
+    "0": False,
+    "no": False,
+    "off": False,
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """What may be given for one field.
+
+    Attributes:
+        kind: Type of a value.
+        default: Value where nothing is given.
+        low: Smallest number, or None for any.
+        high: Largest number, or None for any.
+        low_open: Whether ``low`` itself is excluded.
+        high_open: Whether ``high`` itself is excluded.
+        choices: Words to choose from, asked for when they are needed; None for any.
+        optional: Whether None may be given, too.
+        metavar: What help calls a value, such as "DIR"; None for the kind's own word.
+        name: Name of the field.
+        help: What it means, from the class docstring.
+    """
+
+    kind: Kind
+    default: Any
+    low: float | None = None
+    high: float | None = None
+    low_open: bool = False
+    high_open: bool = False
+    choices: Callable[[], Sequence[str]] | None = None
+    optional: bool = False
+    metavar: str | None = None
+    name: str = ""
+    help: str = ""
+
+    def range(self) -> str:
+        """Say what may be given, as in "a whole number from 1"."""
+        if self.choices is not None:
+            return "one of " + ", ".join(self.choices())
+        if self.kind == "bool":
+            return "true or false"
+        if self.kind == "str":
+            return "text"
+        words = ["a whole number" if self.kind == "int" else "a number"]
+        if self.low is not None:
+            words.append(f"{'above' if self.low_open else 'from'} {self.low:g}")
+        if self.high is not None:
+            words.append(f"{'to below' if self.high_open else 'to'} {self.high:g}")
+        return " ".join(words)
+
+    def check(self, value: Any, label: str | None = None) -> Any:
+        """Return a value that is of the kind and in range, as the kind's own type.
+
+        NumPy numbers are taken for what they are; text is not taken for a number.
+
+        Args:
+            value: What was given.
+            label: What to call it in the sentence; the field's name if not given.
+
+        Raises:
+            ConfigError: If it is of another type or out of range.
+        """
+        if value is None and self.optional:
+            return None
+        if self.choices is not None and isinstance(value, str) and value not in self.choices():
+            raise ConfigError(self._refusal(value, label))
+        if self.kind == "str":
+            if isinstance(value, str):
+                return value
+        elif self.kind == "bool":
+            if isinstance(value, bool):
+                return value
+        elif not isinstance(value, (bool, str, bytes)):
+            number = _number(value, whole=self.kind == "int")
+            if number is not None and self._inside(number):
+                return number
+        raise ConfigError(self._refusal(value, label))
+
+    def parse(self, text: str, label: str | None = None) -> Any:
+        """Read a value from text, as a command line or a file gives it.
+
+        Args:
+            text: What was given.
+            label: What to call it in the sentence; the field's name if not given.
+
+        Raises:
+            ConfigError: If it is not of the kind or out of range.
+        """
+        value: Any = text
+        if self.optional and text.strip().lower() == "none":
+            return None
+        if self.kind == "bool":
+            value = _WORDS.get(text.strip().lower(), text)
+        elif self.kind in ("int", "float"):
+            value = parse_number(text, whole=self.kind == "int")
+            if value is None:
+                raise ConfigError(self._refusal(text, label))
+        return self.check(value, label)
+
+    def _inside(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return False
+        above = self.low is None or (value > self.low if self.low_open else value >= self.low)
+        below = self.high is None or (value < self.high if self.high_open else value <= self.high)
+        return above and below
+
+    def _refusal(self, value: Any, label: str | None) -> str:
+        shown = repr(value) if not isinstance(value, float) else f"{value:g}"
+        return f"{label or self.name} is {shown[:80]}, but it must be {self.range()}."
+
+
+def number(
+    default: float | None,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    whole: bool | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """Declare a field that is a number.
+
+    Args:
+        default: Value where nothing is given; None makes the field optional.
+        low: Smallest value.
+        high: Largest value.
+        above: Instead of ``low``: what it must exceed.
+        below: Instead of ``high``: what it must stay below.
+        whole: Whether it is a whole number; as the default is, if not given.
+        metavar: What help calls a value.
+    """
+    if whole is None:
+        whole = isinstance(default, int)
+    return _declare(
+        Option(
+            "int" if whole else "float",
+            default,
+            low=low if above is None else above,
+            high=high if below is None else below,
+            low_open=above is not None,
+            high_open=below is not None,
+            optional=default is None,
+            metavar=metavar,
+        )
+    )
+
+
+def text(default: str | None, *, metavar: str | None = None) -> Any:
+    """Declare a field that is any text, such as a path; None makes it optional."""
+    return _declare(Option("str", default, optional=default is None, metavar=metavar))
+
+
+def flag(default: bool) -> Any:
+    """Declare a field that is true or false."""
+    return _declare(Option("bool", default))
+
+
+def choice(
+    default: str | None, words: Iterable[str] | Registry[Any], *, metavar: str | None = None
+) -> Any:
+    """Declare a field that is one of a few words, or of a registry's names."""
+    choices: Callable[[], Sequence[str]]
+    if isinstance(words, Registry):
+        choices = words.names
+    else:
+        fixed = tuple(words)
+        choices = lambda: fixed  # noqa: E731
+    return _declare(
+        Option("str", default, choices=choices, optional=default is None, metavar=metavar)
+    )
+
+
+def options_of(kind: type[Any]) -> Mapping[str, Option]:
+    """Return the options of a dataclass by name, with their help.
+
+    Args:
+        kind: A dataclass; fields that are not declared as options are left out.
+    """
+    known = _KNOWN.get(kind)
+    if known is not None:
+        return known
+    meanings: dict[str, str] = {}
+    for parent in reversed(kind.__mro__):
+        meanings |= _arguments(parent.__doc__ or "")
+    _KNOWN[kind] = {
+        field.name: dataclasses.replace(
+            field.metadata[_KEY], name=field.name, help=meanings.get(field.name, "")
+        )
+        for field in dataclasses.fields(kind)
+        if _KEY in field.metadata
+    }
+    return _KNOWN[kind]
+
+
+def check_options(given: Any, prefix: str = "") -> None:
+    """Check every declared field of a dataclass object; call it from ``__post_init__``.
+
+    Values are brought to their own types (a NumPy integer becomes an int, 1 becomes 1.0).
+
+    Args:
+        given: The object, frozen or not.
+        prefix: What comes before a field's name in a sentence.
+
+    Raises:
+        ConfigError: If a value is of another type or out of range.
+    """
+    for name, option in options_of(type(given)).items():
+        value = getattr(given, name)
+        object.__setattr__(given, name, option.check(value, f"{prefix}{name}"))
+
+
+def parse_pairs(what: str, pairs: Sequence[str], known: Mapping[str, Option]) -> dict[str, Any]:
+    """Read KEY=VALUE pairs.
+
+    Args:
+        what: What a pair is called in sentences, as in "solver option".
+        pairs: The pairs.
+        known: The options that there are, by key.
+
+    Raises:
+        ConfigError: If a pair has no value, its key is unknown or given twice, or its value is
+            not of the option's type and range.
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            example = next((f"{o.name}={o.default}" for o in known.values()), "name=value")
+            raise ConfigError(f"{what} {pair!r} must read KEY=VALUE, as in {example}.")
+        if key in values:
+            raise ConfigError(f"{what} {key} is given twice; give it once.")
+        if key not in known:
+            has = f"there are {', '.join(known)}" if known else "there is none"
+            raise ConfigError(f"there is no {what} '{key}'; {has}.")
+        values[key] = known[key].parse(value, f"{what} {key}")
+    return values
+
+
+def parse_number(text: str, *, whole: bool) -> float | None:
+    """Read a number written in ASCII digits, without underscores; None if it is none.
+
+    Args:
+        text: What was given; white space around it is ignored.
+        whole: Whether only whole numbers are taken.
+    """
+    text = text.strip()
+    pattern = r"[+-]?[0-9]+" if whole else r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+    if not re.fullmatch(pattern, text) or len(text) > 400:
+        return None
+    return int(text) if whole else float(text)
+
+
+def _number(value: Any, *, whole: bool) -> float | None:
+    """Return a number-like object as int or float; None if it is none."""
+    try:
+        if whole:
+            return int(value.__index__())
+        return float(value)
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _declare(option: Option) -> Any:
+    return dataclasses.field(default=option.default, metadata={_KEY: option})
+
+
+def _arguments(docstring: str) -> dict[str, str]:
+    """Return the ``Args:`` of a Google-style docstring, by name, markup taken out."""
+    lines = inspect.cleandoc(docstring).split("\n")
+    found: dict[str, str] = {}
+    inside, name = False, ""
+    for line in lines:
+        if not line.startswith(" "):
+            inside = line.strip() in ("Args:", "Attributes:") or (inside and not line.strip())
+            name = name if inside else ""
+            continue
+        if not inside:
+            continue
+        begins = re.fullmatch(r"    (\w+): (.*)", line)
+        if begins:
+            name = begins[1]
+            found[name] = begins[2]
+        elif name:
+            found[name] += " " + line.strip()
+    return {key: _plain(value) for key, value in found.items()}
+
+
+def _plain(text: str) -> str:
+    text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text)
+    return text.replace("``", "")

@@ -1,0 +1,118 @@
+"""Things by name: what is built in, what a plugin brings, and what a caller registers."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar, cast
+
+from deqcert.errors import ConfigError, DeqcertError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Named things of one kind, each imported when it is first asked for.
+
+    Other packages add theirs without being imported either, through an entry point of the group
+    ``deqcert.<plural>`` (``[project.entry-points."deqcert.solvers"]``); a program adds its own
+    with :meth:`register`.
+
+    Args:
+        kind: What one of them is called, in sentences.
+        entries: Name to thing, or to where it is: ``"package.module:attribute"``.
+        plural: Last part of the entry points' group; the default is the kind with an s.
+        error: What is raised for a name that is not there.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        entries: Mapping[str, str | T],
+        *,
+        plural: str | None = None,
+        error: type[DeqcertError] = ConfigError,
+    ) -> None:
+        self.kind = kind
+        self.plural = plural or f"{kind}s"
+        self._error = error
+        self._entries: dict[str, Any] = dict(entries)
+
+    def names(self) -> tuple[str, ...]:
+        """Return every name: built in first, then registered, then from entry points."""
+        return tuple(dict.fromkeys((*self._entries, *self._plugins)))
+
+    def get(self, name: str) -> T:
+        """Return the thing of that name.
+
+        Raises:
+            ConfigError: If there is none, with the nearest name; or if a plugin cannot be imported.
+        """
+        if name not in self._entries:
+            if name not in self._plugins:
+                raise self._error(self.unknown(name))
+            try:
+                self._entries[name] = self._plugins[name]()
+            except Exception as error:  # whatever the other package's import raises
+                raise self._error(
+                    f"{self.kind} '{name}' comes from a plugin that cannot be imported ({error}); "
+                    "repair or uninstall it."
+                ) from error
+        found = self._entries[name]
+        if isinstance(found, str):
+            module, _, attribute = found.partition(":")
+            found = self._entries[name] = getattr(importlib.import_module(module), attribute)
+        return cast(T, found)
+
+    def register(self, name: str, thing: T, *, replace: bool = False) -> T:
+        """Add a thing under a name, and return it.
+
+        Args:
+            name: What it will be asked for by.
+            thing: What :meth:`get` will return.
+            replace: Whether it may take the place of another.
+
+        Raises:
+            ConfigError: If the name is taken and ``replace`` is False, or cannot be typed.
+        """
+        if not name or name != name.strip() or ":" in name or "," in name:
+            raise self._error(
+                f"{name!r} cannot name a {self.kind}; use letters, digits and dashes."
+            )
+        if name in self.names() and not replace:
+            raise self._error(
+                f"there is a {self.kind} '{name}' already; take another name, or replace=True."
+            )
+        self._entries[name] = thing
+        return thing
+
+    def unregister(self, name: str) -> None:
+        """Forget what was registered under a name; nothing happens where there is none."""
+        self._entries.pop(name, None)
+
+    def unknown(self, name: str) -> str:
+        """Say that there is nothing of that name, and what is nearest."""
+        names = self.names()
+        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ";"
+        return f"there is no {self.kind} '{name}'{hint} there are {', '.join(names)}."
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is something of that name."""
+        return name in self._entries or name in self._plugins
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield every name."""
+        return iter(self.names())
+
+    def __len__(self) -> int:
+        """Return how many names there are."""
+        return len(self.names())
+
+    @cached_property
+    def _plugins(self) -> dict[str, Callable[[], T]]:
+        found = entry_points(group=f"deqcert.{self.plural}")
+        return {point.name: point.load for point in found if point.name not in self._entries}

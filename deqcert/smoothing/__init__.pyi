@@ -1,0 +1,11 @@
+from .early import DecidedStop as DecidedStop
+from .early import EarlyStop as EarlyStop
+from .engine import NO_VOTE as NO_VOTE
+from .engine import Callback as Callback
+from .engine import SmoothingEngine as SmoothingEngine
+from .engine import VoteBatch as VoteBatch
+from .engine import Votes as Votes
+from .input import Input as Input
+from .noise import noisy_copies as noisy_copies
+from .predictor import Predictor as Predictor
+from .stage import Stage as Stage

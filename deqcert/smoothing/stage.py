@@ -1,0 +1,21 @@
+"""What noise is drawn for: one stage for each use, so that no two uses share a random number."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Stage(enum.IntEnum):
+    """What noise is drawn for; different stages never share a random number.
+
+    Each verdict of an attack evaluation has a stage of its own: ``VERDICT`` plus its number.
+    """
+
+    SELECT = 0
+    ESTIMATE = 1
+    AUDIT = 2
+    PREDICT = 3
+    ATTACK = 2**16
+    ANSWER = 2**17
+    SEARCH = 2**17 + 1
+    VERDICT = 2**18

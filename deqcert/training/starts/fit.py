@@ -1,0 +1,236 @@
+"""Fit a start network to a frozen model: regression on solved states, through the cell."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deqcert.data import Dataset
+from deqcert.errors import ConfigError, DataError
+from deqcert.models import ImplicitModel
+from deqcert.solvers import StopRule
+from deqcert.starts.file import StartFile
+from deqcert.starts.network import PyramidStart, build_start, start_architecture
+from deqcert.training.augment import get_augmentation
+from deqcert.training.progress import TrainingProgress
+from deqcert.training.starts.config import StartConfig
+from deqcert.training.starts.pool import Pool, SolvedImages, solve_states
+
+REGRESSION = 0.15
+"""Share of the training in which only the start itself is compared, several times faster."""
+
+PARTS = 8
+"""Batches of solved states in a round; each round draws new images and new noise."""
+
+PATIENCE = 5
+"""Steps in a row that may fail to be finite before the training gives up."""
+
+
+def fit_start(
+    model: ImplicitModel, data: Dataset, config: StartConfig, init: StartFile | None = None
+) -> tuple[nn.Module, dict[str, Any], list[dict[str, float]]]:
+    """Fit a start network to any model of the protocol.
+
+    Args:
+        model: The model; put into evaluation mode. Its weights do not change.
+        data: Training images.
+        config: Everything else; its ``model``, ``data`` and ``init`` are not looked at.
+        init: Where to begin, instead of random weights.
+
+    Returns:
+        The network in evaluation mode, its architecture for
+        :func:`deqcert.starts.network.build_start`, and one entry a round of the history.
+
+    Raises:
+        ConfigError: If there are too few images, or the training diverges.
+        DataError: If the images do not fit the model.
+    """
+    if len(data) < config.batch:
+        raise ConfigError(
+            f"batch is {config.batch}, but there are {len(data)} training images; lower it."
+        )
+    expected = getattr(model, "input_shape", None)
+    if expected is not None and tuple(expected) != tuple(data.shape):
+        raise DataError(
+            f"the images of {data.name} have shape {tuple(data.shape)}, but the model takes "
+            f"{tuple(expected)} (channels, height, width)."
+        )
+    if isinstance(model, nn.Module):
+        model.eval().to(config.device)
+    if config.labels > 0.0:
+        _check_classes(model, data, config)
+    if init is None:
+        one = torch.from_numpy(data.batch(np.arange(1))).to(config.device)
+        with torch.no_grad():
+            architecture = start_architecture(model, model.inject(one))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            net = build_start(architecture)
+    else:
+        architecture, net = init.architecture, copy.deepcopy(init.net).requires_grad_(True).train()
+    net = net.to(config.device)
+    with _frozen(model):
+        history = _Fitting(model, net, data, config, knows=init is not None).run()
+    return net.eval(), architecture, history
+
+
+def _check_classes(model: ImplicitModel, data: Dataset, config: StartConfig) -> None:
+    classes = getattr(model, "num_classes", len(data.classes))
+    if classes != len(data.classes):
+        raise ConfigError(
+            f"labels is {config.labels}, but {data.name} has {len(data.classes)} classes and the "
+            f"model {classes}; take the images that it was trained for, or labels 0."
+        )
+
+
+@contextlib.contextmanager
+def _frozen(model: ImplicitModel) -> Iterator[None]:
+    """Ask for no gradients of the model's weights; they would cost as much as those of states."""
+    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
+    before = [parameter.requires_grad for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, asked in zip(parameters, before, strict=True):
+            parameter.requires_grad_(asked)
+
+
+class _Fitting:
+    """The state of one training: network, optimiser, and where it stands."""
+
+    def __init__(
+        self,
+        model: ImplicitModel,
+        net: nn.Module,
+        data: Dataset,
+        config: StartConfig,
+        knows: bool,
+    ) -> None:
+        self.model, self.net, self.data, self.config = model, net, data, config
+        self.knows = knows
+        self.labels = torch.from_numpy(data.labels())
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
+        self.augment = get_augmentation(config.augment, data.shape[0])
+        self.pool = Pool(config.batch)
+        self.stop = StopRule(tol=config.tol, max_nfe=config.max_nfe)
+        self.began = time.perf_counter()
+        self.done = self.lost = 0
+
+    def run(self) -> list[dict[str, float]]:
+        """Train to the end; return one entry a round."""
+        history: list[dict[str, float]] = []
+        with TrainingProgress(self.config.progress) as progress:
+            while self._share() < 1.0:
+                self._refill(cold=not (history or self.knows))
+                losses = []
+                for _ in range(self.config.reuse):
+                    for solved in self.pool.draw(self.generator):
+                        if self._share() < 1.0:
+                            losses.append(self._step(solved))
+                if not losses:
+                    if history:
+                        break  # the time was over while new states were solved
+                    raise ConfigError(
+                        "no step could be taken: the time is too short, or no noisy image could "
+                        "be solved; give more minutes, a larger max_nfe or another model."
+                    )
+                # The last step says what there is to say: earlier ones may have had fewer parts.
+                entry = {"step": float(self.done), "seconds": time.perf_counter() - self.began}
+                entry |= {
+                    name: float(np.mean([step[name] for step in losses if name in step]))
+                    for name in losses[-1]
+                }
+                history.append(entry)
+                progress.tell(
+                    min(1.0, self._share()),
+                    "  ".join(f"{name} {value:.4g}" for name, value in entry.items()),
+                )
+        return history
+
+    def _refill(self, cold: bool) -> None:
+        """Solve new noisy images, from the network's own guess as soon as there is one."""
+        self.pool.clear()
+        size = self.config.batch
+        rows = torch.randint(len(self.data), (PARTS, size), generator=self.generator).numpy()
+        for part in rows:
+            x = self.augment(torch.from_numpy(self.data.batch(part)), self.generator)
+            x = x + self.config.sigma * torch.randn(x.shape, generator=self.generator)
+            x = x.to(self.config.device)
+            with torch.no_grad():
+                start = None if cold else self.net(self.model.inject(x))
+            labels = self.labels[part].to(self.config.device)
+            self.pool.add(solve_states(self.model, x, labels, start, self.stop))
+
+    def _step(self, solved: SolvedImages) -> dict[str, float]:
+        """Take one step; return the parts of its loss."""
+        share = min(1.0, self._share())
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * 0.5 * (1.0 + math.cos(math.pi * share))
+        z = self.net(solved.injection)
+        total = self._error(z, solved.z)
+        parts = {"start": total.item()}
+        if share >= REGRESSION or self.knows:
+            for _ in range(self.config.cells):
+                z = self.model.cell(z, solved.injection)
+            after = self._error(z, solved.z)
+            logits = self.model.readout(z)
+            divergence = F.kl_div(
+                F.log_softmax(logits, dim=1),
+                F.log_softmax(solved.logits, dim=1),
+                reduction="batchmean",
+                log_target=True,
+            )
+            # The start's own error shows the way at first; what counts is where it leads.
+            total = (1.0 - share) * total + after + self.config.divergence * divergence
+            parts |= {"after": after.item(), "divergence": divergence.item()}
+            if self.config.labels > 0.0:
+                wrong = F.cross_entropy(logits, solved.labels)
+                total = total + self.config.labels * wrong
+                parts["labels"] = wrong.item()
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        size = torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip)
+        self.done += 1
+        if math.isfinite(total.item()) and math.isfinite(size.item()):
+            self.optimizer.step()
+            self.lost = 0
+        else:
+            self.lost += 1
+            if self.lost >= PATIENCE:
+                raise ConfigError(
+                    f"the training of the start diverged; lower lr below {self.config.lr:g}."
+                )
+        return parts
+
+    def _error(self, z: Tensor, target: Tensor) -> Tensor:
+        """Return the mean squared error relative to the target's square, a resolution at a time."""
+        pairs: Sequence[tuple[Tensor, Tensor]] = [(z, target)]
+        if isinstance(self.net, PyramidStart):
+            unpack = self.net.layout.unpack
+            pairs = list(zip(unpack(z), unpack(target), strict=True))
+        return torch.stack(
+            [
+                ((guess - truth).flatten(1).square().sum(1) / truth.flatten(1).square().sum(1))
+                .clamp(max=1e6)
+                .mean()
+                for guess, truth in pairs
+            ]
+        ).mean()
+
+    def _share(self) -> float:
+        """Return how much of the training is done, from 0 to 1."""
+        if self.config.minutes > 0.0:
+            return (time.perf_counter() - self.began) / (60.0 * self.config.minutes)
+        return self.done / self.config.steps

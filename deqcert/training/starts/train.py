@@ -1,0 +1,133 @@
+"""From a checkpoint to its start network: fit, measure, tune, save."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import deqcert
+from deqcert.data import load_dataset
+from deqcert.errors import RunError
+from deqcert.models import file_hash, form_names, in_form, load_model
+from deqcert.starts.file import StartFile, load_start, save_start, start_path
+from deqcert.training.record import command_line
+from deqcert.training.starts.config import StartConfig
+from deqcert.training.starts.depth import choose_depth, costs, follow
+from deqcert.training.starts.fit import fit_start
+
+ROWS = 100
+"""Rows on which the cost of a start is measured."""
+
+POINTS = 20
+"""Entries of the history that are kept in the record."""
+
+
+def train_start(config: StartConfig) -> Path:
+    """Fit a start network to a checkpoint, tune its depth, and save both.
+
+    Returns:
+        The file. Beside it is a JSON record with the parameters, the versions, the history, and
+        what was measured on noisy training images.
+
+    Raises:
+        ConfigError: If parameters do not fit, or the training diverges.
+        CheckpointError: If the checkpoint cannot be read.
+        DataError: If the images cannot be used.
+        RunError: If the file exists already or cannot be written.
+    """
+    path = start_path(config.model) if config.out is None else Path(config.out)
+    _check_out(path)
+    began = time.perf_counter()
+    model, sha256 = load_model(config.model, config.config), file_hash(config.model)
+    init = None if config.init is None else load_start(config.init, config.model)
+    data = load_dataset(config.data, "train")
+    net, architecture, history = fit_start(model, data, config, init)
+    fitted = time.perf_counter() - began
+    # The start is held against the quickest cell that gives the same numbers.
+    quick = in_form(model, "folded" if "folded" in form_names(model) else "eager", rows=ROWS)
+    x = torch.from_numpy(data.batch(np.arange(min(ROWS, len(data))))).to(config.device)
+    with torch.no_grad():
+        cost, readout = costs(quick, net, quick.inject(x))
+    trajectories = follow(
+        quick,
+        net,
+        data,
+        sigma=config.sigma,
+        images=config.tune_images,
+        batch=ROWS,
+        steps=config.most,
+        seed=config.seed,
+        device=config.device,
+    )
+    depth = choose_depth(trajectories, config.disagreement, readout=readout)
+    known = trajectories.truth >= 0
+    agreement = (trajectories.classes[known] == trajectories.truth[known, None]).mean(axis=0)
+    size, whole = (sum(p.numel() for p in module.parameters()) for module in (net, model))
+    start = StartFile(
+        net,
+        architecture,
+        sha256,
+        config.sigma,
+        cost,
+        steps=depth.steps,
+        early=depth.early,
+        margin=depth.margin,
+        readout=readout,
+    )
+    record = {
+        "command": command_line(),
+        "parameters": {
+            field: str(value) if isinstance(value, Path) else value
+            for field, value in dataclasses.asdict(config).items()
+        },
+        "measured": {
+            "cost": round(cost, 4),
+            "readout": round(readout, 4),
+            "parameters": size,
+            "share_of_parameters": round(size / whole, 4),
+            "agreement": [round(float(share), 4) for share in agreement],
+            "depth": dataclasses.asdict(depth),
+        },
+        "seconds": round(time.perf_counter() - began, 1),
+        "seconds_fitting": round(fitted, 1),
+        "threads": torch.get_num_threads(),
+        "model_sha256": sha256,
+        "data_sha256": {"train": data.hash()},
+        "versions": {
+            "deqcert": deqcert.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "history": [
+            {key: round(value, 4) for key, value in history[index].items()}
+            for index in sorted({round(i) for i in np.linspace(0, len(history) - 1, POINTS)})
+        ],
+    }
+    try:
+        save_start(path, start)
+        text = json.dumps(record, indent=2) + "\n"
+        path.with_suffix(".json").write_text(text, encoding="utf-8")
+    except (OSError, RuntimeError) as error:
+        raise RunError(f"cannot write {path} ({error}); free the disk and train again.") from None
+    return path
+
+
+def _check_out(path: Path) -> None:
+    if path.exists():
+        raise RunError(f"{path} exists already; choose another out or remove it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.with_name(f".{path.name}.probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunError(
+            f"cannot write to {path.parent} ({error.strerror}); choose another out."
+        ) from None

@@ -173,7 +173,7 @@ class ContractiveDEQ(TrainableModel):
         """Return zeros of shape (B, D)."""
         return torch.zeros_like(injection)
 
-    def cell(self, z: Tensor, injection: Tensor, masks: None = None) -> Tensor:
+    def cell(self, z: Tensor, injection: Tensor, masks: Tensor | None = None) -> Tensor:
         """Evaluate relu(W z + injection), from (B, D) to (B, D)."""
         return F.relu(F.linear(z, self.weight) + injection)
 

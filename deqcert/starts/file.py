@@ -11,7 +11,8 @@ from torch import nn
 
 from deqcert.errors import CheckpointError, ConfigError
 from deqcert.files import write_atomically
-from deqcert.models.checkpoints import checkpoint_path, file_hash
+from deqcert.models.checkpoints import file_hash
+from deqcert.models.zoo import checkpoint_path
 from deqcert.starts.network import build_start
 
 FORMAT = "deqcert-start"

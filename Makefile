@@ -99,6 +99,9 @@ $(VENV)/.installed-test: $(VENV)/.torch $(BUILD)
 	@$(SAY_KERNELS)
 	@touch $@ $(VENV)/.installed
 
-$(VENV)/.installed-docs: $(VENV)/.torch $(BUILD)
-	$(BIN)/python -m pip install --quiet --editable ".[docs]"
-	@touch $@ $(VENV)/.installed
+# The extra's requirements alone: the package is there, and its kernels need not be compiled again.
+$(VENV)/.installed-docs: $(VENV)/.installed pyproject.toml
+	$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*p["optional-dependencies"]["docs"], sep="\n")' > $@.txt
+	$(BIN)/python -m pip install --quiet --requirement $@.txt
+	@touch $@

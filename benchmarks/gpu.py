@@ -19,9 +19,12 @@ import torch
 
 from deqcert import kernels
 from deqcert.bench.solvers import SolverBench, bench_solvers
+from deqcert.kernels.step import ROWS, SIZE, WINDOW
+from deqcert.solvers import get_solver
 
 SHAPES = [(1, 1, 1), (3, 17, 2), (7, 9000, 6), (100, 14336, 6), (2, 65536, 10)]
-ANDERSON = {"damping": 1.0, "ridge": 1e-3, "growth": 4.0, "max_weight": 1e4}
+OPTIONS = {"picard": {"damping": 0.7}, "anderson": {"ridge": 1e-3, "growth": 4.0}}
+"""Where a solver's own would leave something out, or make weights too sensitive to compare."""
 STEPS = 8
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.1}
@@ -38,7 +41,7 @@ def main() -> None:
     print(f"{torch.cuda.get_device_name()}, seed {seed}")
     errors = {
         f"{name} {str(dtype).removeprefix('torch.')}": (check(name, dtype, seed), limit)
-        for name in ("picard", "anderson", "broyden")
+        for name in kernels.STEPS
         for dtype, limit in TOLERANCE.items()
     }
     errors["residual_norms"] = (check_norms(seed), 1e-12)
@@ -68,25 +71,20 @@ def tell(timing) -> None:
 
 
 def memory(name: str, rows: int, size: int, window: int, device: str, dtype: torch.dtype):
-    def zeros(*shape, kind=torch.float64):
-        return torch.zeros(shape, dtype=kind, device=device)
-
-    count = zeros(rows, kind=torch.int32)
-    if name == "picard":
-        return ()
-    if name == "anderson":
-        windows = [zeros(rows, window, size, kind=dtype) for _ in range(2)]
-        return (*windows, zeros(rows, window, window), count)
-    numbers = [zeros(rows, window), zeros(rows, window), zeros(rows)]
-    return (zeros(rows, window, size, kind=dtype), *numbers, count)
+    extents = {ROWS: rows, WINDOW: window, SIZE: size}
+    return [
+        torch.zeros([extents[extent] for extent in shape], dtype=own or dtype, device=device)
+        for shape, own in kernels.STEPS[name].keeps.values()
+    ]
 
 
 def check(name: str, dtype: torch.dtype, seed: int, device: str = "cuda", shapes=SHAPES) -> float:
     """The largest error of a step against the float64 of its own inputs, relative to the state."""
     generator = torch.Generator().manual_seed(seed)
-    options = {"picard": {"damping": 0.7}, "anderson": ANDERSON, "broyden": {"line_search": False}}
+    solver, step = get_solver(name), f"{name}_step"
+    options = {constant: getattr(solver, constant) for constant in kernels.STEPS[name].constants}
+    options |= OPTIONS.get(name, {})
     worst = 0.0
-    step = f"{name}_step"
     for rows, size, window in shapes:
         there = memory(name, rows, size, window, device, dtype)
         here = memory(name, rows, size, window, "cpu", torch.float64)
@@ -98,8 +96,8 @@ def check(name: str, dtype: torch.dtype, seed: int, device: str = "cuda", shapes
             out = torch.empty(rows, size, dtype=dtype, device=device)
             want = torch.empty(rows, size, dtype=torch.float64)
             moved = (z.to(device), fz.to(device))
-            getattr(kernels, step)(*moved, *there, out, **options[name])
-            getattr(kernels, step).reference(z.double(), fz.double(), *here, want, **options[name])
+            getattr(kernels, step)(*moved, *there, out, **options)
+            getattr(kernels, step).reference(z.double(), fz.double(), *here, want, **options)
             error = (out.cpu().double() - want).abs().amax() / want.abs().amax().clamp_min(1)
             worst = max(worst, error.item() if math.isfinite(error) else math.inf)
             for mine, theirs in zip(there, here, strict=True):

@@ -6,10 +6,10 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <deque>
 #include <initializer_list>
 #include <optional>
-#include <set>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -143,7 +143,7 @@ class Named {
   nb::handle take(const char* name) {
     PyObject* value = PyDict_GetItemString(values_.ptr(), name);
     if (!value) refuse(name, "is missing");
-    taken_.insert(name);
+    taken_.push_back(name);
     return value;
   }
 
@@ -152,13 +152,15 @@ class Named {
     if (taken_.size() == values_.size()) return;
     for (const auto& [key, value] : values_) {
       const std::string name = nb::cast<std::string>(key);
-      if (!taken_.count(name)) refuse(name.c_str(), "is not an argument of this step");
+      if (std::find(taken_.begin(), taken_.end(), name) == taken_.end()) {
+        refuse(name.c_str(), "is not an argument of this step");
+      }
     }
   }
 
  private:
   const nb::dict& values_;
-  std::set<std::string> taken_;
+  std::vector<const char*> taken_;
 };
 
 // tol, relative, max_nfe, divergence, patience.

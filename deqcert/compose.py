@@ -31,7 +31,7 @@ from deqcert.runs import Manifest
 from deqcert.settings import Certifying, Machine, Solving, Starting
 from deqcert.smoothing import DecidedStop, EarlyStop, Predictor, SmoothingEngine
 from deqcert.solvers import SOLVERS, Solver, StopRule, get_solver
-from deqcert.starts import Learned, StartFile, StartPolicy, get_start, load_start, start_path
+from deqcert.starts import StartFile, StartPolicy, get_start, make_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +237,8 @@ def make_predictor(given: Any, solving: Solving, starting: Starting, device: str
         ConfigError: If a setting says nothing about the start that is asked for.
         CheckpointError: If a learned start cannot be read or belongs to another model.
     """
-    policy, tuned = make_start(starting.start, given, device)
+    checkpoint = given if isinstance(given, str | Path) else None
+    policy, tuned = make_start(starting.start, model=checkpoint, device=device)
     if not policy.independent:
         return _make_chained(solving, starting, policy)
     if starting.warmup is not None or starting.refresh:
@@ -267,23 +268,6 @@ def early_stop(tuned: StartFile) -> EarlyStop | DecidedStop | None:
     if tuned.margin is not None:
         return DecidedStop(tuned.margin, tuned.readout)
     return None if tuned.early is None else EarlyStop(tuned.early)
-
-
-def make_start(text: str, given: Any, device: str) -> tuple[StartPolicy, StartFile | None]:
-    """Make the start policy of that name; also return the file of a learned one.
-
-    Raises:
-        ConfigError: If there is none of that name, or it takes no file.
-        CheckpointError: If a learned start cannot be read or belongs to another model.
-    """
-    name, _, file = text.partition(":")
-    if name != Learned.name:
-        if file:
-            raise ConfigError(f"start {name!r} takes no file; only learned:FILE does")
-        return get_start(name), None
-    path = file or start_path(given)
-    found = load_start(path, given)
-    return Learned(found.net.to(device), found.cost, file_hash(path)), found
 
 
 def make_goal(certifying: Certifying) -> Goal | None:
@@ -316,8 +300,7 @@ def describe_predictor(predictor: Predictor) -> dict[str, Any]:
         },
         "stop": dataclasses.asdict(predictor.stop),
     }
-    if isinstance(predictor.start, Learned):
-        parameters["start_sha256"] = predictor.start.sha256
+    parameters |= predictor.start.facts()
     if predictor.early is not None:
         parameters["early"] = dataclasses.asdict(predictor.early)
     if predictor.warmup is not None:

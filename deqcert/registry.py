@@ -86,11 +86,11 @@ class Registry(Generic[T]):
         """
         if not name or name != name.strip() or ":" in name or "," in name:
             raise self._error(
-                f"{name!r} cannot name a {self.kind}; use letters, digits and dashes."
+                f"{name!r} cannot be the name of this {self.kind}; use letters, digits and dashes."
             )
         if name in self.names() and not replace:
             raise self._error(
-                f"there is a {self.kind} '{name}' already; take another name, or replace=True."
+                f"{self.kind} '{name}' exists already; take another name, or replace=True."
             )
         self._entries[name] = thing
         return thing

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deqcert.certifiers import CERTIFIERS
+from deqcert.data import dataset_names
 from deqcert.models import FORMS
 from deqcert.options import check_options, choice, number, text
 from deqcert.solvers import SOLVERS
+from deqcert.starts import STARTS
 
 SPLITS = ("test", "train")
 
@@ -28,7 +30,7 @@ class Data:
         images: Which images of it, counted from 0: START:STOP[:STEP]; ':' is all, '7' is one.
     """
 
-    data: str = text("digits", metavar="SPEC")
+    data: str = text("digits", metavar="SPEC", words=dataset_names)
     split: str = choice("test", SPLITS)
     images: str = text(":", metavar="START:STOP[:STEP]")
 
@@ -97,7 +99,7 @@ class Starting:
         refresh: Solve every so many batches of a chain cold again; 0 is only the first.
     """
 
-    start: str = text("cold", metavar="NAME")
+    start: str = text("cold", metavar="NAME", words=STARTS)
     steps: int | None = number(None, low=0, whole=True, metavar="S")
     early: float | None = number(None, above=0, whole=False, metavar="R")
     margin: float | None = number(None, above=0, whole=False, metavar="F")

@@ -48,14 +48,38 @@ def public_modules() -> list[str]:
     return ["deqcert", *(f"deqcert.{name}" for name in names)]
 
 
+def stubbed(name: str) -> list[str]:
+    """Where the names of a package come from that is loaded lazily, as its stub says."""
+    stub = PACKAGE.joinpath(*name.split(".")[1:], "__init__.pyi")
+    if not stub.is_file():
+        return []
+    return [
+        f"{name}.{node.module}.{alias.name}"
+        for node in ast.parse(stub.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ImportFrom) and node.level == 1
+        for alias in node.names
+    ]
+
+
+def api_page(name: str) -> str:
+    """A page of a package or module: all that it makes public."""
+    shown = "    options: { show_root_heading: true, show_root_toc_entry: true }"
+    blocks = [f"# {name}\n", f"::: {name}\n"]
+    return "\n".join([*blocks, *(f"::: {path}\n{shown}\n" for path in stubbed(name))])
+
+
 @functools.cache
 def pages() -> dict[str, Path | str]:
     """Each added page's place in the site, with the file in the repository or the text itself."""
     added: dict[str, Path | str] = {"reference/commands.md": command_reference()}
     names = public_modules()
-    for name in names:
-        added[f"reference/{name}.md"] = f"# {name}\n\n::: {name}\n"
-    added["reference/deqcert.md"] += "\n" + "".join(f"- [{n}]({n}.md)\n" for n in names[1:])
+    for name in names[1:]:
+        added[f"reference/{name}.md"] = api_page(name)
+    front = [f"- [`deqcert.{n.rpartition('.')[2]}`][{n}]\n" for n in stubbed("deqcert")]
+    rooms = [f"- [{name}]({name}.md)\n" for name in names[1:]]
+    added["reference/deqcert.md"] = "\n".join(
+        ["# deqcert\n", "::: deqcert\n", *front, "## Packages\n", *rooms]
+    )
     for name in PROJECT:
         added[f"project/{name.lower()}.md"] = ROOT / f"{name}.md"
     for path in sorted(RESULTS.glob("*.md")) + sorted(RESULTS.glob("*.png")):

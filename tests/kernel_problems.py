@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from deqcert import kernels
 from deqcert.kernels.native import extension as native
+from deqcert.kernels.step import ROWS, SIZE, WINDOW
 
 needs_native = pytest.mark.skipif(native is None, reason="the compiled extension is not installed")
 needs_cuda = pytest.mark.skipif(
@@ -142,16 +143,11 @@ class Memory:
         def full(*shape, dtype=torch.float64, value=math.nan):
             return torch.full(shape, value, dtype=dtype, device=device)
 
-        count = torch.zeros(rows, dtype=torch.int32, device=device)
+        extents = {ROWS: rows, WINDOW: m, SIZE: size}
         arrays = {}
-        if name == "anderson":
-            window = Window.empty(rows, m, size, dtype, device)
-            arrays = {"window_f": window.f, "window_g": window.g, "gram": window.gram}
-            arrays["count"] = count
-        elif name == "broyden":
-            arrays = {"directions": full(rows, m, size, dtype=dtype)}
-            arrays |= {"squares": full(rows, m), "lengths": full(rows, m), "merit": full(rows)}
-            arrays["count"] = count
+        for array, (shape, own) in kernels.STEPS[name].keeps.items():
+            value = math.nan if own != torch.int32 else 0  # counts say that nothing is held
+            arrays[array] = full(*map(extents.get, shape), dtype=own or dtype, value=value)
         watch = None
         if rule is not None:
             start = torch.tensor(kernels.START, dtype=torch.float64, device=device)

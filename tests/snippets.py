@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+# The changelog tells of what is gone, too.
+PAGES = [
+    *(page for page in sorted(ROOT.glob("*.md")) if page.name != "CHANGELOG.md"),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 SHELL = ("", "bash", "sh", "console", "text")
 PROGRAM = re.compile(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*(?:torchrun .*-m )?deqcert (?=\S)")
 

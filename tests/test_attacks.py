@@ -298,7 +298,7 @@ def test_a_registered_attack_is_one_like_the_others(toy: Attack) -> None:
         target(HalfSpace(0.9)), x, torch.tensor([0, 1, 0, 1]), [0, 1, 2, 3], radius=radii
     )
     assert ((found.double() - x.double()).flatten(1).norm(dim=1) <= radii).all()
-    with pytest.raises(ConfigError, match="there is a attack|there is an attack"):
+    with pytest.raises(ConfigError, match="attack 'toy' exists already"):
         ATTACKS.register("toy", toy)
 
 
@@ -656,7 +656,7 @@ def test_the_command_takes_a_registered_attack(
     out = tmp_path / "attacks"
     given = f"attack {certified} --attack toy:steps=2 --images 0 --n 200 --search 50 --out {out}"
     assert main(given.split()) == 0
-    assert "held against 1 attacks" in capsys.readouterr().out
+    assert "held against 1 attack " in capsys.readouterr().out
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["parameters"]["attacks"] == ["toy:steps=2,draws=2"]
     assert "norm:toy" in (out / "attacks.tsv").read_text()

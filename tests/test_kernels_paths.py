@@ -56,7 +56,8 @@ except kernels.KernelError as error:
 
 def test_a_binary_of_other_sources_is_not_used():
     program = """
-import sys, types
+import os, sys, types
+os.environ.pop("DEQCERT_KERNELS", None)
 sys.modules["deqcert._native"] = types.ModuleType("deqcert._native")
 import torch
 from deqcert import kernels

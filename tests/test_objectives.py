@@ -316,6 +316,30 @@ def test_attacked_passes_leave_no_trace(passes: Passes, unrolled: int) -> None:
     assert passes.nfe == nfe
 
 
+def test_the_adjoint_of_an_attacked_pass_sees_the_model_as_certified(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its solve comes after the pass, when the model is in training mode again."""
+    passes.unrolled = 0
+    model, cell = passes.model, passes.model.cell
+    seen: list[tuple[bool, bool]] = []
+
+    def watched(*arguments: torch.Tensor) -> torch.Tensor:
+        seen.append((model.training, any(p.requires_grad for p in model.parameters())))
+        return cell(*arguments)
+
+    monkeypatch.setattr(model, "cell", watched)
+    x = torch.rand(12, *model.input_shape, generator=_fresh()).requires_grad_()
+    passes.begin()
+    logits = passes.attacked(x)
+    forward = len(seen)
+    # Most rows have nothing to solve; the others go on in an evaluation of their own.
+    torch.autograd.grad(logits[:4].square().sum(), x)
+    assert len(seen) > forward
+    assert set(seen) == {(False, False)}
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("unrolled", [0, 3])
 def test_attacked_rows_are_independent(passes: Passes, unrolled: int) -> None:
     passes.unrolled = unrolled

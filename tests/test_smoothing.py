@@ -16,7 +16,15 @@ from toys import ORIGIN, SIGMA, HalfLine, reference
 
 from deqcert.errors import ConfigError, DataError
 from deqcert.models import load_model
-from deqcert.smoothing import NO_VOTE, Input, Predictor, SmoothingEngine, noisy_copies
+from deqcert.smoothing import (
+    NO_VOTE,
+    DecidedStop,
+    EarlyStop,
+    Input,
+    Predictor,
+    SmoothingEngine,
+    noisy_copies,
+)
 from deqcert.solvers import Picard, StopRule, get_solver, solver_names
 from deqcert.starts import get_start, start_names
 
@@ -118,7 +126,7 @@ def test_refresh_solves_every_so_many_batches_cold(start):
     assert votes.nfe == 2 * 50 * 30 + 2 * 50 * 2
 
 
-def test_rows_that_do_not_converge_vote_for_nobody_but_stay_in_n():
+def test_rows_that_do_not_converge_have_no_vote_but_stay_in_n():
     model = HalfLine(0.9)
     never = Predictor(Picard(), StopRule(tol=1e-12, max_nfe=2))
     model.initial_state = lambda injection: torch.zeros_like(injection)
@@ -127,6 +135,47 @@ def test_rows_that_do_not_converge_vote_for_nobody_but_stay_in_n():
     assert votes.counts.sum() == 0
     assert len(votes.predictions) == 50
     assert (votes.margins == 0).all()
+
+
+@pytest.mark.parametrize("stop", [StopRule(tol=1e-4, max_nfe=40), FIXED])
+@pytest.mark.parametrize("mode", [True, False])
+def test_the_callers_grad_mode_is_its_own_between_two_batches(stop, mode):
+    inside = []
+    watched = engine(batch=16, callbacks=[lambda *_, **__: inside.append(torch.is_grad_enabled())])
+    with torch.set_grad_enabled(mode):
+        batches = watched.batches(predictor(stop=stop), Input(X, 5), 1, np.arange(80))
+        for number, batch in enumerate(batches):
+            assert torch.is_grad_enabled() is mode
+            assert not batch.z.requires_grad and not batch.logits.requires_grad
+            if number == 2:
+                break  # the rest is never asked for
+        assert torch.is_grad_enabled() is mode
+        batches.close()
+        assert torch.is_grad_enabled() is mode
+    assert inside == [False] * 3
+
+
+@pytest.mark.parametrize("tol", [1e-3, 0.5, 1e3])
+@pytest.mark.parametrize("solver", solver_names())
+@pytest.mark.parametrize("early", [EarlyStop(0.2), DecidedStop(1.0, 0.1)])
+def test_one_evaluation_with_an_early_stop_reads_out_the_state_after_it(tol, solver, early):
+    # With one evaluation there is nothing for a tolerance to end.
+    found, expected = (
+        next(
+            engine(batch=64).batches(
+                predictor(solver, stop=StopRule(tol=t, max_nfe=1), early=early),
+                Input(X, 5),
+                1,
+                np.arange(64),
+            )
+        )
+        for t in (tol, 0.0)
+    )
+    np.testing.assert_array_equal(found.samples, expected.samples)
+    assert torch.equal(found.z, expected.z)
+    assert found.z.abs().sum() > 0, "the cold start, all zeros, is the state before the step"
+    assert np.isnan(found.residual).all() and (found.nfe == 1).all()
+    np.testing.assert_array_equal(found.predictions, expected.predictions)
 
 
 def test_margins_are_the_gaps_between_the_two_largest_logits():
@@ -141,7 +190,7 @@ def test_margins_are_the_gaps_between_the_two_largest_logits():
     np.testing.assert_allclose(votes.margins, expected.numpy(), atol=1e-5)
 
 
-def test_rows_that_are_not_finite_vote_for_nobody_and_touch_no_other():
+def test_rows_that_are_not_finite_have_no_vote_and_touch_no_other():
     model = HalfLine(0.5)
     usual = SmoothingEngine(model, sigma=SIGMA).votes(reference(), Input(ORIGIN, 0), 1, 200)
 

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import pytest
 import torch
 from trainings import small_training
 
-from deqcert.errors import RunError
+from deqcert import files
+from deqcert.cli import main
+from deqcert.errors import Interrupted, RunError
 from deqcert.models import load_model
 from deqcert.training import TrainConfig, train
 from deqcert.training import loop as loop_module
@@ -170,8 +173,109 @@ def test_a_full_disk_keeps_what_was_saved(config: TrainConfig, monkeypatch) -> N
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunError, match="free the disk and give the same command"):
+    with pytest.raises(RunError, match="free some space and give the same command"):
         unfinished.save({"here": 2})
     found = unfinished.load()
     assert found is not None and found["here"] == 1
     assert [path.name for path in config.out.iterdir()] == ["model.unfinished"]
+
+
+@pytest.mark.parametrize("step", [1, 8, 12])  # first, in the middle, at an epoch's end
+def test_after_ctrl_c_it_goes_on_bit_for_bit(config: TrainConfig, monkeypatch, step: int) -> None:
+    whole = dataclasses.replace(config, out=config.out / "whole", epochs=3)
+    config = dataclasses.replace(config, epochs=3)
+    wanted = load_model(train(whole)).state_dict()
+    with monkeypatch.context() as patch:
+        real = loop_module._Training._step
+
+        def pressed(self: loop_module._Training, *arguments: object) -> float | None:
+            if self._total() + 1 == step:
+                os.kill(os.getpid(), signal.SIGINT)
+            return real(self, *arguments)  # type: ignore[arg-type]
+
+        patch.setattr(loop_module._Training, "_step", pressed)
+        with pytest.raises(Interrupted, match=r"safe in .*model.unfinished, and the same command"):
+            train(config)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    state = torch.load(config.out / "model.unfinished", weights_only=True)
+    assert state["epoch"] * 6 + state["step"] == step
+    found = load_model(train(config)).state_dict()
+    assert curve(config) == curve(whole)
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+def test_ctrl_c_while_it_measures_loses_nothing(config: TrainConfig, monkeypatch) -> None:
+    whole = dataclasses.replace(config, out=config.out / "whole", epochs=2)
+    config = dataclasses.replace(config, epochs=2)
+    wanted = load_model(train(whole)).state_dict()
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop_module, "measure", interrupted)
+        with pytest.raises(Interrupted, match="safe in"):
+            train(config)
+    found = load_model(train(config)).state_dict()
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+def test_ctrl_c_before_anything_was_saved_says_so(config: TrainConfig, monkeypatch) -> None:
+    def interrupted(self: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop_module._Training, "run", interrupted)
+    with pytest.raises(Interrupted, match="interrupted before anything was saved in"):
+        train(config)
+    assert not list(config.out.glob("*.pth"))
+
+
+def test_a_second_training_is_refused_and_ctrl_c_keeps_the_first(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = f"train --out {config.out} --data {config.data} --test-data {config.test_data} "
+    given += f"--model {config.model} --batch 32 --epochs 100000 --threads 1 --quiet"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "deqcert", *given.split()]
+    first = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 240
+        table = config.out / "model.curve.csv"
+        while not (table.exists() and len(curve(config)) > 1):
+            assert first.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        assert main(given.split()) == 2
+        says = "another process is training for .*model.pth; wait for it, or choose another out"
+        assert re.search(says, capsys.readouterr().err)
+        first.send_signal(signal.SIGINT)
+        _, errors = first.communicate(timeout=240)
+    finally:
+        first.kill()
+    assert first.returncode == 130, errors
+    assert re.fullmatch(r"deqcert: interrupted; .* is safe in .*model.unfinished, .*\n", errors)
+    state = torch.load(config.out / "model.unfinished", weights_only=True)
+    assert state["epoch"] * 6 + state["step"] >= 6
+    assert not list(config.out.glob(".*")), "no lock stays behind"
+
+
+@pytest.mark.parametrize("left", ["model.yaml", "model.curve.png", "model.json"])
+def test_killed_while_it_writes_its_end_it_leaves_all_files(
+    config: TrainConfig, monkeypatch, left: str
+) -> None:
+    """The checkpoint is the last to come: where it is, everything is."""
+    config = dataclasses.replace(config, epochs=1)
+    real = files.os.replace
+
+    def killed(aside: Path, path: Path) -> None:
+        if path.name == left:
+            raise KilledError
+        real(aside, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", killed)
+        with pytest.raises(KilledError):
+            train(config)
+    assert not (config.out / "model.pth").exists()
+    train(config)
+    endings = ("pth", "yaml", "json", "curve.csv", "curve.png")
+    assert {path.name for path in config.out.iterdir()} == {f"model.{end}" for end in endings}

@@ -44,7 +44,7 @@ def apgd(
         ConfigError: If the radius or the number of steps is out of range.
         DataError: If the images are not of shape (B, C, H, W) with values in [0, 1].
 
-    Source: Croce, Hein 2020, "Reliable Evaluation of Adversarial Robustness with an Ensemble of
+    **Source:** Croce, Hein 2020, "Reliable Evaluation of Adversarial Robustness with an Ensemble of
     Diverse Parameter-free Attacks", algorithm 1 and section 3.
     """
     x = x.detach()

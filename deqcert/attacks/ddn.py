@@ -56,9 +56,9 @@ def ddn(
         ConfigError: If a value is out of range.
         DataError: If the images are not of shape (B, C, H, W) with values in [0, 1].
 
-    Source: Rony, Hafemann, Oliveira, Ben Ayed, Sabourin, Granger 2019, "Decoupling Direction and
-    Norm for Efficient Gradient-Based L2 Adversarial Attacks and Defenses", algorithm 1. Salman et
-    al. 2019 shrink the result to the largest norm at the end and give back x where nothing was
+    **Source:** Rony, Hafemann, Oliveira, Ben Ayed, Sabourin, Granger 2019, "Decoupling Direction
+    and Norm for Efficient Gradient-Based L2 Adversarial Attacks and Defenses", algorithm 1. Salman
+    et al. 2019 shrink the result to the largest norm at the end and give back x where nothing was
     found; here every iterate keeps to it, so that what was seen to fool is what is returned.
     """
     if not 0.0 < gamma < 1.0:

@@ -48,9 +48,9 @@ def pgd(
         ConfigError: If the radius or the number of steps is out of range.
         DataError: If the images are not of shape (B, C, H, W) with values in [0, 1].
 
-    Source: Madry, Makelov, Schmidt, Tsipras, Vladu 2018, "Towards Deep Learning Models Resistant
-    to Adversarial Attacks", section 2; step size as in the code that accompanies Salman et al.
-    2019, "Provably Robust Deep Learning via Adversarially Trained Smoothed Classifiers".
+    **Source:** Madry, Makelov, Schmidt, Tsipras, Vladu 2018, "Towards Deep Learning Models
+    Resistant to Adversarial Attacks", section 2; step size as in the code that accompanies Salman
+    et al. 2019, "Provably Robust Deep Learning via Adversarially Trained Smoothed Classifiers".
     """
     x = x.detach()
     check_steps(steps)

@@ -52,7 +52,7 @@ def square(
         ConfigError: If the radius, the number of steps or that of the sources is out of range.
         DataError: If the images are not of shape (B, C, H, W) with values in [0, 1].
 
-    Source: Andriushchenko, Croce, Flammarion, Hein 2020, "Square Attack: a query-efficient
+    **Source:** Andriushchenko, Croce, Flammarion, Hein 2020, "Square Attack: a query-efficient
     black-box adversarial attack via random search", algorithms 1 and 3, equation 2.
     """
     x = x.detach()

@@ -66,8 +66,7 @@ class Target:
     @property
     def _evaluations(self) -> int | None:
         """How many evaluations every solve makes; None where they differ per row."""
-        fixed = self.predictor.stop.fixed_depth and self.predictor.early is None
-        return self.predictor.stop.max_nfe if fixed else None
+        return self.predictor.stop.max_nfe if self.predictor.fixed_depth else None
 
     def logits(
         self, x: Tensor, gradient: Gradient, stop: StopRule | None = None, *, cold: bool = False

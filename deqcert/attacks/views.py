@@ -63,8 +63,8 @@ class Intermediate(View):
     from there carry the gradient. Early states answer to the image where the last one may not, and
     what moves all of them moves the equilibrium they go to.
 
-    Source: Yang, Pang, Liu 2022, "A Closer Look at the Adversarial Robustness of Deep Equilibrium
-    Models", sections 4.2 and 5 (unrolled intermediates, ensembled).
+    **Source:** Yang, Pang, Liu 2022, "A Closer Look at the Adversarial Robustness of Deep
+    Equilibrium Models", sections 4.2 and 5 (unrolled intermediates, ensembled).
     """
 
     def scores(self, target: Target, indices: Sequence[int]) -> Scores:
@@ -97,8 +97,8 @@ class Smoothed(View):
         draws: Noise vectors per image; more of them cost as much more and make what is climbed on
             more like what is certified.
 
-    Source: Salman, Yang, Li, Zhang, Zhang, Razenshteyn, Bubeck 2019, "Provably Robust Deep Learning
-    via Adversarially Trained Smoothed Classifiers", equation 5.
+    **Source:** Salman, Yang, Li, Zhang, Zhang, Razenshteyn, Bubeck 2019, "Provably Robust Deep
+    Learning via Adversarially Trained Smoothed Classifiers", equation 5.
     """
 
     draws: int = number(8, low=1)

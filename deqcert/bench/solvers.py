@@ -16,8 +16,7 @@ from deqcert import kernels
 from deqcert.errors import ConfigError
 from deqcert.files import write_atomically
 from deqcert.memory import keep_freed_memory, peak_memory
-from deqcert.solvers import StopRule, bind, get_solver, solver_names
-from deqcert.solvers.picard import Picard
+from deqcert.solvers import SOLVERS, StopRule, bind, get_solver
 
 SIZES = (1024, 14336, 65536)
 BATCHES = (1, 16, 100, 400)
@@ -120,23 +119,26 @@ def floor_states(solver: str, window: int, iterations: int) -> float:
     window - 1 residuals and values, and writes the new residual, the new value and the next state.
     Broyden reads z, f(z) and each direction held, and writes the new one and the next state.
     Counted is the mean over the iterations of a solve, whose window fills up. The copy of a best
-    state that is about to be lost is not counted.
+    state that is about to be lost is not counted. Of a solver that is not built in nothing is
+    known.
 
     Args:
-        solver: picard, anderson or broyden.
+        solver: Its name.
         window: Its window.
         iterations: Evaluations of the solve.
 
     Returns:
-        float: states an iteration.
+        float: states an iteration; NaN for a solver that is not built in.
     """
     if solver == "picard":
         return 3.0
     if solver == "anderson":
         held = [min(k, window - 1) for k in range(iterations)]
         return 5.0 + 2.0 * sum(held) / iterations
-    held = [k % window for k in range(iterations)]
-    return 4.0 + sum(held) / iterations
+    if solver == "broyden":
+        held = [k % window for k in range(iterations)]
+        return 4.0 + sum(held) / iterations
+    return float("nan")
 
 
 def bench_solvers(
@@ -161,7 +163,8 @@ def bench_solvers(
     (:func:`deqcert.memory.keep_freed_memory`), as it does in every command.
 
     Args:
-        solvers: picard, anderson, broyden.
+        solvers: Names of solvers. One that is not built in is measured with its own knobs, and
+            with nothing beside it.
         sizes: Elements of a state.
         batches: States solved together.
         window: Of Anderson's method; Broyden's holds every iteration, as torchdeq's does.
@@ -178,11 +181,8 @@ def bench_solvers(
     Raises:
         ConfigError: A name or a number that cannot be measured.
     """
-    unknown = [name for name in solvers if name not in solver_names()]
-    if unknown:
-        raise ConfigError(
-            f"solver is {unknown[0]!r}, but what can be measured is {', '.join(solver_names())}"
-        )
+    for name in solvers:
+        SOLVERS.get(name)
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}, but what can be measured is {', '.join(DTYPES)}")
     if iterations < 4 or rounds < 1 or min(*sizes, *batches, window) < 1:
@@ -221,12 +221,15 @@ def _measure(
     device: str,
     dtype: torch.dtype,
 ) -> Timing:
-    held = {"picard": 1, "anderson": window, "broyden": iterations}[name]
+    windows = {"picard": 1, "anderson": window, "broyden": iterations}
+    built_in = name in windows
+    options = {"window": windows[name]} if built_in and name != "picard" else {}
+    solver = get_solver(name, **options)
+    held = windows[name] if built_in else int(getattr(solver, "window", 1))
     generator = torch.Generator().manual_seed(1)
     cell = _Cell(rows, size, device, dtype, generator)
     start = torch.zeros(rows, size, device=device, dtype=dtype)
     batch = rows * size * start.element_size()
-    solver = get_solver(name, **({} if name == "picard" else {"window": held}))
     stop = StopRule(tol=0.0, max_nfe=iterations)
     source = torch.empty(COPIED, device=device).normal_()
     target = torch.empty_like(source)
@@ -234,9 +237,9 @@ def _measure(
         "copy": lambda: target.copy_(source),
         "ours": lambda: solver.solve(bind(cell, cell.context), start, stop),
     }
-    if batch * (2 * held + 8) <= LARGEST and dtype != torch.bfloat16:
+    if built_in and batch * (2 * held + 8) <= LARGEST and dtype != torch.bfloat16:
         runs["torchdeq"] = _torchdeq(name, held, iterations, cell, start)
-    if rows * size <= 1 << 21:
+    if built_in and rows * size <= 1 << 21:
         runs["plain"] = lambda: _plain(solver, cell, start, iterations)
     best = dict.fromkeys(runs, float("inf"))
     for number in range(rounds + 1):  # the first round warms up and may be the fastest
@@ -337,36 +340,12 @@ def _plain(solver: Any, f: Callable[[Tensor], Tensor], start: Tensor, iterations
     """The torch reference of a step, in the plainest loop."""
     with torch.no_grad():
         z, out, state = start.clone(), torch.empty_like(start), solver.init(start)
+        method, step = kernels.STEPS[solver.name], getattr(kernels, f"{solver.name}_step")
+        kept = [getattr(state, name) for name in method.keeps]
+        constants = {name: getattr(solver, name) for name in method.constants}
         for _ in range(iterations):
             fz = f(z)
-            if isinstance(solver, Picard):
-                kernels.picard_step.reference(z, fz, out, damping=solver.damping)
-            elif solver.name == "anderson":
-                kernels.anderson_step.reference(
-                    z,
-                    fz,
-                    state.window_f,
-                    state.window_g,
-                    state.gram,
-                    state.count,
-                    out,
-                    damping=solver.damping,
-                    ridge=solver.ridge,
-                    growth=solver.growth,
-                    max_weight=solver.max_weight,
-                )
-            else:
-                kernels.broyden_step.reference(
-                    z,
-                    fz,
-                    state.directions,
-                    state.squares,
-                    state.lengths,
-                    state.merit,
-                    state.count,
-                    out,
-                    line_search=solver.line_search,
-                )
+            step.reference(z, fz, *kept, out, **constants)
             z, out = out, z
         return z
 

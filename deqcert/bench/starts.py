@@ -48,9 +48,9 @@ class Setting:
     """One way to solve, and what to call it.
 
     Args:
-        predictor: how votes are cast.
-        solver: what the solver is called in the table, knobs included.
-        baseline: whether it is a cold solve that anybody can do without warm starts.
+        predictor: How votes are cast.
+        solver: What the solver is called in the table, knobs included.
+        baseline: Whether it is a cold solve that anybody can do without warm starts.
     """
 
     predictor: Predictor
@@ -73,21 +73,21 @@ class Measurement:
     """What one setting did.
 
     Args:
-        solver: name and knobs of the solver.
-        start: name of the start policy.
-        depth: evaluations a solve, "tol T", "early R", or "margin F".
-        method: the certifier used.
-        baseline: whether it is a cold baseline.
-        nfe: cell evaluations of a vote itself, a learned start by its cost. The cold batch that
+        solver: Name and knobs of the solver.
+        start: Name of the start policy.
+        depth: Evaluations per solve, "tol T", "early R", or "margin F".
+        method: The certifier used.
+        baseline: Whether it is a cold baseline.
+        nfe: Cell evaluations of a vote itself, a learned start by its cost. The cold batch that
             begins a chain is left out here, in agreement, residual and accuracy, so that they
             describe the warm solves.
-        nfe_total: cell evaluations a vote, everything included: selection, cold batches, audit.
-        agreement: share of the votes whose class is that of the converged cold solve.
-        residual: median relative residual of the states that were read out.
-        milliseconds: time a vote, everything included.
-        accuracy: share of the votes for the right class.
-        certified: certified accuracy at the radii of the bench.
-        acr: average certified radius.
+        nfe_total: Cell evaluations per vote, everything included: selection, cold batches, audit.
+        agreement: Share of the votes whose class is that of the converged cold solve.
+        residual: Median relative residual of the states that were read out.
+        milliseconds: Time per vote, everything included.
+        accuracy: Share of the votes for the right class.
+        certified: Certified accuracy at the radii of the bench.
+        acr: Average certified radius.
     """
 
     solver: str
@@ -110,10 +110,10 @@ class Bench:
     """All measurements, and what they have in common.
 
     Args:
-        rows: one a setting.
-        radii: where certified accuracy was evaluated.
-        facts: sigma, n, images and the like.
-        converged: share of the noisy copies whose reference solve met its tolerance; agreement
+        rows: One per setting.
+        radii: Where certified accuracy was evaluated.
+        facts: Sigma, n, images and the like.
+        converged: Share of the noisy copies whose reference solve met its tolerance; agreement
             counts only those.
     """
 
@@ -219,21 +219,21 @@ def grid(
     """Lay out settings: every solver, start and depth, and the cold baselines of every solver.
 
     Args:
-        solvers: solvers by what to call them.
-        starts: start policies.
-        depths: fixed depths, at least 1.
-        cold: how a cold solve ends: that of warm-ups and audits. Its largest depth, as a fixed
+        solvers: Solvers by what to call them.
+        starts: Start policies.
+        depths: Fixed depths, at least 1.
+        cold: How a cold solve ends: that of warm-ups and audits. Its largest depth, as a fixed
             one, is a baseline, too.
-        tolerances: relative residuals at which a cold baseline stops, above 0.
-        early: relative residuals at which solves from independent starts end early, the largest
+        tolerances: Relative residuals at which a cold baseline stops, above 0.
+        early: Relative residuals at which solves from independent starts end early, the largest
             of the depths their most; above 0.
 
     Returns:
-        list: the settings. Cold at every depth is among them even if "cold" is not asked for: a
+        The settings. Cold at every depth is among them even if "cold" is not asked for: a
         warm start has to beat it.
 
     Raises:
-        ConfigError: a value is out of range.
+        ConfigError: A value is out of range.
     """
     settings = []
     for name, solver in solvers.items():
@@ -285,29 +285,29 @@ def bench(
     """Measure every setting on the same noisy copies.
 
     Args:
-        model: any model of the protocol.
-        dataset: images and labels.
-        images: indices of the images to use.
-        settings: what to measure; see `grid`.
-        sigma: noise, in pixel units of [0,1].
-        reference: the converged cold solve that agreement is measured against; with a tolerance.
-        auditor: the cold predictor of the audits.
-        n0: copies that choose the class.
-        n: copies that vote, and over which agreement is measured.
-        alpha: failure probability of each certificate.
-        audit: votes of a chained start that are solved again.
-        radii: where to evaluate certified accuracy; default: 0 and sigma.
-        seed: seed of the noise.
-        batch: copies solved together.
-        shape: rows of every evaluation of the model; default: the batch.
-        device: as torch names it.
-        tell: called with each measurement as it is made.
+        model: Any model of the protocol.
+        dataset: Images and labels.
+        images: Indices of the images to use.
+        settings: What to measure; see `grid`.
+        sigma: Noise, in pixel units of [0,1].
+        reference: The converged cold solve that agreement is measured against; with a tolerance.
+        auditor: The cold predictor of the audits.
+        n0: Copies that choose the class.
+        n: Copies that vote, and over which agreement is measured.
+        alpha: Failure probability of each certificate.
+        audit: Votes of a chained start that are solved again.
+        radii: Where to evaluate certified accuracy; default: 0 and sigma.
+        seed: Seed of the noise.
+        batch: Copies solved together.
+        shape: Rows of every evaluation of the model; default: the batch.
+        device: As torch names it.
+        tell: Called with each measurement as it is made.
 
     Returns:
-        Bench: one row a setting.
+        One row per setting.
 
     Raises:
-        ConfigError: a value is out of range, or n is too small for alpha.
+        ConfigError: A value is out of range, or n is too small for alpha.
     """
     if not images or not settings:
         raise ConfigError("there is nothing to measure; give at least one image and one depth")
@@ -387,18 +387,18 @@ def _share(hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:
 
 
 def draw_bench(result: Bench, path: str | Path, *, title: str = "Agreement") -> Path:
-    """Draw evaluations a vote against agreement: a colour a start, a marker a solver.
+    """Draw evaluations per vote against agreement: a colour per start, a marker per solver.
 
     Args:
-        result: what `bench` returned.
-        path: file to write; its ending chooses the format.
-        title: what stands above the picture.
+        result: What `bench` returned.
+        path: File to write; its ending chooses the format.
+        title: What stands above the picture.
 
     Returns:
-        Path: the file written.
+        The file written.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: It cannot be written.
     """
     figure, axes = new_figure()
     starts = list(dict.fromkeys(row.start for row in result.rows))

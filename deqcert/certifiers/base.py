@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from deqcert.certifiers.certificate import Norm
+from deqcert.certifiers.goals import Goal
+from deqcert.options import options_of
 
 if TYPE_CHECKING:
     from deqcert.certifiers.certificate import Certificate
@@ -69,6 +71,20 @@ class Certifier(ABC, Generic[T]):
     @abstractmethod
     def assumptions(self) -> str:
         """Say what the certificates are about and what they assume."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what decides the certificates, as JSON values for a manifest.
+
+        The method, the norm if it is not l2, and every option; an option that is None is left out.
+        """
+        found: dict[str, Any] = {"method": self.name}
+        if self.norm != "l2":
+            found["norm"] = self.norm
+        for name in options_of(type(self)):
+            value = getattr(self, name)
+            if value is not None:
+                found[name] = value.describe() if isinstance(value, Goal) else value
+        return found
 
     @classmethod
     def summary(cls) -> str:

@@ -116,14 +116,12 @@ def write_down(value: float, digits: int) -> str:
     """Write a number with so many decimals, never larger than it is.
 
     Args:
-        value: A number; an infinite one is written as "inf".
+        value: A finite number.
         digits: Decimals to keep.
 
     Returns:
         The largest decimal fraction of that many digits that is not above the value.
     """
-    if math.isinf(value):
-        return str(value)
     exact = Context(prec=400, rounding=ROUND_FLOOR)  # more digits than a float has
     return f"{Decimal(value).quantize(Decimal(1).scaleb(-digits), context=exact):f}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -87,9 +88,10 @@ class Certificate:
         object.__setattr__(self, "nfe", operator.index(nfe) if whole else float(nfe))
         if self.norm not in NORMS:
             raise ConfigError(f"norm is {self.norm!r}, but it must be one of {', '.join(NORMS)}.")
-        if not self.radius >= 0.0 or (self.prediction is None and self.radius > 0.0):
+        if not 0.0 <= self.radius < math.inf or (self.prediction is None and self.radius > 0.0):
             raise ConfigError(
-                f"radius is {self.radius}, but it must be at least 0, and 0 without a class."
+                f"radius is {self.radius}, but it must be a finite number from 0, and 0 without a "
+                "class; where nothing changes the class, give the size of the input's range."
             )
         if not 0.0 <= self.alpha < 1.0:
             raise ConfigError(f"alpha is {self.alpha}, but it must be from 0 to below 1.")
@@ -104,10 +106,7 @@ class Certificate:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON values; :meth:`from_dict` makes an equal certificate of it.
-
-        An infinite radius stays a float, which Python's ``json`` writes as ``Infinity``.
-        """
+        """Return everything as JSON values; :meth:`from_dict` makes an equal certificate of it."""
         values = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)

@@ -167,4 +167,4 @@ class UntilSettled:
             share of the radius that all that is allowed could give).
     """
 
-    goal: Goal | None = text("budget", metavar="GOAL", convert=parse_goal)  # noqa: RUF009
+    goal: Goal | None = text("budget", metavar="GOAL", convert=parse_goal)

@@ -19,7 +19,7 @@ def certified_accuracy(
         at: Radii asked for, in input units.
 
     Returns:
-        One share in [0, 1] a radius; NaN without inputs.
+        One share in [0, 1] per radius; NaN without inputs.
 
     **Source:** Cohen et al. (2019), section 4.
     """

@@ -29,7 +29,7 @@ LIMIT = 10**9
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What simulated runs of sequential sampling needed and found, one entry a run.
+    """What simulated runs of sequential sampling needed and found, one entry per run.
 
     Attributes:
         drawn: Samples until the goal was settled, shape (R,).

@@ -97,6 +97,7 @@ def command(
     from deqcert.models import file_hash
     from deqcert.report import read_results
     from deqcert.runs import Manifest, Run, machine, versions
+    from deqcert.starts import make_start
 
     asked_radii = parse_radii(radii)
     chosen = [parse_attack(text) for text in attacks or ATTACKS.names()]
@@ -135,7 +136,8 @@ def command(
     for change in check_same(manifest, about, run):
         print(f"deqcert: note: {change} since the certificates were made", file=sys.stderr)
     predictor, depth = certified_predictor(
-        manifest, lambda: compose.make_start(start or "learned", smooth.model, smooth.device)[0]
+        manifest,
+        lambda: make_start(start or "learned", model=smooth.model, device=smooth.device)[0],
     )
     evaluation = Evaluation.of_run(
         engine,
@@ -243,10 +245,10 @@ def _conclude(made: Run, evaluation: Evaluation, radii: list[float] | None, alph
     picture = draw_attacks(attacked, made.folder / "attacks.png", reach=reach)
     print(attack_table(attacked, at))
     print(f"folder: {made.folder}\npicture: {picture}")
-    settings = len(evaluation.attacks)
+    attacks = "1 attack" if len(evaluation.attacks) == 1 else f"{len(evaluation.attacks)} attacks"
     if not attacked.alarms:
         print(
-            f"no alarm: {attacked.certified.sum()} certificates held against {settings} attacks (a "
+            f"no alarm: {attacked.certified.sum()} certificates held against {attacks} (a "
             f"verdict of the run is wrong with probability at most {alpha:g})"
         )
         return

@@ -127,11 +127,11 @@ def starts_command(
     Every setting votes on the same noisy copies. Baselines are measured beside them: cold at
     every depth asked for, cold at the largest depth, and cold stopped at each tolerance.
     """
-    from deqcert import compose
     from deqcert.bench.starts import bench, draw_bench, grid
     from deqcert.report.picture import check_picture
     from deqcert.smoothing import Predictor
     from deqcert.solvers import StopRule, get_solver
+    from deqcert.starts import make_start
 
     if picture is not None:
         check_picture(picture)
@@ -143,7 +143,7 @@ def starts_command(
     cold = StopRule(tol=min(tols), max_nfe=sizes.depth)
     settings = grid(
         {text: _solver(text) for text in solvers},
-        [compose.make_start(s.strip(), model, smooth.device)[0] for s in starts.split(",")],
+        [make_start(s.strip(), model=model, device=smooth.device)[0] for s in starts.split(",")],
         parse_numbers("depths", depths, whole=True, low=1, example="1,2,3"),
         cold=cold,
         tolerances=tols,

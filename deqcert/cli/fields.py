@@ -127,12 +127,13 @@ def _option(option: Option, called: str) -> Decorator:
         notes.append(f"default: {shown:g}" if isinstance(shown, float) else f"default: {shown}")
     if option.bounds():
         notes.append(option.bounds())
+    # A default of None would count as given.
+    default = {"required": True} if option.required else {"default": option.default}
     return click.option(
         called,
         option.name,
         type=FieldType(option, called),
-        default=None if option.required else option.default,
-        required=option.required,
+        **default,
         metavar=option.metavar,
         help=_about(option, notes),
     )

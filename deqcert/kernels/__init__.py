@@ -20,7 +20,7 @@ from deqcert.kernels.native import KernelStatus, status
 from deqcert.kernels.philox import philox_normal
 from deqcert.kernels.picard import picard_step
 from deqcert.kernels.residual import residual_norms
-from deqcert.kernels.step import workspace
+from deqcert.kernels.step import STEPS, workspace
 from deqcert.kernels.watch import (
     FRESH,
     NFE,
@@ -43,6 +43,7 @@ __all__ = [
     "SCALE",
     "START",
     "STATUS",
+    "STEPS",
     "WAITED",
     "KernelError",
     "KernelStatus",

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]
 
 from deqcert.errors import KernelError
 
@@ -29,6 +30,14 @@ def check_array(
     """
     if not isinstance(tensor, Tensor):
         raise KernelError(f"{name}: expected a torch tensor, got {type(tensor).__name__}")
+    if (
+        tensor.shape == shape
+        and tensor.dtype == dtype
+        and tensor.device == device
+        and tensor.is_contiguous()
+        and not (written and tensor.requires_grad)
+    ):
+        return tensor
     if tensor.dtype != dtype:
         raise KernelError(f"{name}: expected dtype {dtype}, got {tensor.dtype}")
     if tuple(tensor.shape) != shape:
@@ -37,9 +46,7 @@ def check_array(
         raise KernelError(f"{name}: expected a tensor on {device}, got one on {tensor.device}")
     if not tensor.is_contiguous():
         raise KernelError(f"{name}: expected a contiguous tensor, call .contiguous() first")
-    if written and tensor.requires_grad:
-        raise KernelError(f"{name}: is written in place and must not require a gradient")
-    return tensor
+    raise KernelError(f"{name}: is written in place and must not require a gradient")
 
 
 def check_states(name: str, tensor: object) -> Tensor:
@@ -56,7 +63,9 @@ def check_states(name: str, tensor: object) -> Tensor:
         raise KernelError(
             f"{name}: expected dtype float32, float64 or bfloat16, got {tensor.dtype}"
         )
-    return check_array(name, tensor, tuple(tensor.shape), tensor.dtype, tensor.device)
+    if not tensor.is_contiguous():
+        raise KernelError(f"{name}: expected a contiguous tensor, call .contiguous() first")
+    return tensor
 
 
 def capsule(tensor: Tensor) -> object:
@@ -65,8 +74,7 @@ def capsule(tensor: Tensor) -> object:
     Producer and consumer share torch's current stream, so none is needed, and one would break the
     capture of a CUDA graph.
     """
-    plain = tensor.detach() if tensor.requires_grad else tensor
-    return torch.utils.dlpack.to_dlpack(plain)  # type: ignore[attr-defined]
+    return to_dlpack(tensor.detach() if tensor.requires_grad else tensor)
 
 
 def empty_states(like: Tensor, shape: tuple[int, ...], quarter: int) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Concatenate, NamedTuple, ParamSpec, cast
 
 import torch
@@ -43,37 +42,52 @@ AT_LEAST_ONE = Bound("a number >= 1 (or infinity)", lambda value: value >= 1)
 FLAG = Bound("True or False", lambda value: isinstance(value, bool))
 
 
-@dataclass(frozen=True)
-class StepOf:
-    """What :func:`step_kernel` knows of a method."""
+class Method:
+    """What the step of a solver keeps and is told, and how it is called.
 
-    name: str
-    keeps: Mapping[str, Kept]
-    constants: Mapping[str, Bound]
-    max_window: int
+    Attributes:
+        name: Of the method.
+        keeps: The arrays that it keeps from step to step, in the order of the step's arguments.
+        constants: What it is told, and what that may be.
+        max_window: The longest window.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        keeps: Mapping[str, Kept],
+        constants: Mapping[str, Bound],
+        max_window: int,
+    ) -> None:
+        self.name = name
+        self.keeps = keeps
+        self.constants = constants
+        self.max_window = max_window
+        states = Kept((ROWS, SIZE))
+        self._arrays = {"fz": states, **keeps, "out": states}
+        self._windowed = next((name for name, kept in keeps.items() if WINDOW in kept.shape), None)
 
     def check(self, given: Mapping[str, Any]) -> int:
         """Refuse the first argument that a step cannot take; return the window."""
         z = check_states("z", given["z"])
-        check_array("fz", given["fz"], tuple(z.shape), z.dtype, z.device)
-        extents = {ROWS: z.shape[0], SIZE: z.shape[1]}
-        for name, kept in self.keeps.items():
-            if WINDOW in kept.shape and WINDOW not in extents:
-                extents[WINDOW] = self._window(name, given[name], kept.shape, extents)
-            shape = tuple(extents[extent] for extent in kept.shape)
-            check_array(name, given[name], shape, kept.dtype or z.dtype, z.device, written=True)
-        check_array("out", given["out"], tuple(z.shape), z.dtype, z.device, written=True)
-        for name, bound in self.constants.items():
-            if not bound.holds(given[name]):
-                raise KernelError(f"{name}: expected {bound.words}, got {given[name]}")
+        dtype, device = z.dtype, z.device
+        extents = {ROWS: z.shape[0], SIZE: z.shape[1], WINDOW: 1}
+        for name, (shape, own) in self._arrays.items():
+            if name == self._windowed:
+                extents[WINDOW] = self._window(name, given[name], shape, extents)
+            expected = tuple([extents[extent] for extent in shape])
+            check_array(name, given[name], expected, own or dtype, device, written=name != "fz")
+        for name, (words, holds) in self.constants.items():
+            if not holds(given[name]):
+                raise KernelError(f"{name}: expected {words}, got {given[name]}")
         check_watch(given["watch"], z)
-        return extents.get(WINDOW, 1)
+        return extents[WINDOW]
 
     def _window(
         self, name: str, tensor: object, shape: tuple[str, ...], extents: Mapping[str, int]
     ) -> int:
         if not isinstance(tensor, Tensor) or tensor.dim() != len(shape):
-            words = ", ".join(str(extents.get(extent, "m")) for extent in shape)
+            words = ", ".join("m" if e == WINDOW else str(extents[e]) for e in shape)
             raise KernelError(f"{name}: expected a tensor of shape ({words})")
         window = tensor.shape[shape.index(WINDOW)]
         if not 1 <= window <= self.max_window:
@@ -84,8 +98,7 @@ class StepOf:
 
     def run(self, given: Mapping[str, Any], window: int) -> None:
         """Call the extension with what has been checked."""
-        z, watch = given["z"], given["watch"]
-        scratch = given["workspace"]
+        z, watch, scratch = given["z"], given["watch"], given["workspace"]
         if scratch is None:
             scratch = workspace(self.name, z, window)
         elif scratch.shape[1:] == (0,):
@@ -93,22 +106,19 @@ class StepOf:
                 "workspace: was made for the torch reference, make one for the extension"
             )
         else:  # the extension checks its length
-            check_array("workspace", scratch, (len(z), *scratch.shape[1:]), torch.float64, z.device)
-        arrays = {name: given[name] for name in ("z", "fz", *self.keeps, "out")}
-        arrays["workspace"] = scratch
+            shape = (z.shape[0], *scratch.shape[1:])
+            check_array("workspace", scratch, shape, torch.float64, z.device, written=True)
+        arrays = {name: capsule(given[name]) for name in self._arrays}
+        arrays["z"], arrays["workspace"] = capsule(z), capsule(scratch)
+        rule = None
         if watch is not None:
-            arrays |= {"progress": watch.progress, "best": watch.best}
-        run(
-            "step",
-            self.name,
-            {name: capsule(array) for name, array in arrays.items()},
-            {name: given[name] for name in self.constants},
-            None if watch is None else watch.rule,
-            device=z.device,
-        )
+            arrays["progress"], arrays["best"] = capsule(watch.progress), capsule(watch.best)
+            rule = watch.rule
+        constants = {name: given[name] for name in self.constants}
+        run("step", self.name, arrays, constants, rule, device=z.device)
 
 
-STEPS: dict[str, StepOf] = {}
+STEPS: dict[str, Method] = {}
 """Every solver's step, by the name of its method."""
 
 
@@ -132,7 +142,7 @@ def step_kernel(
 
     def decorate(definition: Callable[P, None]) -> Kernel[P, None]:
         signature = inspect.signature(definition)
-        step = StepOf(definition.__name__.removesuffix("_step"), keeps, constants, max_window)
+        step = Method(definition.__name__.removesuffix("_step"), keeps, constants, max_window)
         positional = ("z", "fz", *keeps, "out")
         allowed = frozenset(signature.parameters)
         required = allowed - {"watch", "workspace"}
@@ -141,12 +151,17 @@ def step_kernel(
             given: dict[str, Any] = {"watch": None, "workspace": None}
             given |= zip(positional, args, strict=False)
             given |= kwargs
-            if len(args) > len(positional) or not required <= given.keys() <= allowed:
+            if (
+                len(args) > len(positional)
+                or not required <= given.keys() <= allowed
+                or not kwargs.keys().isdisjoint(positional[: len(args)])
+            ):
                 signature.bind(*args, **kwargs)  # says what is wrong
             window = step.check(given)
-            if not len(given["z"]):
+            z = given["z"]
+            if not z.shape[0]:
                 return
-            if uses_native(given["z"].device):
+            if uses_native(z.device):
                 step.run(given, window)
             else:
                 reference(*args, **kwargs)

@@ -17,13 +17,13 @@ def join_parts(parts: Sequence[Results]) -> Results:
     """Join runs that differ in their images only.
 
     Args:
-        parts: one or more, in the order their images shall have; the first gives the name.
+        parts: One or more, in the order their images shall have; the first gives the name.
 
     Returns:
-        Results: all images of all parts; sound if every part is.
+        All images of all parts; sound if every part is.
 
     Raises:
-        RunError: two parts hold the same image, or were made with other parameters (as far as
+        RunError: Two parts hold the same image, or were made with other parameters (as far as
             the files tell: the whole manifest for run folders, else the columns).
     """
     first, *others = parts
@@ -52,6 +52,7 @@ def join_parts(parts: Sequence[Results]) -> Results:
     return Results(
         name=first.name,
         **arrays,
+        norm=first.norm,
         facts=facts,
         parameters=first.parameters,
         sound=all(part.sound for part in parts),

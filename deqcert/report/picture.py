@@ -1,4 +1,4 @@
-"""The picture of certified accuracy against radius: one step curve a run."""
+"""The picture of certified accuracy against radius: one step curve per run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deqcert.errors import ConfigError
 from deqcert.files import write_atomically
-from deqcert.report.reader import Results
+from deqcert.report.reader import Results, common_norm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours (2008), which people with colour-blindness tell apart; yellow left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_SYMBOLS = {"l2": r"\ell_2", "linf": r"\ell_\infty"}
 _DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)))  # after one round of colours, other lines
 
 
@@ -27,10 +28,10 @@ def curve(results: Results) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute the exact step curve of one run.
 
     Args:
-        results: the certificates.
+        results: The certificates.
 
     Returns:
-        tuple: radii (m,) ascending from 0 and shares (m,) of all images that are correct with a
+        Radii (m,) ascending from 0 and shares (m,) of all images that are correct with a
         radius at least that large; between radii[i-1] and radii[i] the share is shares[i].
     """
     radii = np.unique(np.concatenate([[0.0], results.radius[results.correct]]))
@@ -46,20 +47,20 @@ def draw_curves(
     """Draw the curves of several runs in one picture.
 
     Args:
-        runs: one or more; an unsound one is drawn dotted and called UNSOUND in the legend.
-        path: file to write; its ending (.png, .pdf, .svg) chooses the format.
-        title: what stands above the picture.
+        runs: One or more; an unsound one is drawn dotted and called UNSOUND in the legend.
+        path: File to write; its ending (.png, .pdf, .svg) chooses the format.
+        title: What stands above the picture.
 
     Returns:
-        Path: the file written.
+        The file written.
 
     Raises:
-        ConfigError: no runs, or an ending that is not a picture's.
-        RunError: the file cannot be written.
+        ConfigError: No runs, runs of different norms, or an ending that is not a picture's.
+        RunError: The file cannot be written.
     """
     if not runs:
         raise ConfigError("no runs to draw; give at least one")
-    target = check_picture(path)
+    target, norm = check_picture(path), common_norm(runs)
     figure, axes = new_figure()
     largest = 0.0
     for i, run in enumerate(runs):
@@ -76,7 +77,7 @@ def draw_curves(
         )
     axes.set_xlim(0, 1.03 * largest if largest > 0 else 1.0)
     axes.set_ylim(0, 100)
-    axes.set_xlabel(r"$\ell_2$ radius (pixels in [0, 1])")
+    axes.set_xlabel(rf"${_SYMBOLS[norm]}$ radius (pixels in [0, 1])")
     axes.set_ylabel("certified accuracy (% of all images)")
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     below = len(runs) > 3 or max(len(run.title) for run in runs) > 60
@@ -91,7 +92,7 @@ def check_picture(path: str | Path) -> Path:
     """Refuse a name that no picture can be written to, before anything is computed for it.
 
     Raises:
-        ConfigError: the ending is not a picture's, or the folder is not there.
+        ConfigError: The ending is not a picture's, or the folder is not there.
     """
     target = Path(path)
     if target.suffix.lower() not in {".png", ".pdf", ".svg"}:
@@ -105,7 +106,7 @@ def new_figure() -> tuple[Figure, Axes]:
     """Make a figure in the house style, without touching pyplot's global state.
 
     Returns:
-        tuple: matplotlib Figure and Axes.
+        Matplotlib Figure and Axes.
     """
     # A first import builds a font cache and says so on stderr, which is meant for errors.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
@@ -126,7 +127,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure, whole or not at all.
 
     Raises:
-        RunError: the file cannot be written.
+        RunError: The file cannot be written.
     """
     kind = path.suffix.lower().removeprefix(".")
     write_atomically(

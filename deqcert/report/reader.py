@@ -1,11 +1,12 @@
 """Read certificates: our own run folders, or any file in the column layout of the field.
 
 The layout is that of Cohen, Rosenfeld and Kolter's published result files: tab-separated
-``idx label predict radius correct time``, one line an image, ``predict`` -1 for an abstention.
+``idx label predict radius correct time``, one line per image, ``predict`` -1 for an abstention.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Sequence
@@ -16,34 +17,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deqcert.errors import RunError
+from deqcert.certifiers.certificate import NORMS
+from deqcert.certifiers.registry import CERTIFIERS
+from deqcert.errors import ConfigError, RunError
 
 FIELD_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 """The first six columns of every certificate file, in order."""
-
-UNSOUND_METHODS = frozenset({"serialized-released"})
-"""Methods whose radii have no theorem behind them, for files that do not say so themselves."""
 
 _TRUE, _FALSE = {"1", "1.0", "true"}, {"0", "0.0", "false"}
 
 
 @dataclass(frozen=True)
 class Results:
-    """The certificates of one run; arrays have one entry an image, in the order of the file.
+    """The certificates of one run; arrays have one entry per image, in the order of the file.
 
     Args:
-        name: what to call the run in a table.
-        idx: index of the image in its data set, int64.
-        label: true class, int64.
-        predict: certified class, int64; -1 where the certifier abstained.
-        radius: certified l2 radius in pixel units of [0,1], float64, 0 for an abstention.
-        correct: whether the certified class is the true one, bool.
-        seconds: time spent on the image, float64; NaN where the file does not say.
-        facts: what the file or its manifest says about the whole run (method, sigma, n, alpha...).
-        parameters: what must be equal for two runs to be parts of one: the manifest's parameters,
+        name: What to call the run in a table.
+        idx: Index of the image in its data set, int64.
+        label: True class, int64.
+        predict: Certified class, int64; -1 where the certifier abstained.
+        radius: Certified radius in pixel units of [0,1], float64, 0 for an abstention.
+        correct: Whether the certified class is the true one, bool.
+        seconds: Time spent on the image, float64; NaN where the file does not say.
+        norm: Norm of the radii, "l2" or "linf"; l2 unless the run says otherwise.
+        facts: What the file or its manifest says about the whole run (method, sigma, n, alpha...).
+        parameters: What must be equal for two runs to be parts of one: the manifest's parameters,
             or without a manifest the facts, but for the number of samples drawn.
-        sound: whether the radii have a theorem behind them; True unless the run says otherwise.
-        pending: images that the manifest asks for and that are not there yet.
+        sound: Whether the radii have a theorem behind them; True unless the run says otherwise.
+        pending: Images that the manifest asks for and that are not there yet.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Results:
     radius: NDArray[np.float64]
     correct: NDArray[np.bool_]
     seconds: NDArray[np.float64]
+    norm: str = "l2"
     facts: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     sound: bool = True
@@ -63,10 +65,12 @@ class Results:
 
     @property
     def title(self) -> str:
-        """Name, method, sigma and n in one short line; UNSOUND where the method is."""
+        """Name, method, norm if not l2, sigma and n in one short line; UNSOUND if it is."""
         known = [f"{key}={self.facts[key]}" for key in ("sigma", "n") if key in self.facts]
         if "n_mean" in self.facts:  # samples stopped early, at another number for each image
             known[-1] = f"n={self.facts['n_mean']} on average"
+        if self.norm != "l2":
+            known.insert(0, self.norm)
         words = " ".join([word for word in (self.facts.get("method"),) if word] + known)
         text = f"{self.name} ({words})" if words else self.name
         return text if self.sound else f"{text} UNSOUND"
@@ -76,16 +80,16 @@ def read_results(path: str | Path, name: str | None = None) -> Results:
     """Read one run.
 
     Args:
-        path: a run folder, its ``certificates.tsv``, or anybody's tab-separated file with at
+        path: A run folder, its ``certificates.tsv``, or anybody's tab-separated file with at
             least the first five of ``idx label predict radius correct time``, header optional.
-        name: what to call the run; default: the name of the folder or file.
+        name: What to call the run; default: the name of the folder or file.
 
     Returns:
-        Results: one entry a finished image. A torn last line (a run that is being written, or
+        One entry per finished image. A torn last line (a run that is being written, or
         was killed) is left out.
 
     Raises:
-        RunError: the file is missing, empty or damaged; the message names the line.
+        RunError: The file is missing, empty or damaged; the message names the line.
     """
     given = Path(path)
     file = given / "certificates.tsv" if given.is_dir() else given
@@ -116,6 +120,9 @@ def read_results(path: str | Path, name: str | None = None) -> Results:
                 "every image may count once"
             )
         seen[image] = number
+    norm = facts.get("norm", "l2")
+    if norm not in NORMS:
+        raise RunError(f"{file}: norm is {norm!r} and must be one of {', '.join(NORMS)} in a file")
     if name is None:
         name = (file.parent.resolve().name if inside_run else file.stem) or str(given)
     return Results(
@@ -126,11 +133,28 @@ def read_results(path: str | Path, name: str | None = None) -> Results:
         radius=np.array(table["radius"], dtype=np.float64),
         correct=np.array(table["correct"], dtype=np.bool_),
         seconds=np.array(table["time"], dtype=np.float64),
+        norm=norm,
         facts=facts,
         parameters=_asked(facts, manifest),
         sound=_sound(columns, rows, facts),
         pending=_pending(manifest, len(rows)),
     )
+
+
+def common_norm(runs: Sequence[Results]) -> str:
+    """Return the norm that runs have in common.
+
+    Args:
+        runs: Any number; without one it is l2.
+
+    Raises:
+        ConfigError: If they differ; a radius in one norm says nothing beside one in the other.
+    """
+    norms = {run.norm: run.name for run in runs}
+    if len(norms) > 1:
+        said = ", ".join(f"{name} in {norm}" for norm, name in norms.items())
+        raise ConfigError(f"radii of different norms do not compare ({said}); report them apart.")
+    return next(iter(norms), "l2")
 
 
 def _split(
@@ -231,7 +255,7 @@ def _facts(
     """Collect what is the same for all images: columns first, then the manifest."""
     facts: dict[str, str] = {}
     parameters = manifest.get("parameters", {})
-    for key in ("method", "sigma", "n0", "n", "alpha", "seed"):
+    for key in ("method", "norm", "sigma", "n0", "n", "alpha", "seed"):
         if key in columns:
             values = {row[list(columns).index(key)] for _, row in rows}
             facts[key] = values.pop() if len(values) == 1 else "mixed"
@@ -240,6 +264,8 @@ def _facts(
                 facts["n_mean"] = str(round(sum(int(row[at]) for _, row in rows) / len(rows)))
         elif isinstance(parameters, dict) and parameters.get(key) is not None:
             facts[key] = str(parameters[key])
+    if facts.get("norm") == "l2":  # what is not said is l2, so that it need not be
+        del facts["norm"]
     return facts
 
 
@@ -259,6 +285,15 @@ def _sound(
     for _, row in rows:
         if "sound" in names and row[names.index("sound")].lower() in _FALSE:
             return False
-        if "method" in names and row[names.index("method")] in UNSOUND_METHODS:
+        if "method" in names and _known_unsound(row[names.index("method")]):
             return False
-    return facts.get("method") not in UNSOUND_METHODS
+    return not _known_unsound(facts.get("method", ""))
+
+
+@functools.cache
+def _known_unsound(method: str) -> bool:
+    """Whether that is a method without a theorem, for files that do not say so themselves."""
+    try:
+        return method in CERTIFIERS and not CERTIFIERS.get(method).sound
+    except ConfigError:  # of a plugin that cannot be imported nothing is known
+        return False

@@ -12,7 +12,7 @@ import numpy as np
 
 from deqcert.certifiers.metrics import average_certified_radius, certified_accuracy
 from deqcert.errors import ConfigError
-from deqcert.report.reader import Results
+from deqcert.report.reader import Results, common_norm
 
 STEP = 0.25
 """Distance between the default radii, in pixel units of [0,1]: the field's usual grid."""
@@ -23,12 +23,13 @@ class Table:
     """Certified accuracy of several runs at the same radii.
 
     Args:
-        radii: the radii asked for, ascending.
-        rows: one dictionary a run, as `entry` makes it.
+        radii: The radii asked for, ascending.
+        rows: One dictionary per run, as :func:`entry` makes it.
     """
 
     radii: tuple[float, ...]
     rows: tuple[dict[str, Any], ...]
+    norm: str = "l2"
 
     def text(self) -> str:
         """Format for a terminal: percent of all images at each radius, then the ACR."""
@@ -53,7 +54,8 @@ class Table:
         ]
         lines.insert(1, "-" * max(len(line) for line in lines))
         lines.append(
-            "certified accuracy and abstentions in % of all images; radius: l2, [0,1] pixels"
+            "certified accuracy and abstentions in % of all images; "
+            f"radius: {self.norm}, [0,1] pixels"
         )
         for row in self.rows:
             if row["pending"]:
@@ -75,11 +77,11 @@ def entry(results: Results, radii: Sequence[float]) -> dict[str, Any]:
     """Sum one run up.
 
     Args:
-        results: the certificates.
-        radii: where to evaluate certified accuracy.
+        results: The certificates.
+        radii: Where to evaluate certified accuracy.
 
     Returns:
-        dict: name, title, method facts, images, certified_accuracy (a fraction of *all* images
+        Name, title, method facts, images, certified_accuracy (a fraction of *all* images
         at each radius; an abstention counts as wrong), acr (mean over *all* images of
         radius * correct), abstained (fraction), sound, pending, seconds (None if unknown).
     """
@@ -102,19 +104,19 @@ def table(runs: Sequence[Results], radii: Sequence[float] | None = None) -> Tabl
     """Tabulate runs.
 
     Args:
-        runs: one or more.
-        radii: ascending or not, >= 0; default: `default_radii`.
+        runs: One or more.
+        radii: Ascending or not, >= 0; default: `default_radii`.
 
     Returns:
-        Table: one row a run.
+        One row per run.
 
     Raises:
-        ConfigError: a radius is negative or not finite.
+        ConfigError: A radius is negative or not finite, or the runs' norms differ.
     """
     chosen = tuple(sorted(set(default_radii(runs) if radii is None else map(float, radii))))
     if not chosen or not all(math.isfinite(radius) and radius >= 0 for radius in chosen):
         raise ConfigError("radii must be finite numbers >= 0, for instance 0,0.25,0.5")
-    return Table(chosen, tuple(entry(run, chosen) for run in runs))
+    return Table(chosen, tuple(entry(run, chosen) for run in runs), common_norm(runs))
 
 
 def default_radii(runs: Sequence[Results]) -> tuple[float, ...]:

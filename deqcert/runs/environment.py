@@ -17,7 +17,7 @@ def versions() -> dict[str, str]:
     """Return the versions of python, deqcert and the libraries that compute.
 
     Returns:
-        dict: name to version; "absent" for a library that is not installed.
+        Name to version; "absent" for a library that is not installed.
     """
     found = {"python": platform.python_version(), "deqcert": __version__}
     for name in LIBRARIES:
@@ -32,7 +32,7 @@ def machine() -> dict[str, str | int]:
     """Return what matters about the machine for speed and last bits; nothing that names it.
 
     Returns:
-        dict: cpu (model), cores (that this process may use), system.
+        The cpu (model), cores (that this process may use), system.
     """
     return {"cpu": _cpu_model(), "cores": cores(), "system": platform.system()}
 

@@ -21,15 +21,15 @@ class Manifest:
     """What a run is.
 
     Args:
-        parameters: the identity of the run: every value that decides its numbers, as JSON
+        parameters: The identity of the run: every value that decides its numbers, as JSON
             values. Hashes of the checkpoint and the data belong here, their paths do not; so do
             the thread count, the device and the kernel path, which may change a last bit and
             with it a vote. A run is only ever continued with equal parameters.
-        images: indices of the images in the data set, in the order they are certified.
-        environment: versions and machine. They may change a last bit too, but a run that moved
+        images: Indices of the images in the data set, in the order they are certified.
+        environment: Versions and machine. They may change a last bit too, but a run that moved
             to another node or was upgraded is still a run: the change is told and recorded.
-        notes: what helps to find things again (paths as they were given); decides nothing.
-        continued: one entry a continuation in another environment: the number of images that
+        notes: What helps to find things again (paths as they were given); decides nothing.
+        continued: One entry per continuation in another environment: the number of images that
             were done before it, and that environment.
     """
 
@@ -131,7 +131,7 @@ def parse_images(text: str) -> tuple[int, ...]:
     """Read what `describe_images` wrote.
 
     Raises:
-        ValueError: it is neither form.
+        ValueError: It is neither form.
     """
     if ":" in text:
         start, stop, step = map(int, text.split(":"))

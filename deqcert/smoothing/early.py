@@ -1,9 +1,9 @@
-"""A depth that each row chooses for itself.
+"""Early stops: a depth that each row chooses for itself.
 
-Unlike a tolerance, which returns the best state that was evaluated and lets other rows vote for
-nobody, an early stop reads out the state *after* the step that it ends with (its evaluation is paid
-for, and it is usually the better one), and a row that never gets there is read out at the full
-depth. So every row votes, at a depth that is a function of that row alone.
+Unlike a tolerance, which returns the best state that was evaluated and leaves rows that do not meet
+it without a vote, an early stop reads out the state *after* the step that it ends with (its
+evaluation is paid for, and it is usually the better one), and a row that never gets there is read
+out at the full depth. So every row votes, at a depth that is a function of that row alone.
 """
 
 from __future__ import annotations
@@ -91,12 +91,14 @@ class EarlyLoop(SolveLoop):
     Args:
         solver: The method.
         z: Start states, shape (B, D); taken over and overwritten.
-        stop: The fixed depth.
+        stop: The fixed depth; its tolerance plays no part.
     """
 
     def __init__(self, solver: Solver[Any], z: Tensor, stop: StopRule) -> None:
-        # One more than the depth: a row that ends there must have a next state, too.
-        super().__init__(solver, z, dataclasses.replace(stop, max_nfe=stop.max_nfe + 1))
+        # One more than the depth: a row that ends there must have a next state, too. No tolerance,
+        # which a depth of one evaluation leaves unused and a deeper solve would end by.
+        deeper = dataclasses.replace(stop, tol=0.0, max_nfe=stop.max_nfe + 1)
+        super().__init__(solver, z, deeper)
         self.most = stop.max_nfe
 
     @abstractmethod
@@ -115,15 +117,22 @@ class EarlyLoop(SolveLoop):
         status = torch.where(settled[rows], int(Status.CONVERGED), int(Status.MAX_NFE))
         return torch.cat([lost, rows]), SolveResult(
             z=torch.cat([part.z, self.z[rows]]),
-            # Nobody evaluated the cell at the state after the step.
+            # The cell was never evaluated at the state after the step.
             residual=torch.cat([part.residual, part.residual.new_full(rows.shape, torch.nan)]),
             status=torch.cat([part.status, status.to(part.status.dtype)]),
             nfe=torch.cat([part.nfe, nfe[rows]]),
         )
 
 
-class ResidualFlight(EarlyLoop):
-    """Rows that end by the residual that a step began at; see :class:`EarlyStop`."""
+class ResidualLoop(EarlyLoop):
+    """Rows that end by the residual that a step began at; see :class:`EarlyStop`.
+
+    Args:
+        solver: The method.
+        z: Start states, shape (B, D); taken over and overwritten.
+        stop: The fixed depth; its tolerance plays no part.
+        early: The rule.
+    """
 
     def __init__(self, solver: Solver[Any], z: Tensor, stop: StopRule, early: EarlyStop) -> None:
         super().__init__(solver, z, stop)
@@ -144,8 +153,16 @@ class ResidualFlight(EarlyLoop):
 class DecidedLoop(EarlyLoop):
     """Rows that end when their class stands out; see :class:`DecidedStop`.
 
+    Args:
+        solver: The method.
+        z: Start states, shape (B, D); taken over and overwritten.
+        stop: The fixed depth; its tolerance plays no part.
+        early: The rule.
+        readout: Maps states, shape (B, D), to logits, shape (B, K).
+        logits: Logits of the start states, shape (B, K).
+
     Attributes:
-        logits: What each row reads out now, shape (B, K).
+        logits: Logits of the present state per row, shape (B, K).
     """
 
     def __init__(
@@ -173,7 +190,12 @@ class DecidedLoop(EarlyLoop):
         self.logits = keep_rows(self.logits, rows)
 
     def begin(self, rows: Tensor, logits: Tensor) -> None:
-        """Take in what restarted rows, indices of shape (b,), read out at their start, (b, K)."""
+        """Take in the logits at the start of restarted rows.
+
+        Args:
+            rows: Indices of the rows, shape (b,).
+            logits: Their logits, shape (b, K).
+        """
         self.logits[rows] = logits
 
 
@@ -181,7 +203,8 @@ class WatchedCell:
     """A cell that remembers the relative residual of what it was last given.
 
     Attributes:
-        residual: Of each row, shape (b,), float64; NaN or infinite where a value is not finite.
+        residual: Relative residual per row, shape (b,), float64; NaN or infinite where a value is
+            not finite.
     """
 
     def __init__(self, cell: Cell) -> None:

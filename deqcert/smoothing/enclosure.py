@@ -57,7 +57,7 @@ class Enclosure:
             injection: What entered the cell, shape (B, ...), float64.
 
         Returns:
-            The class of each row's exact equilibrium, or -1 where it is not proven; shape (B,).
+            The class of the exact equilibrium per row, or -1 where it is not proven; shape (B,).
         """
         in_cell, in_logits = self.model.rounding(z, injection)
         residual = MARGIN * torch.linalg.vector_norm(fz - z, dim=1) + in_cell
@@ -74,16 +74,16 @@ class Enclosure:
     def prove(
         self, z: Tensor, injection: Tensor, solver: Solver[Any], depth: int
     ) -> tuple[Tensor, int]:
-        """Prove the class of each row, solving on from the given states where it is not proven.
+        """Prove the class per row, solving on from the given states where it is not proven.
 
         Args:
             z: States from anywhere, shape (B, D); rows that are not finite begin again cold.
             injection: What enters the cell, shape (B, ...).
             solver: How rows that are not proven go on.
-            depth: Most cell evaluations a row, at least 1; each is also a proof.
+            depth: Most cell evaluations per row, at least 1; each is also a proof.
 
         Returns:
-            The class of each row's exact equilibrium or -1, shape (B,), int64; and the cell
+            The class of the exact equilibrium per row or -1, shape (B,), int64; and the cell
             evaluations spent on all rows together.
         """
         z, injection = z.double(), injection.double()

@@ -30,13 +30,13 @@ class Votes:
     """How the noisy copies of one input were classified.
 
     Attributes:
-        predictions: Class of each sample, shape (n,), int16; -1 where it has no vote, because
+        predictions: Class per sample, shape (n,), int16; -1 where it has no vote, because
             its solve did not converge or was not finite. Such samples stay in n.
         classes: Number of classes.
         nfe: Cell evaluations spent, start-up included: a learned start counts by its cost.
         seconds: Wall time, in seconds.
-        margins: Gap between the two largest logits of each sample, shape (n,), float32; how sure a
-            vote is of itself. 0 where a sample has no vote.
+        margins: Gap between the two largest logits per sample, shape (n,), float32; how sure a vote
+            is of itself. 0 where a sample has no vote.
     """
 
     predictions: NDArray[np.int16]
@@ -47,7 +47,7 @@ class Votes:
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """Votes for each class, shape (K,)."""
+        """Votes per class, shape (K,)."""
         voted = self.predictions[self.predictions != NO_VOTE]
         return np.bincount(voted, minlength=self.classes).astype(np.int64)
 
@@ -60,9 +60,9 @@ class VoteBatch:
         samples: Indices of the samples, shape (b,); rows that stop by their own residual come in
             the order in which they ended.
         logits: Shape (b, K).
-        predictions: Class of each sample or -1, shape (b,), int16.
-        residual: Residual of the state read out, shape (b,); NaN at a fixed depth.
-        nfe: Cell evaluations of each sample, shape (b,), int64; what else it cost says
+        predictions: Class per sample, shape (b,), int16; -1 where it has no vote.
+        residual: Residual of the state read out per sample, shape (b,); NaN at a fixed depth.
+        nfe: Cell evaluations per sample, shape (b,), int64; what else it cost says
             :meth:`Predictor.spent`.
         overhead: Further evaluations spent for this batch, such as the noiseless solve.
         z: States read out, shape (b, D).
@@ -163,7 +163,21 @@ class SmoothingEngine:
         stage: int,
         samples: NDArray[np.int64],
     ) -> Votes:
-        """Classify the noisy copies with the given indices; see :meth:`votes`."""
+        """Classify the noisy copies with the given indices; see :meth:`votes`.
+
+        Args:
+            predictor: How a copy is classified.
+            input: The input, and the index that selects its noise.
+            stage: What the samples are for; different stages never share noise.
+            samples: Indices of the copies, shape (n,), 0 to 2^32 - 1, all different, in any order.
+
+        Returns:
+            Their votes in that order.
+
+        Raises:
+            ConfigError: If a number is out of range or a sample is given twice.
+            DataError: If the input does not fit the model.
+        """
         began = time.perf_counter()
         places = np.argsort(samples, kind="stable")
         ordered = np.asarray(samples)[places]
@@ -187,7 +201,23 @@ class SmoothingEngine:
         stage: int,
         samples: NDArray[np.int64],
     ) -> Iterator[VoteBatch]:
-        """Solve the noisy copies with the given indices, batch by batch; see :meth:`votes`."""
+        """Solve the noisy copies with the given indices, batch by batch.
+
+        The caller's grad mode is its own between two batches.
+
+        Args:
+            predictor: How a copy is classified.
+            input: The input, and the index that selects its noise.
+            stage: What the samples are for; different stages never share noise.
+            samples: Indices of the copies, shape (n,), 0 to 2^32 - 1, all different.
+
+        Yields:
+            Solved batches, each sample in one of them.
+
+        Raises:
+            ConfigError: If a number is out of range or a sample is given twice.
+            DataError: If the input does not fit the model.
+        """
         samples = np.asarray(samples, dtype=np.int64)
         if samples.size == 0 or samples.min() < 0 or samples.max() >= LIMIT:
             raise ConfigError(f"sample indices must be one or more numbers from 0 to {LIMIT - 1}.")
@@ -196,11 +226,10 @@ class SmoothingEngine:
         check_counters(seed=self.seed, index=input.index, stage=stage)
         clean = self._input(input.x)
         blocks = self._blocks(clean, input.index, stage, samples)
-        each_its_own = not predictor.stop.fixed_depth or predictor.early is not None
-        if predictor.independent and each_its_own:
+        if predictor.independent and not predictor.fixed_depth:
             solved = self._streamed(predictor, blocks)
         else:
-            solved = self._chained(predictor, clean, blocks)
+            solved = self._batched(predictor, clean, blocks)
         for number, batch in enumerate(solved):
             for callback in self.callbacks:
                 callback(batch, predictor=predictor, stage=stage, number=number)
@@ -220,14 +249,14 @@ class SmoothingEngine:
     def _streamed(
         self, predictor: Predictor, blocks: Iterator[tuple[NDArray[np.int64], Tensor]]
     ) -> Iterator[VoteBatch]:
-        """Solve each row until its own residual is small, keeping the batch full."""
+        """Solve until each row ends by itself, keeping the batch full."""
         stop = predictor.stop
         for solved in solve_stream(self.model, predictor, blocks, self.batch):
             yield self._read(
                 solved.samples, solved.injection, solved.result, stop, logits=solved.logits
             )[0]
 
-    def _chained(
+    def _batched(
         self,
         predictor: Predictor,
         clean: Tensor,
@@ -266,7 +295,7 @@ class SmoothingEngine:
         overhead: int = 0,
         logits: Tensor | None = None,
     ) -> tuple[VoteBatch, Tensor]:
-        """Read the classes out; also return which rows may vote, shape (b,)."""
+        """Read the classes out; also return per row whether it may vote, shape (b,)."""
         usable = result.status != Status.NONFINITE if stop.fixed_depth else result.converged
         if logits is None:
             logits = self.model.readout(result.z)
@@ -308,7 +337,7 @@ class SmoothingEngine:
 
 
 def _margins(batch: VoteBatch) -> NDArray[np.float32]:
-    """Return the gap between the two largest logits of each row, shape (b,)."""
+    """Return the gap between the two largest logits per row, shape (b,)."""
     gaps = np.zeros(len(batch.predictions), dtype=np.float32)
     if batch.logits.shape[1] > 1:
         leading = batch.logits.topk(2, dim=1).values.float()

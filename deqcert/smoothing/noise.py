@@ -17,6 +17,11 @@ LIMIT = 2**32
 def check_counters(*, seed: int, index: int, stage: int) -> None:
     """Refuse counters that the generator cannot hold.
 
+    Args:
+        seed: Seed of the run, 0 to 2^64 - 1.
+        index: Index of the input, 0 to 2^32 - 1.
+        stage: What the samples are for, 0 to 2^32 - 1.
+
     Raises:
         ConfigError: If the seed is not in [0, 2^64), or index or stage not in [0, 2^32).
     """
@@ -53,7 +58,7 @@ def noisy_copies(
     :func:`deqcert.kernels.philox_normal`.
     """
     out = torch.empty((len(samples), x.numel()), dtype=torch.float32, device=x.device)
-    # One call a run of consecutive indices: a plain range is a single call.
+    # One call per run of consecutive indices: a plain range is a single call.
     breaks = np.flatnonzero(np.diff(samples) != 1) + 1
     for run in np.split(np.arange(len(samples)), breaks):
         if run.size:

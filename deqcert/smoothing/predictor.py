@@ -49,7 +49,6 @@ class Predictor:
             raise ConfigError(f"start '{self.start.name}' needs a warm-up stop rule.")
         if isinstance(self.refresh, bool) or self.refresh < 0:
             raise ConfigError(f"refresh is {self.refresh}, but it must be a whole number from 0.")
-
         if self.early is not None and not self.start.independent:
             raise ConfigError(
                 f"start '{self.start.name}' makes a fixed number of evaluations, so it takes no "
@@ -61,15 +60,24 @@ class Predictor:
             )
 
     @property
+    def fixed_depth(self) -> bool:
+        """Whether every solve makes the same number of evaluations, warm-up apart."""
+        return self.stop.fixed_depth and self.early is None
+
+    @property
     def independent(self) -> bool:
         """Whether samples are independent draws of one base classifier."""
         return self.start.independent
 
     def spent(self, cells: int, samples: int) -> float:
-        """Return what evaluations of so many samples cost in all, in cell evaluations.
+        """Return what solves cost in all, in cell evaluations.
 
         Starts count by their cost, and so do readouts that only decide when to stop. A whole number
         where there are none.
+
+        Args:
+            cells: Cell evaluations made, all samples together.
+            samples: Number of samples.
         """
         more = self.start.cost * samples
         if self.early is not None:

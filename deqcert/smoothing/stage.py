@@ -1,4 +1,4 @@
-"""What noise is drawn for: one stage for each use, so that no two uses share a random number."""
+"""What noise is drawn for: one stage per use, so that no two uses share a random number."""
 
 from __future__ import annotations
 

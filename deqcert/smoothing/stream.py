@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deqcert.models.shaped import ShapedModel
-from deqcert.smoothing.early import DecidedLoop, DecidedStop, ResidualFlight
+from deqcert.smoothing.early import DecidedLoop, DecidedStop, ResidualLoop
 from deqcert.smoothing.predictor import Predictor
 from deqcert.solvers import SolveResult, bind
 from deqcert.solvers.loop import SolveLoop
@@ -22,10 +22,10 @@ class SolvedRows:
     """Rows that were solved, in the order in which they ended.
 
     Attributes:
-        samples: Index of each row's sample, shape (b,).
-        injection: What entered the cell, shape (b, ...).
+        samples: Index of the sample per row, shape (b,).
+        injection: What entered the cell per row, shape (b, ...).
         result: How the rows ended.
-        logits: What they read out, shape (b, K), where that is known already.
+        logits: Logits per row, shape (b, K), where they are known already; else None.
     """
 
     samples: NDArray[np.int64]
@@ -66,8 +66,8 @@ def solve_stream(
 ) -> Iterator[SolvedRows]:
     """Solve rows as they come, keeping ``slots`` of them running.
 
-    With a stop rule on each row's own residual the cost is then the mean of the rows' evaluations
-    rather than the largest of every batch. A row's result is the one it would have alone.
+    Where rows end by themselves the cost is then the mean of the rows' evaluations rather than the
+    largest of every batch. A row's result is the one it would have alone.
 
     Args:
         model: The model in its declared shape.
@@ -137,7 +137,7 @@ def _loop_for(model: ShapedModel, predictor: Predictor, rows: _Rows) -> SolveLoo
         return SolveLoop(solver, z, stop)
     if isinstance(early, DecidedStop):
         return DecidedLoop(solver, z, stop, early, model.readout, rows.logits.clone())
-    return ResidualFlight(solver, z, stop, early)
+    return ResidualLoop(solver, z, stop, early)
 
 
 def _full(ready: list[SolvedRows], slots: int) -> Iterator[SolvedRows]:

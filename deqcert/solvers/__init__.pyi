@@ -2,10 +2,11 @@ from .anderson import Anderson
 from .base import Solver, State
 from .broyden import Broyden
 from .cells import Cell, bind
-from .fixed_point import solve
+from .fixed_point import Solution, solve
 from .picard import Picard
 from .registry import SOLVERS, get_solver, register_solver, solver_names, solver_options
 from .result import SolveResult, Status, StopRule
+from .warm import Warm
 
 __all__ = [
     "SOLVERS",
@@ -13,11 +14,13 @@ __all__ = [
     "Broyden",
     "Cell",
     "Picard",
+    "Solution",
     "SolveResult",
     "Solver",
     "State",
     "Status",
     "StopRule",
+    "Warm",
     "bind",
     "get_solver",
     "register_solver",

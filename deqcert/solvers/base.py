@@ -14,14 +14,14 @@ from torch import Tensor
 from deqcert.errors import SolverError
 from deqcert.kernels import Watch
 from deqcert.options import check_options
-from deqcert.solvers.cells import Cell, as_cell
+from deqcert.solvers.cells import Cell, WholeBatchCell, as_cell
 from deqcert.solvers.loop import SolveLoop, keep_rows
 from deqcert.solvers.result import SolveResult, StopRule
 
 
 @dataclass(slots=True)
 class State:
-    """What a method remembers between steps: tensors with one entry a row in front."""
+    """What a method remembers between steps: tensors with one entry per row in front."""
 
     def select(self, keep: Tensor) -> None:
         """Keep only the rows whose indices are given, shape (b,), int64."""
@@ -70,8 +70,8 @@ class Solver(ABC, Generic[S]):
 
         Rows are independent: a row that ends costs nothing more, and a row that overflows touches
         no other. A plain callable is always given all B rows, because it may have captured one
-        input a row; make it a cell with :func:`deqcert.solvers.bind` and it is given only the rows
-        that still run.
+        input per row, and those that ended at the state that is returned for them; make it a cell
+        with :func:`deqcert.solvers.bind` and it is given only the rows that still run.
 
         Args:
             f: The cell, from (b, D) to (b, D), rows independent.
@@ -83,7 +83,8 @@ class Solver(ABC, Generic[S]):
             A :class:`SolveResult`; ``residual`` and ``status`` describe the returned states.
 
         Raises:
-            SolverError: If z0 or what f returns has a shape or a type that cannot be used.
+            SolverError: If z0 or what f returns has a shape or a type that cannot be used, or f
+                works in place on the state that it is given.
         """
         stop = stop or StopRule()
         _check_start(z0)
@@ -107,6 +108,8 @@ class Solver(ABC, Generic[S]):
             result.residual[gone] = part.residual
             result.status[gone] = part.status
             result.nfe[gone] = part.nfe
+            if isinstance(cell, WholeBatchCell):
+                cell.end(gone, part.z)
             remaining = _fill_gaps(len(rows), ended)
             rows = rows[remaining]
             if rows.numel():
@@ -133,6 +136,10 @@ def _fill_gaps(count: int, gone: Tensor) -> Tensor:
 
 
 def _check_start(z0: Tensor) -> None:
+    if not isinstance(z0, Tensor):
+        raise SolverError(f"the start state is a {type(z0).__name__}, but it must be a tensor.")
+    if z0.device.type == "meta":
+        raise SolverError("the start state is on the meta device, where nothing is computed.")
     if z0.ndim != 2:
         raise SolverError(
             f"the start state has shape {tuple(z0.shape)}, but a solver takes (rows, elements); "
@@ -140,5 +147,6 @@ def _check_start(z0: Tensor) -> None:
         )
     if z0.dtype not in (torch.float32, torch.float64, torch.bfloat16):
         raise SolverError(
-            f"the start state is {z0.dtype}, but it must be float32, float64 or bfloat16."
+            f"the start state is {z0.dtype}, but it must be float32, float64 or bfloat16; "
+            "deqcert.solvers.solve takes others."
         )

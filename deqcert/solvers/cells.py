@@ -14,7 +14,10 @@ from deqcert.errors import SolverError
 
 @runtime_checkable
 class Cell(Protocol):
-    """The function whose fixed point is wanted, over rows that do not influence each other."""
+    """The function whose fixed point is wanted, over rows that do not influence each other.
+
+    It returns a new tensor and leaves the state that it is given as it is.
+    """
 
     def __call__(self, z: Tensor, /) -> Tensor:
         """Evaluate the rows z, shape (b, D), and return the same shape."""
@@ -27,7 +30,7 @@ class Cell(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BoundCell:
-    """A function of the state and of one context entry a row."""
+    """A function of the state and of one context entry per row."""
 
     function: Callable[..., Tensor]
     context: tuple[Tensor, ...]
@@ -43,18 +46,30 @@ class BoundCell:
 
 @dataclass(frozen=True, slots=True)
 class WholeBatchCell:
-    """A plain callable, always given every row: what it captured cannot be restricted."""
+    """A plain callable, always given every row: what it captured cannot be restricted.
+
+    Attributes:
+        function: The callable.
+        everything: States of all rows, shape (B, D); a row that has ended stays at its solution.
+        rows: Which of them still run, shape (b,).
+    """
 
     function: Callable[[Tensor], Tensor]
     everything: Tensor
     rows: Tensor
 
     def __call__(self, z: Tensor, /) -> Tensor:
-        """Evaluate all rows, those that ended at the state they ended in."""
+        """Evaluate all rows, those that ended at the state that is returned for them."""
         if len(self.rows) == len(self.everything):
             return self.function(z)
         self.everything[self.rows] = z
-        return self.function(self.everything)[self.rows]
+        value = self.function(self.everything)
+        check_value(value, self.everything)
+        return value[self.rows]
+
+    def end(self, rows: Tensor, z: Tensor) -> None:
+        """Keep rows where they ended; indices into all rows, shape (b,), and states (b, D)."""
+        self.everything[rows] = z
 
     def select(self, rows: Tensor, /) -> WholeBatchCell:
         """Remember which rows still run."""
@@ -66,7 +81,7 @@ def bind(function: Callable[..., Tensor], *context: Tensor) -> BoundCell:
 
     Args:
         function: Maps a state (b, D) and the context of the same b rows to (b, D).
-        *context: Tensors with one entry a row in front, such as the injection.
+        *context: Tensors with one entry per row in front, such as the injection.
 
     Raises:
         SolverError: If the context tensors differ in their number of rows.
@@ -81,3 +96,29 @@ def as_cell(f: Callable[[Tensor], Tensor], z0: Tensor) -> Cell:
     if isinstance(f, Cell):
         return f
     return WholeBatchCell(f, z0.clone(), torch.arange(len(z0), device=z0.device))
+
+
+def check_value(fz: Tensor, z: Tensor) -> None:
+    """Refuse what a cell must not return for a state.
+
+    Raises:
+        SolverError: If it is no tensor, or of another shape or type.
+    """
+    if not isinstance(fz, Tensor):
+        raise SolverError(
+            f"the cell returned {'None' if fz is None else f'a {type(fz).__name__}'}, but it must "
+            f"return a tensor of the same shape and type as the state, {tuple(z.shape)} {z.dtype}."
+        )
+    if fz.shape != z.shape or fz.dtype != z.dtype:
+        raise SolverError(
+            f"the cell returned {tuple(fz.shape)} {fz.dtype} for a state of {tuple(z.shape)} "
+            f"{z.dtype}, but it must return the same shape and type."
+        )
+
+
+def share_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two contiguous tensors overlap in memory."""
+    first, second = one.data_ptr(), other.data_ptr()
+    if first <= second:
+        return second < first + one.nbytes
+    return first < second + other.nbytes

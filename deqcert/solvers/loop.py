@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deqcert.errors import SolverError
 from deqcert.kernels import NFE, RESIDUAL, START, STATUS, Watch, empty_states
-from deqcert.solvers.cells import Cell
+from deqcert.solvers.cells import Cell, check_value, share_memory
 from deqcert.solvers.result import SolveResult, Status, StopRule
 
 if TYPE_CHECKING:
@@ -137,10 +137,13 @@ def keep_rows(tensor: Tensor, rows: Tensor) -> Tensor:
 
 
 def _evaluate(cell: Cell, z: Tensor) -> Tensor:
+    version = None if z.is_inference() else z._version
     fz = cell(z)
-    if fz.shape != z.shape or fz.dtype != z.dtype:
+    check_value(fz, z)
+    fz = fz.contiguous()
+    if share_memory(z, fz) or (version is not None and z._version != version):
         raise SolverError(
-            f"the cell returned {tuple(fz.shape)} {fz.dtype} for a state of {tuple(z.shape)} "
-            f"{z.dtype}, but it must return the same shape and type."
+            "the cell works in place on the state that it is given, which the solver still needs; "
+            "return a new tensor, or clone the state first."
         )
-    return fz.contiguous()
+    return fz

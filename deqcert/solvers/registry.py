@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from deqcert.errors import ConfigError
@@ -82,7 +83,7 @@ def register_solver(solver: S) -> S:
         raise ConfigError(f"solver {label} has no name; give it one, as in name = 'my-solver'.")
     if "__dataclass_fields__" not in vars(solver):
         raise ConfigError(f"solver '{name}' is no dataclass; put @dataclass(frozen=True) above it.")
-    for entry in dataclasses.fields(solver):
+    for entry in dataclasses.fields(solver):  # type: ignore[arg-type]
         if entry.default is dataclasses.MISSING:
             raise ConfigError(
                 f"option {entry.name} of solver '{name}' has no default; give it one."
@@ -90,4 +91,7 @@ def register_solver(solver: S) -> S:
     there = SOLVERS.get(name) if name in SOLVERS else None
     again = there is not None and there.__qualname__ == solver.__qualname__
     SOLVERS.register(name, solver, replace=again and there.__module__ == solver.__module__)
+    inside = sys.modules.get("deqcert.solvers.torchdeq")
+    if inside is not None:
+        inside.offer(name)
     return solver

@@ -1,7 +1,8 @@
 """Our solvers inside torchdeq; importing this module registers them.
 
 ``get_deq(f_solver="deqcert_anderson")`` then works, for ``b_solver`` too; the names are
-``deqcert_`` and one of :func:`deqcert.solvers.solver_names`.
+``deqcert_`` and one of :func:`deqcert.solvers.solver_names`. A solver that is registered later
+joins when it is.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from torch import Tensor
 from torchdeq.solver import register_solver
 from torchdeq.solver.stat import SolverStat
 
-from deqcert.solvers.registry import get_solver, solver_names
+from deqcert.errors import ConfigError
+from deqcert.solvers.registry import SOLVERS, get_solver
 from deqcert.solvers.result import StopRule
 
 PREFIX = "deqcert_"
@@ -45,12 +47,14 @@ def torchdeq_solver(name: str) -> Callable[..., tuple[Tensor, list[Tensor], Solv
     The returned function takes ``(func, x0, max_iter, tol, stop_mode, indexing, **options)``;
     options are the knobs of our solver, and an unknown one is an error. It returns the state, the
     states after the evaluations in ``indexing``, and torchdeq's statistics, to which ``nfe`` and
-    ``status`` are added: evaluations and :class:`deqcert.solvers.Status` a row.
+    ``status`` are added: evaluations and :class:`deqcert.solvers.Status` per row. A row that has
+    ended stays at the state and the residual that are returned for it.
 
     Raises:
         ConfigError: If there is no solver of that name.
     """
-    get_solver(name)
+    if name not in SOLVERS:
+        raise ConfigError(SOLVERS.unknown(name))
 
     def solver(
         func: Callable[[Tensor], Tensor],
@@ -67,12 +71,23 @@ def torchdeq_solver(name: str) -> Callable[..., tuple[Tensor, list[Tensor], Solv
         stop = StopRule(tol=tol, mode=stop_mode, max_nfe=int(max_iter))  # type: ignore[arg-type]
         result = get_solver(name, **options).solve(recorder, flat, stop)
         z = result.z.view_as(x0)
-        sampled = [recorder.sampled.get(k, z) if k < max_iter else z for k in wanted]
+        sampled = []
+        for k in wanted:
+            done = (
+                (result.nfe <= k).view(-1, *[1] * (x0.ndim - 1)) if x0.ndim else result.nfe[0] <= k
+            )
+            sampled.append(torch.where(done, z, recorder.sampled.get(k, z)))
 
         absolute = torch.stack(recorder.absolute, dim=1)
         relative = torch.stack(recorder.relative, dim=1)
-        ordering = relative if stop_mode == "rel" else absolute
-        best = ordering.nan_to_num(nan=torch.inf).argmin(dim=1)
+        ordering = (relative if stop_mode == "rel" else absolute).nan_to_num(nan=torch.inf)
+        ended = torch.arange(ordering.shape[1], device=x0.device) >= result.nfe[:, None]
+        best = ordering.masked_fill(ended, torch.inf).argmin(dim=1)
+        # A row that has ended keeps the residual that it is returned with.
+        absolute, relative = (
+            torch.where(ended, trace.gather(1, best[:, None]), trace)
+            for trace in (absolute, relative)
+        )
         statistics = SolverStat(
             abs_lowest=absolute.gather(1, best[:, None]).squeeze(1),
             rel_lowest=relative.gather(1, best[:, None]).squeeze(1),
@@ -87,5 +102,10 @@ def torchdeq_solver(name: str) -> Callable[..., tuple[Tensor, list[Tensor], Solv
     return solver
 
 
-for _name in solver_names():
-    register_solver(PREFIX + _name, torchdeq_solver(_name))
+def offer(name: str) -> None:
+    """Register one of our solvers with torchdeq, as ``deqcert_`` and its name."""
+    register_solver(PREFIX + name, torchdeq_solver(name))
+
+
+for _name in SOLVERS:
+    offer(_name)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deqcert.errors import ConfigError, RunError
+from deqcert.errors import ConfigError
+from deqcert.files import write_atomically
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -35,19 +35,11 @@ def write_table(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     table = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    aside = path.with_name(f".{path.name}.tmp")
-    try:
-        aside.write_text(text.getvalue(), encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        raise RunError(
-            f"cannot write {path} ({error.strerror}); free the disk and give the same command "
-            "again."
-        ) from None
+    write_atomically(path, text.getvalue())
 
 
 def draw(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Draw loss and noisy accuracy against epochs.
+    """Draw loss and noisy accuracy against epochs, as PNG.
 
     Raises:
         RunError: If it cannot be written.
@@ -70,10 +62,7 @@ def draw(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     right.plot([row["epoch"] for row in looked], accuracy, color="#D55E00")
     right.set_ylim(0.0, 100.0)
     right.set_ylabel("noisy test accuracy (%)", color="#D55E00")
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise RunError(f"cannot write the picture {path}: {error.strerror or error}") from None
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
 
 class Board:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,22 @@ import torch
 from torch import Tensor
 
 from deqcert.data import Dataset, load_dataset
-from deqcert.errors import ConfigError
+from deqcert.errors import ConfigError, Interrupted
 from deqcert.models import TrainableModel, file_hash
 from deqcert.options import options_of
 from deqcert.training.architecture import initial_model
 from deqcert.training.augment import crop
 from deqcert.training.average import Average
 from deqcert.training.config import TrainConfig
-from deqcert.training.curve import Row, draw
+from deqcert.training.curve import Row
 from deqcert.training.extra import with_extra
 from deqcert.training.history import History
+from deqcert.training.interrupt import CtrlC
 from deqcert.training.measure import measure
 from deqcert.training.objectives.base import TrainingBatch
 from deqcert.training.passes import Passes
 from deqcert.training.progress import TrainingProgress
-from deqcert.training.record import check_out, save
+from deqcert.training.record import claim, save
 from deqcert.training.registry import AUGMENTATIONS, get_objective
 from deqcert.training.schedule import Schedule
 from deqcert.training.unfinished import Unfinished
@@ -64,19 +66,20 @@ def train(config: TrainConfig) -> Path:
     Raises:
         ConfigError: If parameters do not fit, or the training diverges again and again.
         DataError: If the images cannot be used.
-        RunError: If the folder cannot be written, already holds a model of that name, or holds an
-            unfinished training with other parameters.
+        RunError: If the folder cannot be written, already holds a model of that name, holds an
+            unfinished training with other parameters, or one that another process works on.
+        Interrupted: On Ctrl-C, when the step is done and everything is saved.
     """
     workers = Workers(config.device)
+    path = Path(config.out) / f"{config.name}.pth"
     try:
-        return _train(config, workers)
+        with claim(path) if workers.rank == 0 else nullcontext():
+            return _train(config, workers)
     finally:
         workers.close()
 
 
 def _train(config: TrainConfig, workers: Workers) -> Path:
-    if workers.rank == 0:
-        check_out(config.out, config.name)
     if config.batch % workers.size:
         raise ConfigError(
             f"batch is {config.batch}, but {workers.size} processes share it; make it a multiple."
@@ -104,7 +107,15 @@ def _train(config: TrainConfig, workers: Workers) -> Path:
     if workers.size > 1:
         facts["processes"] = str(workers.size)
     unfinished = Unfinished(config, facts)
-    training = _Training(model, config, data, test, unfinished, workers)
+    try:
+        return _finish(_Training(model, config, data, test, unfinished, workers), hashes)
+    except KeyboardInterrupt:
+        raise Interrupted(unfinished.safe()) from None
+
+
+def _finish(training: _Training, hashes: dict[str, str]) -> Path:
+    """Train to the end, measure the model and save it."""
+    config, workers, test = training.config, training.workers, training.test
     history = training.run()
     if workers.rank > 0:
         return Path(config.out) / f"{config.name}.pth"
@@ -131,8 +142,7 @@ def _train(config: TrainConfig, workers: Workers) -> Path:
         resumed=training.resumed,
         processes=workers.size,
     )
-    unfinished.remove()
-    draw(Path(config.out) / f"{config.name}.curve.png", history)
+    training.unfinished.remove()
     return path
 
 
@@ -155,7 +165,7 @@ class _Training:
         unfinished: Unfinished,
         workers: Workers,
     ) -> None:
-        self.model, self.config, self.data = model, config, data
+        self.model, self.config, self.data, self.test = model, config, data, test
         self.unfinished, self.workers = unfinished, workers
         self.generator = torch.Generator().manual_seed(config.seed)
         self.shared = self.generator
@@ -194,7 +204,8 @@ class _Training:
 
     def run(self) -> list[Row]:
         """Train to the end; return the history."""
-        with TrainingProgress(self.config.progress and self.workers.rank == 0) as progress:
+        shown = self.config.progress and self.workers.rank == 0
+        with TrainingProgress(shown) as progress, CtrlC(shown) as self.ctrl_c:
             if self.resumed:
                 progress.say(f"going on after {self._total()} steps")
             while self._share() < 1.0:
@@ -205,6 +216,8 @@ class _Training:
                 else:
                     self._go_back(progress)
                 self._save(SAVE_AT_END if self._share() < 1.0 else 0.0)
+        if self.workers.same(self.ctrl_c.pressed):
+            raise KeyboardInterrupt
         return self.history.rows
 
     def _epoch(self, progress: TrainingProgress) -> bool:
@@ -217,7 +230,10 @@ class _Training:
             self.history.add(loss, self.passes.nfe)
             if self.step == self.steps or self.history.due:
                 self._row(share, progress)
-            self._save(SAVE_EVERY)
+            stop = bool(self.workers.same(self.ctrl_c.pressed))
+            self._save(0.0 if stop else SAVE_EVERY)
+            if stop:
+                raise KeyboardInterrupt
         if self.history.waiting:  # the time was up
             self._row(1.0, progress)
         return True

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +44,7 @@ class Passes:
 
     Attributes:
         unrolled: Cell evaluations from zero that a pass unrolls (pre-training); 0: it solves.
-        nfe: Mean evaluations a row of the last pass.
+        nfe: Mean evaluations per row of the last pass.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Passes:
         self.unrolled, self.nfe = 0, 0.0
         self._last: tuple[Tensor, tuple[Tensor, ...]] | None = None
         self._earlier: deque[_Earlier] = deque(maxlen=EARLIER)
+        self._held = False
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map images, shape (B, C, H, W), to logits, shape (B, K)."""
@@ -68,7 +71,7 @@ class Passes:
             masks = self.model.draw_masks(len(x), self._generator)
             context = (injection,) if masks is None else (injection, masks)
             z, result = equilibrium(
-                self._cell,
+                self._certified_cell if self._held else self._cell,
                 self.model.initial_state(injection) if start is None else start,
                 *context,
                 solver=self._solver,
@@ -99,17 +102,11 @@ class Passes:
         Returns:
             Logits, shape (B, K), differentiable in the images only.
         """
-        kept, training = (self.nfe, self._last), self.model.training
-        learned = [entry for entry in self.model.parameters() if entry.requires_grad]
-        self.model.eval()
-        for entry in learned:
-            entry.requires_grad_(False)
+        kept = (self.nfe, self._last)
         try:
-            return self._repeated(x)
+            with self._as_certified():
+                return self._repeated(x)
         finally:
-            for entry in learned:
-                entry.requires_grad_(True)
-            self.model.train(training)
             self.nfe, self._last = kept
 
     def begin(self) -> None:
@@ -138,6 +135,31 @@ class Passes:
         assert self._last is not None
         z, context = self._last
         return jacobian_penalty(self._cell, z, *context, generator=self._generator)
+
+    @contextmanager
+    def _as_certified(self) -> Iterator[None]:
+        """Put the model into evaluation mode and hold its parameters fixed, for a while."""
+        if self._held:
+            yield
+            return
+        training = self.model.training
+        learned = [entry for entry in self.model.parameters() if entry.requires_grad]
+        try:
+            self._held = True
+            self.model.eval()
+            for entry in learned:
+                entry.requires_grad_(False)
+            yield
+        finally:
+            for entry in learned:
+                entry.requires_grad_(True)
+            self.model.train(training)
+            self._held = False
+
+    def _certified_cell(self, z: Tensor, *context: Tensor) -> Tensor:
+        # The adjoint solve evaluates it after the pass, when the model is in training again.
+        with self._as_certified():
+            return self._cell(z, *context)
 
     def _cell(self, z: Tensor, *context: Tensor) -> Tensor:
         # The adjoint solve may evaluate it as well, later.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
 import json
-import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,29 +17,34 @@ import torch
 
 import deqcert
 from deqcert.errors import RunError
-from deqcert.models import TrainableModel, file_hash
+from deqcert.files import Lock, explain, write_atomically
+from deqcert.models import TrainableModel
 from deqcert.training.config import TrainConfig
+from deqcert.training.curve import draw
 
 POINTS = 20
 """Entries of the history that are kept in the record."""
 
 
-def check_out(out: Path, name: str) -> None:
-    """Make the folder and see that nothing there would be overwritten.
+def claim(path: Path) -> Lock:
+    """Make the folder of a file that a training will write, and keep other trainings off it.
 
     Raises:
-        RunError: If it cannot be written or already holds a model of that name.
+        RunError: If the folder cannot be written, another process trains for the same file, or it
+            is there already.
     """
-    path = Path(out) / f"{name}.pth"
-    if path.exists():
-        raise RunError(f"{path} exists already; choose another out or another name.")
     try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        probe = Path(out) / f".{name}.probe"
-        probe.touch()
-        probe.unlink()
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"cannot write to {out} ({error.strerror}); choose another out.") from None
+        raise explain(error, f"write to the folder {path.parent}") from None
+    lock = Lock(
+        path.with_name(f".{path.name}.lock"),
+        f"another process is training for {path}; wait for it, or choose another out or name.",
+    )
+    if path.exists():
+        lock.close()
+        raise RunError(f"{path} exists already; choose another out or another name.")
+    return lock
 
 
 def save(
@@ -52,46 +58,33 @@ def save(
     resumed: Sequence[Mapping[str, Any]],
     processes: int,
 ) -> Path:
-    """Write checkpoint, configuration and record, and return the checkpoint's path.
+    """Write configuration, picture, record and, last, the checkpoint; return its path.
+
+    Each is whole and on the disk; where the checkpoint is, all are.
 
     Raises:
         RunError: If the disk does not take them.
     """
     path = Path(config.out) / f"{config.name}.pth"
-    partial = path.with_suffix(".partial")
-    try:
-        weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-        torch.save(weights, partial)
-        path.with_suffix(".yaml").write_text(model.config.to_yaml(), encoding="utf-8")
-        record = {
-            "command": command_line(),
-            "parameters": {
-                field: str(value) if isinstance(value, Path) else value
-                for field, value in dataclasses.asdict(config).items()
-            },
-            "measured": {key: round(value, 5) for key, value in measured.items()},
-            "seconds": round(seconds, 1),
-            "resumed": list(resumed),
-            "processes": processes,
-            "threads": torch.get_num_threads(),
-            "checkpoint_sha256": file_hash(partial),
-            "data_sha256": dict(hashes),
-            "versions": {
-                "deqcert": deqcert.__version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-            },
-            "history": [
-                {key: round(value, 4) for key, value in history[index].items()}
-                for index in _spread(len(history))
-            ],
-        }
-        text = json.dumps(record, indent=2) + "\n"
-        path.with_suffix(".json").write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
-        raise RunError(f"cannot write {path} ({error}); free the disk and train again.") from None
+    weights = io.BytesIO()
+    torch.save({name: value.detach().cpu() for name, value in model.state_dict().items()}, weights)
+    record = {
+        "command": command_line(),
+        "parameters": parameters(config),
+        "measured": {key: round(value, 5) for key, value in measured.items()},
+        "seconds": round(seconds, 1),
+        "resumed": list(resumed),
+        "processes": processes,
+        "threads": torch.get_num_threads(),
+        "checkpoint_sha256": hashlib.sha256(weights.getbuffer()).hexdigest(),
+        "data_sha256": dict(hashes),
+        "versions": versions(),
+        "history": thinned(history),
+    }
+    write_atomically(path.with_suffix(".yaml"), model.config.to_yaml())
+    draw(path.with_suffix(".curve.png"), history)
+    write_atomically(path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+    write_atomically(path, weights.getvalue())
     return path
 
 
@@ -101,5 +94,26 @@ def command_line() -> str:
     return " ".join(["deqcert" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
-def _spread(count: int) -> list[int]:
-    return sorted({round(index) for index in np.linspace(0, count - 1, min(POINTS, count))})
+def parameters(config: Any) -> dict[str, Any]:
+    """Return the fields of a configuration, a dataclass, as a record holds them."""
+    return {
+        field: str(value) if isinstance(value, Path) else value
+        for field, value in dataclasses.asdict(config).items()
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a training depends on."""
+    return {
+        "deqcert": deqcert.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def thinned(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """Return entries spread evenly over a history, first and last included, rounded."""
+    last = len(history) - 1
+    chosen = sorted({round(place) for place in np.linspace(0, last, min(POINTS, last + 1))})
+    return [{key: round(value, 4) for key, value in history[i].items()} for i in chosen]

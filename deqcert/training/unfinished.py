@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from deqcert.errors import RunError
+from deqcert.files import write_atomically
 from deqcert.training.config import TrainConfig
+from deqcert.training.record import parameters
 
 FREE = ("out", "progress", "tensorboard")
 """Parameters that do not decide the numbers."""
 
-FORMAT = "2"
+FORMAT = "3"
 """What the state consists of; a file of another format belongs to another version of deqcert."""
 
 
@@ -33,11 +32,8 @@ class Unfinished:
 
     def __init__(self, config: TrainConfig, facts: dict[str, str]) -> None:
         self.path = Path(config.out) / f"{config.name}.unfinished"
-        self._parameters = {
-            field: str(value) if isinstance(value, Path) else value
-            for field, value in dataclasses.asdict(config).items()
-            if field not in FREE
-        } | {"format": FORMAT, **facts}
+        decisive = {key: value for key, value in parameters(config).items() if key not in FREE}
+        self._parameters = {"format": FORMAT, **decisive, **facts}
 
     def load(self) -> dict[str, Any] | None:
         """Return what was saved last; None if there is nothing to go on with.
@@ -50,10 +46,12 @@ class Unfinished:
         elsewhere = f"give another out or name, or remove {self.path} to begin anew."
         try:
             saved: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
-            before = saved["parameters"]
+            before, written_as = saved["parameters"], saved["parameters"]["format"]
         except Exception as error:  # whatever a damaged file makes torch raise
             reason = type(error).__name__
             raise RunError(f"{self.path} cannot be read ({reason}); {elsewhere}") from None
+        if written_as != FORMAT:
+            raise RunError(f"{self.path} is of another version of deqcert; {elsewhere}")
         for field in before | self._parameters:
             was, now = before.get(field), self._parameters.get(field)
             if was != now:
@@ -69,20 +67,17 @@ class Unfinished:
         Raises:
             RunError: If the disk does not take it; what was saved before is still there.
         """
-        aside = self.path.with_name(f".{self.path.name}.tmp")
-        try:
-            with aside.open("wb") as file:
-                torch.save({"parameters": self._parameters, **state}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, self.path)
-        except (OSError, RuntimeError) as error:
-            with suppress(OSError):
-                aside.unlink()
-            raise RunError(
-                f"cannot write {self.path} ({error}); free the disk and give the same command "
-                "again."
-            ) from None
+        content = {"parameters": self._parameters, **state}
+        write_atomically(self.path, lambda file: torch.save(content, file))
+
+    def safe(self) -> str:
+        """Say what remains of an interrupted training, and how to go on."""
+        if not self.path.exists():
+            return f"interrupted before anything was saved in {self.path.parent}"
+        return (
+            f"interrupted; what was trained is safe in {self.path}, and the same command goes on "
+            "from there"
+        )
 
     def remove(self) -> None:
         """Forget the training: it is finished."""

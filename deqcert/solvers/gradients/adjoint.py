@@ -51,7 +51,7 @@ class AdjointCell:
         f: The cell, from (B, D) and the context of the same rows to (B, D), rows independent.
         z: States, shape (B, D), a leaf that needs gradients.
         fz: ``f(z, *context)`` with its graph.
-        context: Tensors with one entry a row.
+        context: Tensors with one entry per row.
         grad: Gradient of the loss, dL/dz, shape (b, D), of the rows that run.
         rows: Which these are; all if not given.
     """
@@ -80,7 +80,8 @@ class AdjointCell:
         """Return the cell of the given rows alone; indices into the present rows, shape (b,)."""
         grad = self._grad[rows]
         rows = rows if self._rows is None else self._rows[rows]
-        if len(rows) > SHRINK * len(self._z):
+        # A cell without context may have captured something per row: it is not cut down.
+        if not self._context or len(rows) > SHRINK * len(self._z):
             return AdjointCell(self._f, self._z, self._fz, self._context, grad, rows)
         z = self._z.detach()[rows].requires_grad_()
         context = tuple(entry.detach()[rows] for entry in self._context)

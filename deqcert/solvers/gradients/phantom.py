@@ -10,8 +10,8 @@ from torch import Tensor
 
 from deqcert.options import check_options, number
 from deqcert.solvers.base import Solver
-from deqcert.solvers.cells import bind
 from deqcert.solvers.result import SolveResult, StopRule
+from deqcert.solvers.transforms import solve_rows
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Phantom:
         stop: StopRule,
     ) -> tuple[Tensor, SolveResult | None]:
         """Solve without a graph, then take the damped steps."""
-        result = solver.solve(bind(f, *context), z0, stop)
+        result = solve_rows(f, z0, context, solver, stop)
         z = result.z.detach()
         for _ in range(self.steps):
             z = self.damping * f(z, *context) + (1.0 - self.damping) * z

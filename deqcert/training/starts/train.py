@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
-import deqcert
 from deqcert.data import load_dataset
-from deqcert.errors import RunError
+from deqcert.files import write_atomically
 from deqcert.models import file_hash, form_names, in_form, load_model
 from deqcert.starts.file import StartFile, load_start, save_start, start_path
-from deqcert.training.record import command_line
+from deqcert.training.record import claim, command_line, parameters, thinned, versions
 from deqcert.training.starts.config import StartConfig
 from deqcert.training.starts.depth import choose_depth, costs, follow
 from deqcert.training.starts.fit import fit_start
 
 ROWS = 100
 """Rows on which the cost of a start is measured."""
-
-POINTS = 20
-"""Entries of the history that are kept in the record."""
 
 
 def train_start(config: StartConfig) -> Path:
@@ -42,7 +37,11 @@ def train_start(config: StartConfig) -> Path:
         RunError: If the file exists already or cannot be written.
     """
     path = start_path(config.model) if config.out is None else Path(config.out)
-    _check_out(path)
+    with claim(path):
+        return _train_start(config, path)
+
+
+def _train_start(config: StartConfig, path: Path) -> Path:
     began = time.perf_counter()
     model, sha256 = load_model(config.model, config.config), file_hash(config.model)
     init = None if config.init is None else load_start(config.init, config.model)
@@ -82,10 +81,7 @@ def train_start(config: StartConfig) -> Path:
     )
     record = {
         "command": command_line(),
-        "parameters": {
-            field: str(value) if isinstance(value, Path) else value
-            for field, value in dataclasses.asdict(config).items()
-        },
+        "parameters": parameters(config),
         "measured": {
             "cost": round(cost, 4),
             "readout": round(readout, 4),
@@ -99,35 +95,9 @@ def train_start(config: StartConfig) -> Path:
         "threads": torch.get_num_threads(),
         "model_sha256": sha256,
         "data_sha256": {"train": data.hash()},
-        "versions": {
-            "deqcert": deqcert.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
-        "history": [
-            {key: round(value, 4) for key, value in history[index].items()}
-            for index in sorted({round(i) for i in np.linspace(0, len(history) - 1, POINTS)})
-        ],
+        "versions": versions(),
+        "history": thinned(history),
     }
-    try:
-        save_start(path, start)
-        text = json.dumps(record, indent=2) + "\n"
-        path.with_suffix(".json").write_text(text, encoding="utf-8")
-    except (OSError, RuntimeError) as error:
-        raise RunError(f"cannot write {path} ({error}); free the disk and train again.") from None
+    write_atomically(path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+    save_start(path, start)
     return path
-
-
-def _check_out(path: Path) -> None:
-    if path.exists():
-        raise RunError(f"{path} exists already; choose another out or remove it.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.with_name(f".{path.name}.probe")
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise RunError(
-            f"cannot write to {path.parent} ({error.strerror}); choose another out."
-        ) from None

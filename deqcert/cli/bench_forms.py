@@ -66,7 +66,7 @@ def command(
     """
     import torch
 
-    from deqcert import choices, compose
+    from deqcert import compose, form_cache
     from deqcert.bench.forms import bench_forms
     from deqcert.errors import ConfigError
     from deqcert.models import load_model
@@ -80,9 +80,9 @@ def command(
         loaded, images, rounds=rounds, evaluations=evaluations, device=device, tell=_tell
     )
     print(result.json() if as_json else result.text())
-    key = choices.describe(dataclasses.asdict(loaded.config), batch, used, device)
-    kept = choices.remember(key, result.choice)
-    where = f"in {choices.cache_file()}" if kept else "nowhere: the cache cannot be written"
+    key = form_cache.describe(dataclasses.asdict(loaded.config), batch, used, device)
+    kept = form_cache.remember(key, result.choice)
+    where = f"in {form_cache.cache_file()}" if kept else "nowhere: the cache cannot be written"
     print(f"deqcert: note: choice {result.choice}, kept {where}", file=sys.stderr)
 
 

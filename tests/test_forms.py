@@ -450,9 +450,9 @@ def test_a_choice_is_for_what_it_was_measured_on(cache, monkeypatch) -> None:
         form_cache.describe(config, 20, 1, "cuda"),
         form_cache.describe({**config, "num_classes": 9}, 20, 1, "cpu"),
     }
-    monkeypatch.setattr(choices, "machine", lambda: {"cpu": "another"})
+    monkeypatch.setattr(form_cache, "machine", lambda: {"cpu": "another"})
     keys.add(key_of())
-    monkeypatch.setattr(choices, "versions", lambda: {"torch": "9.0"})
+    monkeypatch.setattr(form_cache, "versions", lambda: {"torch": "9.0"})
     keys.add(key_of())
     assert len(keys) == 7
     assert form_cache.remember("a", "folded")

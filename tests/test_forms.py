@@ -525,13 +525,13 @@ def test_bench_solvers_prints_its_table(capsys) -> None:
     [
         ("predict --form best", "form is 'best', but it must be one of auto, eager, folded"),
         ("bench forms --batch 0", "batch is 0"),
-        ("bench forms --rounds 0", "rounds and evaluations"),
+        ("bench forms --rounds 0", "rounds is 0"),
         ("bench forms --model /nowhere.pth", "cannot read checkpoint"),
         ("bench forms --device tpu", "device 'tpu' cannot be used"),
         ("bench forms --sizes 3", "there is no option --sizes"),
         ("bench solvers --sizes many", "sizes is 'many'"),
         ("bench solvers --batches 0", "batches is '0'"),
-        ("bench solvers --rounds 0", "at least 1"),
+        ("bench solvers --rounds 0", "rounds is 0"),
         ("bench speed", "unexpected extra argument"),
     ],
 )

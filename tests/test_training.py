@@ -61,7 +61,7 @@ def test_a_time_limit_ends_the_training(config: TrainConfig, monkeypatch) -> Non
 
 
 def test_an_architecture_takes_the_geometry_of_the_data(config: TrainConfig) -> None:
-    path = train(dataclasses.replace(config, model=None, architecture="tiny", epochs=1))
+    path = train(dataclasses.replace(config, model_config=None, architecture="tiny", epochs=1))
     model = load_model(path)
     assert (model.input_shape, model.num_classes) == ((1, 4, 4), 3)
     assert model.config.mean[0] == pytest.approx(0.3, abs=0.05)

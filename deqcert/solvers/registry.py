@@ -83,7 +83,7 @@ def register_solver(solver: S) -> S:
         raise ConfigError(f"solver {label} has no name; give it one, as in name = 'my-solver'.")
     if "__dataclass_fields__" not in vars(solver):
         raise ConfigError(f"solver '{name}' is no dataclass; put @dataclass(frozen=True) above it.")
-    for entry in dataclasses.fields(solver):
+    for entry in dataclasses.fields(solver):  # type: ignore[arg-type]
         if entry.default is dataclasses.MISSING:
             raise ConfigError(
                 f"option {entry.name} of solver '{name}' has no default; give it one."

@@ -212,7 +212,7 @@ def text(
     default: str | None,
     *,
     metavar: str | None = None,
-    words: Registry[Any] | None = None,
+    words: Registry[Any] | Callable[[], Sequence[str]] | None = None,
     convert: Callable[[str], Any] | None = None,
 ) -> Any:
     """Declare a field that is any text; None makes it optional, REQUIRED mandatory.
@@ -227,7 +227,7 @@ def text(
         Option(
             "str",
             default,
-            words=None if words is None else words.names,
+            words=words.names if isinstance(words, Registry) else words,
             optional=default is None,
             metavar=metavar,
             convert=convert,
@@ -352,8 +352,10 @@ def read_options(
     values: dict[str, Any] = {}
     for key, value in given.items():
         if key not in known:
+            near = nearest(key, known)
+            hint = f"did you mean {near}? " if near else ""
             has = f"there are {', '.join(known)}" if known else "there is none"
-            raise ConfigError(f"there is no {what} '{key}'; {has}.")
+            raise ConfigError(f"there is no {what} '{key}'; {hint}{has}.")
         read = known[key].parse if isinstance(value, str) else known[key].check
         values[key] = read(value, f"{what} {key}")
     return values

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deqcert.certifiers import CERTIFIERS
-from deqcert.data import LOADERS
+from deqcert.data import dataset_names
 from deqcert.models import FORMS
 from deqcert.options import check_options, choice, number, text
 from deqcert.solvers import SOLVERS
@@ -30,7 +30,7 @@ class Data:
         images: Which images of it, counted from 0: START:STOP[:STEP]; ':' is all, '7' is one.
     """
 
-    data: str = text("digits", metavar="SPEC", words=LOADERS)
+    data: str = text("digits", metavar="SPEC", words=dataset_names)
     split: str = choice("test", SPLITS)
     images: str = text(":", metavar="START:STOP[:STEP]")
 

@@ -143,6 +143,8 @@ def test_fields_can_be_left_out_and_called_otherwise() -> None:
     names = {opt for parameter in cook.params for opt in parameter.opts}
     assert "--oven" in names and not names & {"--heat", "--out", "--fan"}
     assert len(cook.params) == len(fields(Recipe)) - len(skipped)
+    cook, _ = command(only=("heat", "seed"))
+    assert [parameter.name for parameter in cook.params] == ["heat", "seed"]
 
 
 def test_an_old_name_works_with_a_note_and_is_not_shown() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,9 +51,8 @@ class ToyConfig:
         return ToyModel(self)
 
     def to_yaml(self) -> str:
-        fields = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "name"}
-        lists = {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
-        return yaml.safe_dump({"MODEL": {"NAME": self.name, **lists}})
+        given = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return yaml.safe_dump({"MODEL": {"NAME": self.name} | given})
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> ToyConfig:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,13 +15,21 @@ import pytest
 import torch
 from scipy import special, stats
 from torch import Tensor, nn
+from trainings import small_training
 
 from deqcert.attacks.pgd import pgd
 from deqcert.cli import main
 from deqcert.data import load_dataset
 from deqcert.errors import ConfigError, DataError
 from deqcert.models import ARCHITECTURES, file_hash, load_model
-from deqcert.training import OBJECTIVES, TrainConfig, get_objective, objective_options, train
+from deqcert.training import (
+    AUGMENTATIONS,
+    OBJECTIVES,
+    TrainConfig,
+    get_objective,
+    objective_options,
+    train,
+)
 from deqcert.training.extra import with_extra
 from deqcert.training.objectives import TrainingBatch
 from deqcert.training.objectives.base import log_average
@@ -472,3 +482,85 @@ def test_the_command_refuses_wrong_options(
     assert main(command) == 2
     assert text in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+BRIER = next(
+    code
+    for code in re.findall(
+        r"```python\n(.*?)```",
+        (Path(__file__).parent.parent / "docs" / "training.md").read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
+    if "Brier" in code
+)
+"""The objective from outside that the documentation shows; its last line registers it."""
+
+
+@pytest.mark.parametrize("comes", ["registered", "by an entry point"])
+def test_an_objective_from_outside_is_used_by_the_command(
+    comes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, registers, _ = BRIER.rpartition("OBJECTIVES.register(")
+    plugin = tmp_path / "plugin"
+    (plugin / "brier-1.0.dist-info").mkdir(parents=True)
+    (plugin / f"brier_{comes[:2]}.py").write_text(BRIER if comes == "registered" else code)
+    assert registers
+    monkeypatch.syspath_prepend(plugin)
+    if comes == "registered":
+        importlib.import_module("brier_re")
+    else:
+        (plugin / "brier-1.0.dist-info" / "METADATA").write_text("Name: brier\nVersion: 1.0\n")
+        points = "[deqcert.objectives]\nbrier = brier_by:Brier\n"
+        (plugin / "brier-1.0.dist-info" / "entry_points.txt").write_text(points)
+        monkeypatch.delitem(OBJECTIVES.__dict__, "_plugins", raising=False)
+    try:
+        assert main(["train", "--help"]) == 0
+        assert "|brier]" in capsys.readouterr().out
+        images = small_training(tmp_path)
+        given = f"train --data {images.data} --test-data {images.test_data} --model {images.model} "
+        given += f"--batch 32 --epochs 1 --test-draws 1 --quiet --out {tmp_path / 'out'} "
+        given += "--objective brier --objective-option weight="
+        assert main(f"{given}-1".split()) == 2
+        assert (
+            "brier option weight is -1, but it must be a number from 0" in capsys.readouterr().err
+        )
+        assert main(f"{given}2".split()) == 0
+        record = json.loads((tmp_path / "out" / "model.json").read_text())
+        assert record["parameters"]["objective"] == "brier"
+        assert record["parameters"]["objective_options"] == {"weight": 2.0}
+        assert load_model(tmp_path / "out" / "model.pth").num_classes == 3
+    finally:
+        OBJECTIVES.unregister("brier")
+        OBJECTIVES.__dict__.pop("_plugins", None)
+    assert main(["train", "--out", str(tmp_path), "--objective", "smoothav"]) == 2
+    assert "did you mean smoothadv?" in capsys.readouterr().err
+
+
+def test_an_augmentation_from_outside_is_used_by_the_command(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def darker(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        seen.append(len(x))
+        return 0.9 * x
+
+    AUGMENTATIONS.register("darker", darker)
+    try:
+        images = small_training(tmp_path)
+        given = f"train --data {images.data} --test-data {images.test_data} --model {images.model} "
+        given += f"--batch 96 --epochs 1 --test-draws 1 --quiet --out {tmp_path / 'out'}"
+        assert main([*given.split(), "--augment", "darker"]) == 0
+    finally:
+        AUGMENTATIONS.unregister("darker")
+    assert seen == [96, 96]
+
+
+def test_the_old_name_of_the_architecture_works_with_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = f"train --out {tmp_path / 'out'} --data npz:nowhere.npz"
+    assert main([*given.split(), "--preset", "small"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("deqcert: note: --preset is called --architecture now")
+    assert "nowhere.npz" in said[1] and len(said) == 2
+    assert main([*given.split(), "--preset", "huge"]) == 2
+    assert "--preset is 'huge', but it must be one of tiny, small" in capsys.readouterr().err

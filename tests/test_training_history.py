@@ -223,7 +223,7 @@ def test_tensorboard_is_optional(tmp_path: Path, monkeypatch) -> None:
     ("change", "says"),
     [
         ({"ema": 1.0}, "ema"),
-        ({"precision": "float16"}, "there are float32, bfloat16"),
+        ({"precision": "float16"}, "must be one of float32, bfloat16"),
         ({"crop_from": -1}, "crop_from"),
         ({"unroll_from": -1}, "unroll_from"),
     ],

@@ -10,7 +10,7 @@ import math
 import operator
 from decimal import ROUND_FLOOR, Context, Decimal
 
-from scipy import stats
+import scipy  # its parts load when they are first used: help texts need none of them
 
 from deqcert.errors import ConfigError
 
@@ -43,7 +43,7 @@ def lower_confidence_bound(successes: int, n: int, alpha: float) -> float:
         raise ConfigError(f"{successes} successes of {n} trials are impossible.")
     if successes == 0:
         return 0.0
-    return float(stats.beta.ppf(alpha, successes, n - successes + 1))
+    return float(scipy.stats.beta.ppf(alpha, successes, n - successes + 1))
 
 
 def disagreements_upper_bound(found: int, audited: int, population: int, alpha: float) -> int:
@@ -76,7 +76,7 @@ def disagreements_upper_bound(found: int, audited: int, population: int, alpha: 
     # The probability falls as D grows; the relative slack keeps SciPy's rounding on the safe side.
     while least < most:
         middle = (least + most + 1) // 2
-        if stats.hypergeom.cdf(found, population, middle, audited) > alpha * (1.0 - 1e-9):
+        if scipy.stats.hypergeom.cdf(found, population, middle, audited) > alpha * (1.0 - 1e-9):
             least = middle
         else:
             most = middle - 1
@@ -97,7 +97,7 @@ def certified_radius(p_lower: float, sigma: float) -> float:
     """
     if not p_lower > 0.5:
         return 0.0
-    return round_down(sigma * float(stats.norm.ppf(p_lower)))
+    return round_down(sigma * float(scipy.stats.norm.ppf(p_lower)))
 
 
 def round_down(value: float) -> float:
@@ -142,7 +142,7 @@ def two_sided_p_value(first: int, second: int) -> float:
     first, second = check_count("first", first), check_count("second", second)
     if first + second == 0:
         return 1.0
-    return float(stats.binomtest(first, first + second, 0.5).pvalue)
+    return float(scipy.stats.binomtest(first, first + second, 0.5).pvalue)
 
 
 def check_count(name: str, value: int) -> int:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from deqcert.certifiers.bounds import (
     certified_radius,
@@ -44,7 +44,7 @@ class Forecast:
 
 def probability_needed(radius: float, sigma: float) -> float:
     """Return Phi(radius / sigma): the class must be more probable than this under the noise."""
-    return float(stats.norm.cdf(radius / sigma))
+    return float(scipy.stats.norm.cdf(radius / sigma))
 
 
 def samples_needed(radius: float, sigma: float, alpha: float, p: float = 1.0) -> int | None:
@@ -62,8 +62,8 @@ def samples_needed(radius: float, sigma: float, alpha: float, p: float = 1.0) ->
 
     def enough(n: int) -> bool:
         # LCB(k, n, alpha) >= asked where P[Binomial(n, asked) >= k] <= alpha.
-        least = stats.binom.isf(alpha, n, asked) + 1
-        return bool(stats.binom.sf(least - 1, n, p) >= POWER)
+        least = scipy.stats.binom.isf(alpha, n, asked) + 1
+        return bool(scipy.stats.binom.sf(least - 1, n, p) >= POWER)
 
     most = 1
     while not enough(most):

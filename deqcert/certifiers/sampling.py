@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
 
 from deqcert.certifiers.bounds import RADIUS_DECIMALS
 from deqcert.certifiers.sequences import lower_sequences
@@ -73,12 +73,12 @@ class Sampling:
         k = np.asarray(votes)
         likely = 1.0 - lower_sequences(drawn - k, drawn, self.alpha / 2)
         left = self.n - drawn
-        more = stats.binom.isf(self.alpha / 2, left, likely) if left else 0
+        more = scipy.stats.binom.isf(self.alpha / 2, left, likely) if left else 0
         return self._last(np.minimum(k + more, self.n))
 
     def _last(self, votes: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the Clopper-Pearson bound of n samples; 0 without votes."""
-        bound = stats.beta.ppf(self.alpha / 2, np.maximum(votes, 1), self.n - votes + 1)
+        bound = scipy.stats.beta.ppf(self.alpha / 2, np.maximum(votes, 1), self.n - votes + 1)
         return np.where(votes > 0, bound, 0.0)
 
 
@@ -91,5 +91,5 @@ def radii(p_lower: ArrayLike, sigma: float) -> NDArray[np.float64]:
     """
     p = np.asarray(p_lower, dtype=np.float64)
     scale = 10.0**RADIUS_DECIMALS
-    cut = np.floor(sigma * special.ndtri(p) * scale) / scale
+    cut = np.floor(sigma * scipy.special.ndtri(p) * scale) / scale
     return np.where(p > 0.5, cut, -np.inf)

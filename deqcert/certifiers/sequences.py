@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from deqcert.certifiers.bounds import check_count, check_probability
 from deqcert.errors import ConfigError
@@ -99,10 +99,10 @@ def _evidence(
 ) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
     """Return the evidence as a function of the tested probability alone, in (0, 1)."""
     first, second = k + PRIOR, failures + PRIOR
-    constant = special.betaln(first, second) - special.betaln(PRIOR, PRIOR)
+    constant = scipy.special.betaln(first, second) - scipy.special.betaln(PRIOR, PRIOR)
 
     def evidence(p: NDArray[np.float64]) -> NDArray[np.float64]:
-        above = special.betaincc(first, second, p) / special.betaincc(PRIOR, PRIOR, p)
+        above = scipy.special.betaincc(first, second, p) / scipy.special.betaincc(PRIOR, PRIOR, p)
         value: NDArray[np.float64]
         value = constant + np.log(above) - k * np.log(p) - failures * np.log1p(-p)
         return value
@@ -151,6 +151,8 @@ def disagreements_upper_sequence(found: int, audited: int, population: int, alph
 def _log_choose(n: int, k: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return ln C(n, k)."""
     logs: NDArray[np.float64] = (
-        special.gammaln(n + 1.0) - special.gammaln(k + 1.0) - special.gammaln(n - k + 1.0)
+        scipy.special.gammaln(n + 1.0)
+        - scipy.special.gammaln(k + 1.0)
+        - scipy.special.gammaln(n - k + 1.0)
     )
     return logs

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from deqcert.certifiers.audited import Audited, audit_subset
 from deqcert.certifiers.bounds import lower_confidence_bound
@@ -53,7 +53,7 @@ class SerializedPaper(Audited):
         kept = lower_confidence_bound(agreeing, voting, self.alpha / 2) * votes
         if kept <= 0:
             return 0.0
-        return float(stats.beta.ppf(self.alpha / 2, kept, self.n - kept + 1))
+        return float(scipy.stats.beta.ppf(self.alpha / 2, kept, self.n - kept + 1))
 
     def certify(self, engine: SmoothingEngine, input: Input) -> Certificate:
         """Certify one input; see :meth:`Certifier.certify`."""

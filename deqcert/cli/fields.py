@@ -67,6 +67,7 @@ def options_from(
     kind: type[Any],
     *,
     skip: Collection[str] = (),
+    only: Collection[str] | None = None,
     names: Mapping[str, str] | None = None,
     old_names: Mapping[str, str] | None = None,
     defaults: Mapping[str, Any] | None = None,
@@ -79,6 +80,7 @@ def options_from(
     Args:
         kind: The dataclass.
         skip: Fields that get no option.
+        only: Fields that get one; all if not given.
         names: How the options of some fields are called, without the two dashes, where it is not
             the field's name with dashes for underscores.
         defaults: Other defaults of some fields, in this command.
@@ -88,7 +90,7 @@ def options_from(
     fields = {
         name: dataclasses.replace(option, default=(defaults or {}).get(name, option.default))
         for name, option in options_of(kind).items()
-        if name not in skip
+        if name not in skip and (only is None or name in only)
     }
     called = {name: "--" + (names or {}).get(name, name.replace("_", "-")) for name in fields}
     before = {
@@ -127,12 +129,13 @@ def _option(option: Option, called: str) -> Decorator:
         notes.append(f"default: {shown:g}" if isinstance(shown, float) else f"default: {shown}")
     if option.bounds():
         notes.append(option.bounds())
+    # A default of None would count as given.
+    default = {"required": True} if option.required else {"default": option.default}
     return click.option(
         called,
         option.name,
         type=FieldType(option, called),
-        default=None if option.required else option.default,
-        required=option.required,
+        **default,
         metavar=option.metavar,
         help=_about(option, notes),
     )

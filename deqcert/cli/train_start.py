@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from deqcert.cli.fields import options_from
+from deqcert.settings import Machine
 from deqcert.training.starts.config import StartConfig
 
 
 @click.command(short_help="Fit a network that guesses where a model's solves should start.")
 @options_from(StartConfig)
-@click.option("--threads", type=int, metavar="T", help="CPU threads; default: torch's own.")
+@options_from(Machine, only=("threads",))
 @click.option("--quiet", is_flag=True, help="Print the file's path only.")
 def command(threads: int | None, quiet: bool, **given: Any) -> None:
     """Fit a small network from the injection to the equilibrium, for --start learned.

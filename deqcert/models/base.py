@@ -213,7 +213,7 @@ class TrainableModel(nn.Module, ABC):
             z: States, shape (B, D).
             injection: What :meth:`inject` returned for the same rows.
             masks: What :meth:`draw_masks` returned for the same rows; a model that draws none
-                may leave the parameter out.
+                is never given any.
         """
 
     @abstractmethod

@@ -59,7 +59,7 @@ class Depth:
         steps: Most cell evaluations.
         early: Relative residual of an :class:`EarlyStop` before them, or None.
         margin: Margin of a :class:`DecidedStop` before them, or None.
-        nfe: Cell evaluations a row, on average, a decided stop's readouts included by their time.
+        nfe: Cell evaluations per row, on average, a decided stop's readouts included by their time.
         disagreement: Share of the rows whose class is not that of the converged solve.
     """
 

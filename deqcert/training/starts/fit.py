@@ -48,7 +48,7 @@ def fit_start(
 
     Returns:
         The network in evaluation mode, its architecture for
-        :func:`deqcert.starts.network.build_start`, and one entry a round of the history.
+        :func:`deqcert.starts.network.build_start`, and one entry per round of the history.
 
     Raises:
         ConfigError: If there are too few images, or the training diverges.
@@ -129,7 +129,7 @@ class _Fitting:
         self.done = self.lost = 0
 
     def run(self) -> list[dict[str, float]]:
-        """Train to the end; return one entry a round."""
+        """Train to the end; return one entry per round."""
         history: list[dict[str, float]] = []
         with TrainingProgress(self.config.progress) as progress:
             while self._share() < 1.0:
@@ -215,7 +215,7 @@ class _Fitting:
         return parts
 
     def _error(self, z: Tensor, target: Tensor) -> Tensor:
-        """Return the mean squared error relative to the target's square, a resolution at a time."""
+        """Return the mean squared error relative to the target's square, per resolution."""
         pairs: Sequence[tuple[Tensor, Tensor]] = [(z, target)]
         if isinstance(self.net, PyramidStart):
             unpack = self.net.layout.unpack

@@ -30,7 +30,7 @@ class SolvedImages:
 
 
 class Pool:
-    """Keep solved states in half precision, about 45 KB a row for a small CIFAR-10 model.
+    """Keep solved states in half precision, about 45 KB per row for a small CIFAR-10 model.
 
     Args:
         size: Rows that are drawn together.

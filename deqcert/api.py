@@ -198,8 +198,8 @@ class SmoothedClassifier(Settings):
         dataset, indices = self._fitting(loaded, data, chosen)
         subject: Any = loaded.model
         parameters = {
-            "method": certifier.name,
-            **compose.describe_certifier(certifier),
+            **certifier.parameters(),
+            **compose.describe_predictors(certifier),
             **loaded.identity,
             **compose.describe_data(chosen.data, chosen.split, dataset),
         }

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deqcert import __version__, choices, kernels
+from deqcert import __version__, form_cache, kernels
 from deqcert.certifiers import Certifier
 from deqcert.certifiers.goals import Goal, parse_goal
 from deqcert.data import Dataset
@@ -137,7 +137,9 @@ def choose_form(
     if asked != "auto":
         return asked
     possible = form_names(model)
-    found = choices.recall(choices.describe(config, rows, threads, device)) if config else None
+    found = (
+        form_cache.recall(form_cache.describe(config, rows, threads, device)) if config else None
+    )
     if found in possible:
         return found
     return "folded" if "folded" in possible else "eager"
@@ -275,18 +277,14 @@ def make_goal(certifying: Certifying) -> Goal | None:
     return parse_goal(certifying.goal)
 
 
-def describe_certifier(certifier: Certifier[Any]) -> dict[str, Any]:
-    """Return the fields of a certifier, as JSON values; those that hold nothing are left out."""
-    described: dict[str, Any] = {}
-    for field in dataclasses.fields(certifier):
-        value = getattr(certifier, field.name)
-        if isinstance(value, Predictor):
-            described[field.name] = describe_predictor(value)
-        elif isinstance(value, Goal):
-            described[field.name] = value.describe()
-        elif value is not None:
-            described[field.name] = value
-    return described
+def describe_predictors(certifier: Certifier[Any]) -> dict[str, Any]:
+    """Return the predictors that a certifier holds, by field, as JSON values."""
+    held = {field.name: getattr(certifier, field.name) for field in dataclasses.fields(certifier)}
+    return {
+        name: describe_predictor(value)
+        for name, value in held.items()
+        if isinstance(value, Predictor)
+    }
 
 
 def describe_predictor(predictor: Predictor) -> dict[str, Any]:

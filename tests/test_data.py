@@ -182,7 +182,7 @@ def test_a_loader_from_outside_is_one_like_the_others(tmp_path: Path, capsys) ->
         given = "certify --model digits --sigma 0.25 --images :2 --n 20 --n0 10 --alpha 0.3"
         assert main([*given.split(), "--data", "toy:x", "--out", str(tmp_path / "run")]) == 0
         assert (tmp_path / "run" / "certificates.tsv").read_text().count("\n") == 3
-        with pytest.raises(DataError, match="there is a data set 'toy' already"):
+        with pytest.raises(DataError, match="'toy' exists already"):
             LOADERS.register("toy", Loader(load))
     finally:
         LOADERS.unregister("toy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, BinaryIO
 import pytest
 import torch
 
+import deqcert
 from deqcert.errors import RunError
 from deqcert.files import Lock, write_atomically
 
@@ -104,6 +106,27 @@ def test_no_permission_and_no_folder_are_sentences(tmp_path: Path) -> None:
         write_atomically(tmp_path / "nowhere" / "file", "text")
     with pytest.raises(RunError, match="; give the picture another name"):
         write_atomically(tmp_path / "nowhere" / "file", "text", "give the picture another name")
+
+
+WRITES = re.compile(
+    r"os\.(replace|rename)\(|\.write_(text|bytes)\(|open\([^)]*[\"'][wax]b?[\"']"
+    r"|(savefig|torch\.save)\((?!.*file|\{.*weights\))"
+)
+OTHERS = {"files.py", "memory.py"}
+"""This room itself, and a file that is the kernel's: it resets the peak of the memory."""
+
+
+def test_nothing_else_in_the_package_writes_files() -> None:
+    root = Path(deqcert.__file__).parent
+    found = [
+        f"{path.relative_to(root)}:{number}"
+        for path in root.rglob("*.py")
+        if path.name not in OTHERS
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if WRITES.search(line) and not line.lstrip().startswith(('"', "#"))
+    ]
+    assert not found
+    assert all(WRITES.search(f"    {line}") for line in ("path.write_text(x)", "open(p, 'w')"))
 
 
 CHILD = """

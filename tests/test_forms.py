@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import HalfLine
 
-from deqcert import choices
+from deqcert import form_cache
 from deqcert.bench.forms import FormBench, FormTiming, bench_forms
 from deqcert.cli import main
 from deqcert.errors import ConfigError
@@ -416,7 +416,7 @@ def certify(files: Path, out: Path, *more: str) -> list[str]:
 
 
 def key_of(rows: int = 20) -> str:
-    return choices.describe(dataclasses.asdict(CONFIG), rows, 1, "cpu")
+    return form_cache.describe(dataclasses.asdict(CONFIG), rows, 1, "cpu")
 
 
 def recorded(out: Path) -> str:
@@ -429,7 +429,7 @@ def test_the_form_is_declared_and_a_run_keeps_it(files, tmp_path, cache, capsys)
     out = tmp_path / "run"
     assert main(certify(files, out)) == 0
     assert recorded(out) == "folded"  # nothing was measured
-    assert choices.remember(key_of(), "eager")
+    assert form_cache.remember(key_of(), "eager")
     assert main(certify(files, out)) == 0  # measured since: the run goes on as it began
     assert recorded(out) == "folded"
     assert main(certify(files, tmp_path / "other")) == 0
@@ -446,18 +446,18 @@ def test_a_choice_is_for_what_it_was_measured_on(cache, monkeypatch) -> None:
     keys = {
         key_of(),
         key_of(21),
-        choices.describe(config, 20, 2, "cpu"),
-        choices.describe(config, 20, 1, "cuda"),
-        choices.describe({**config, "num_classes": 9}, 20, 1, "cpu"),
+        form_cache.describe(config, 20, 2, "cpu"),
+        form_cache.describe(config, 20, 1, "cuda"),
+        form_cache.describe({**config, "num_classes": 9}, 20, 1, "cpu"),
     }
-    monkeypatch.setattr(choices, "machine", lambda: {"cpu": "another"})
+    monkeypatch.setattr(form_cache, "machine", lambda: {"cpu": "another"})
     keys.add(key_of())
-    monkeypatch.setattr(choices, "versions", lambda: {"torch": "9.0"})
+    monkeypatch.setattr(form_cache, "versions", lambda: {"torch": "9.0"})
     keys.add(key_of())
     assert len(keys) == 7
-    assert choices.remember("a", "folded")
-    assert choices.remember("b", "eager")
-    assert (choices.recall("a"), choices.recall("b"), choices.recall("c")) == (
+    assert form_cache.remember("a", "folded")
+    assert form_cache.remember("b", "eager")
+    assert (form_cache.recall("a"), form_cache.recall("b"), form_cache.recall("c")) == (
         "folded",
         "eager",
         None,
@@ -484,8 +484,8 @@ def test_a_damaged_cache_never_fails_a_run(files, tmp_path, cache, content) -> N
     cache.write_bytes(content.replace(b"KEY", key_of().encode()))
     assert main(certify(files, tmp_path / "run", "--images", "0", "--n", "20")) == 0
     assert recorded(tmp_path / "run") == "folded"
-    assert choices.remember(key_of(), "eager")
-    assert choices.recall(key_of()) == "eager"
+    assert form_cache.remember(key_of(), "eager")
+    assert form_cache.recall(key_of()) == "eager"
 
 
 def test_bench_forms_keeps_the_choice_and_lives_without_a_cache(
@@ -496,7 +496,7 @@ def test_bench_forms_keeps_the_choice_and_lives_without_a_cache(
     assert main([*given.split(), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [each["form"] for each in found["forms"]] == ["eager", "folded"]
-    assert choices.recall(key_of()) == found["choice"]
+    assert form_cache.recall(key_of()) == found["choice"]
     assert main(given.split()) == 0
     said = capsys.readouterr()
     assert "faster x" in said.out
@@ -525,13 +525,13 @@ def test_bench_solvers_prints_its_table(capsys) -> None:
     [
         ("predict --form best", "form is 'best', but it must be one of auto, eager, folded"),
         ("bench forms --batch 0", "batch is 0"),
-        ("bench forms --rounds 0", "rounds and evaluations"),
+        ("bench forms --rounds 0", "rounds is 0"),
         ("bench forms --model /nowhere.pth", "cannot read checkpoint"),
         ("bench forms --device tpu", "device 'tpu' cannot be used"),
         ("bench forms --sizes 3", "there is no option --sizes"),
         ("bench solvers --sizes many", "sizes is 'many'"),
         ("bench solvers --batches 0", "batches is '0'"),
-        ("bench solvers --rounds 0", "at least 1"),
+        ("bench solvers --rounds 0", "rounds is 0"),
         ("bench speed", "unexpected extra argument"),
     ],
 )

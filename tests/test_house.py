@@ -40,7 +40,14 @@ ROOMS["training"] = ROOMS["smoothing"] | {"smoothing", "attacks", "data"}
 ROOMS["report"] = ERRORS | {"certifiers"}
 EVERYTHING = set(ROOMS)
 ROOMS["bench"] = EVERYTHING - {"training"}
-ROOMS["cli"] = EVERYTHING | {"bench"}
+ROOMS["form_cache"] = ERRORS | {"runs"}
+ROOMS["presets"] = ERRORS
+ROOMS["settings"] = ERRORS | {"solvers", "starts", "models", "data", "certifiers"}
+ROOMS["progress"] = ERRORS | {"runs", "smoothing"}
+ROOMS["compose"] = (EVERYTHING - {"training", "attacks"}) | {"form_cache", "settings"}
+DOOR = {"api", "compose", "form_cache", "presets", "progress", "settings"}
+ROOMS["api"] = EVERYTHING - {"training", "attacks"} | DOOR
+ROOMS["cli"] = EVERYTHING | {"bench"} | DOOR
 ROOMS["__main__"] = {"cli"}
 
 FILES = sorted(ROOT.rglob("*.py"))

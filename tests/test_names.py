@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 import subprocess
@@ -28,6 +29,25 @@ def test_what_a_package_offers_is_there_and_hides_no_module(name: str) -> None:
     for exported in getattr(package, "__all__", ()):
         found = getattr(package, exported)
         assert isinstance(found, ModuleType) or exported not in modules, f"{name}.{exported}"
+
+
+OWN = {"MDEQ", "MDEQConfig", "ContractiveDEQ", "ContractiveConfig"}
+"""Classes of single models: outside their room a model is asked what it can, not what it is."""
+
+
+def test_nobody_outside_the_models_names_a_single_one() -> None:
+    for path in ROOT.rglob("*.py"):
+        if path.relative_to(ROOT).parts[0] == "models":
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imported = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        assert not (imported | attributes) & OWN, path
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from deqcert.starts import (
 )
 from deqcert.starts.network import LowRankStart, PyramidStart
 from deqcert.training import StartConfig, train_start
+from deqcert.training.record import claim
 from deqcert.training.starts.depth import Trajectories, choose_depth, follow
 
 TOLERANCE = StopRule(tol=1e-3, max_nfe=40)
@@ -373,6 +374,20 @@ def test_labels_of_other_classes_are_refused(digits: Path, tmp_path: Path) -> No
     )
     with pytest.raises(ConfigError, match="2 classes and the model 10"):
         train_start(config)
+
+
+def test_two_trainings_of_one_start_file_are_refused_and_nothing_is_lost(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new.start.pth"
+    given = f"train-start --model {digits} --out {out} --steps 1 --quiet"
+    with claim(out):
+        assert main(given.split()) == 2
+    assert "another process is training for" in capsys.readouterr().err
+    out.write_bytes(b"precious")
+    assert main(given.split()) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert [(path, path.read_bytes()) for path in tmp_path.iterdir()] == [(out, b"precious")]
 
 
 def test_what_is_followed_is_what_a_solve_reads_out(digits: Path) -> None:

@@ -63,6 +63,11 @@ def test_crops_that_do_not_fit_are_refused(
         Schedule(dataclasses.replace(config, crop_from=side), ARCHITECTURES.get(name))
 
 
+def test_an_unrolling_that_begins_too_deep_is_refused(config: TrainConfig) -> None:
+    with pytest.raises(ConfigError, match=r"unroll_from is 9, but the depth .* is 8"):
+        Schedule(dataclasses.replace(config, unroll_from=9), ARCHITECTURES.get("small"))
+
+
 def test_a_crop_is_a_window_of_the_image() -> None:
     x = torch.arange(2.0 * 36).view(2, 1, 6, 6)
     places = set()

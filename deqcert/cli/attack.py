@@ -12,7 +12,7 @@ import click
 
 from deqcert.api import SmoothedClassifier, parse_images
 from deqcert.attacks import ATTACKS
-from deqcert.cli.fields import options_from
+from deqcert.cli.fields import options_from, renamed
 from deqcert.cli.options import parse_radii
 from deqcert.errors import ConfigError, Interrupted, RunError
 from deqcert.options import number, parse_pairs
@@ -65,6 +65,7 @@ class Attacking:
 @options_from(Attacking)
 @click.option("--model", metavar="FILE", help="The checkpoint, if it is elsewhere now.")
 @click.option("--model-config", metavar="FILE", help="Its configuration, if it is elsewhere now.")
+@renamed("config", "model_config")
 @click.option("--data", metavar="SPEC", help="The images, if they are elsewhere now.")
 @click.option("--start", metavar="learned:FILE", help="A learned start, if it is elsewhere now.")
 @click.option("--out", metavar="DIR", help="Folder of the attacks; default: RUN-attacks.")

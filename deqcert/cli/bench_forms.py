@@ -4,8 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from dataclasses import dataclass
 
 import click
+
+from deqcert.cli.fields import options_from, renamed
+from deqcert.options import number
+from deqcert.settings import Machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How forms are timed.
+
+    Args:
+        batch: Rows of an evaluation: the shape (or else the batch) that you will certify with.
+        evaluations: Cell evaluations that are assumed for a vote.
+        rounds: How often everything is run; the fastest counts.
+    """
+
+    batch: int = number(100, low=1, metavar="B")
+    evaluations: int = number(6, low=1, metavar="E")
+    rounds: int = number(7, low=1, metavar="R")
 
 
 @click.command(short_help="Time of a model in each of its forms; the fastest is kept for --form.")
@@ -17,40 +37,17 @@ import click
     help="Checkpoint of the MDEQ-Vision family, or digits: the one that is shipped.",
 )
 @click.option(
-    "--config",
+    "--model-config",
     metavar="FILE",
     help="The checkpoint's YAML configuration; default: the .yaml beside it.",
 )
-@click.option(
-    "--batch",
-    type=int,
-    default=100,
-    show_default=True,
-    metavar="B",
-    help="Rows of an evaluation: the --shape (or else the --batch) that you will certify with.",
-)
-@click.option("--threads", type=int, metavar="T", help="CPU threads; default: torch's own.")
-@click.option("--device", default="cpu", show_default=True, help="Where to run: cpu or cuda.")
-@click.option(
-    "--evaluations",
-    type=int,
-    default=6,
-    show_default=True,
-    metavar="E",
-    help="Cell evaluations that are assumed for a vote.",
-)
-@click.option(
-    "--rounds",
-    type=int,
-    default=7,
-    show_default=True,
-    metavar="R",
-    help="How often everything is run; the fastest counts.",
-)
+@renamed("config", "model_config")
+@options_from(Timing)
+@options_from(Machine, only=("device", "threads"))
 @click.option("--json", "as_json", is_flag=True, help="Print for machines.")
 def command(
     model: str,
-    config: str | None,
+    model_config: str | None,
     batch: int,
     threads: int | None,
     device: str,
@@ -66,23 +63,20 @@ def command(
     """
     import torch
 
-    from deqcert import choices, compose
+    from deqcert import compose, form_cache
     from deqcert.bench.forms import bench_forms
-    from deqcert.errors import ConfigError
     from deqcert.models import load_model
 
-    if batch < 1:
-        raise ConfigError(f"batch is {batch}, but it must be a whole number from 1")
     used = compose.prepare_process(threads)
-    loaded = load_model(model, config)
+    loaded = load_model(model, model_config)
     images = torch.rand(batch, *loaded.input_shape, generator=torch.Generator().manual_seed(0))
     result = bench_forms(
         loaded, images, rounds=rounds, evaluations=evaluations, device=device, tell=_tell
     )
     print(result.json() if as_json else result.text())
-    key = choices.describe(dataclasses.asdict(loaded.config), batch, used, device)
-    kept = choices.remember(key, result.choice)
-    where = f"in {choices.cache_file()}" if kept else "nowhere: the cache cannot be written"
+    key = form_cache.describe(dataclasses.asdict(loaded.config), batch, used, device)
+    kept = form_cache.remember(key, result.choice)
+    where = f"in {form_cache.cache_file()}" if kept else "nowhere: the cache cannot be written"
     print(f"deqcert: note: choice {result.choice}, kept {where}", file=sys.stderr)
 
 

@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from deqcert.cli.benches import whole_numbers
+from deqcert.cli.fields import options_from
+from deqcert.cli.options import parse_numbers
+from deqcert.options import choice, number
+from deqcert.settings import Machine
 
 if TYPE_CHECKING:
     from deqcert.bench.solvers import Timing
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """How solvers are measured.
+
+    Args:
+        window: Window of Anderson's method.
+        rounds: How often everything is run; the fastest counts.
+        dtype: Type of the states.
+    """
+
+    window: int = number(6, low=1, metavar="K")
+    rounds: int = number(5, low=1, metavar="R")
+    dtype: str = choice("float32", ("float32", "float64", "bfloat16"))
+
+
 @click.command(short_help="Time an iteration costs beside the cell, against torchdeq's.")
 @click.option("--sizes", metavar="D,...", help="Elements of a state; default: small to large.")
 @click.option("--batches", metavar="B,...", help="States solved together; default: 1 to 400.")
-@click.option(
-    "--window", type=int, default=6, show_default=True, metavar="K", help="Of Anderson's method."
-)
-@click.option(
-    "--rounds",
-    type=int,
-    default=5,
-    show_default=True,
-    metavar="R",
-    help="How often everything is run; the fastest counts.",
-)
-@click.option("--threads", type=int, metavar="T", help="CPU threads; default: torch's own.")
-@click.option("--device", default="cpu", show_default=True, help="Where to solve: cpu or cuda.")
-@click.option(
-    "--dtype", default="float32", show_default=True, help="Of the states: or float64, bfloat16."
-)
+@options_from(Measuring)
+@options_from(Machine, only=("device", "threads"))
 @click.option("--json", "as_json", is_flag=True, help="Print for machines.")
 @click.option("--quiet", is_flag=True, help="Print the table only.")
 def command(
@@ -39,9 +44,9 @@ def command(
     batches: str | None,
     window: int,
     rounds: int,
+    dtype: str,
     threads: int | None,
     device: str,
-    dtype: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -51,9 +56,9 @@ def command(
 
     grid: dict[str, Any] = {}
     if sizes is not None:
-        grid["sizes"] = whole_numbers("sizes", sizes)
+        grid["sizes"] = parse_numbers("sizes", sizes, whole=True, low=1, example="1024,4096")
     if batches is not None:
-        grid["batches"] = whole_numbers("batches", batches)
+        grid["batches"] = parse_numbers("batches", batches, whole=True, low=1, example="1,100")
     compose.prepare_process(threads)
     result = bench_solvers(
         **grid,

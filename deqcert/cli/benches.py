@@ -7,8 +7,6 @@ from typing import Any
 
 import click
 
-from deqcert.errors import ConfigError
-
 MORE = ("forms", "solvers")
 
 
@@ -40,20 +38,3 @@ class Benches(click.Group):
         found = importlib.import_module(f"deqcert.cli.bench_{cmd_name}").command
         assert isinstance(found, click.Command)
         return found
-
-
-def whole_numbers(option: str, text: str) -> list[int]:
-    """Read whole numbers from 1, separated by commas.
-
-    Raises:
-        ConfigError: one is not.
-    """
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = [0]
-    if min(numbers) < 1:
-        raise ConfigError(
-            f"{option} is {text!r}, but it must be whole numbers from 1, separated by commas"
-        )
-    return numbers

@@ -8,10 +8,30 @@ from typing import Any
 import click
 
 from deqcert.api import SmoothedClassifier
+from deqcert.certifiers import CERTIFIERS
 from deqcert.cli.options import parse_radii, settings_options
+from deqcert.errors import DeqcertError
 
 
-@click.command(short_help="Certify images; started again, it goes on where it stopped.")
+class WithMethods(click.Command):
+    """A command whose help ends with the methods, each in the words of its own docstring."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the methods."""
+        with formatter.section("Methods"):
+            formatter.write_dl([(name, _summary(name)) for name in CERTIFIERS])
+
+
+def _summary(name: str) -> str:
+    try:
+        return CERTIFIERS.get(name).summary()
+    except DeqcertError as error:  # somebody's plugin
+        return str(error)
+
+
+@click.command(
+    cls=WithMethods, short_help="Certify images; started again, it goes on where it stopped."
+)
 @settings_options(data=":")
 @click.option("--out", metavar="DIR", help="The run folder; default: runs/MODEL-METHOD-sigmaS.")
 @click.option("--radii", metavar="R,R,...", help="Radii of the table; default: 0,0.25,...")

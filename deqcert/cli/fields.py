@@ -68,7 +68,6 @@ def options_from(
     *,
     skip: Collection[str] = (),
     only: Collection[str] | None = None,
-    names: Mapping[str, str] | None = None,
     old_names: Mapping[str, str] | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> Decorator:
@@ -81,41 +80,51 @@ def options_from(
         kind: The dataclass.
         skip: Fields that get no option.
         only: Fields that get one; all if not given.
-        names: How the options of some fields are called, without the two dashes, where it is not
-            the field's name with dashes for underscores.
         defaults: Other defaults of some fields, in this command.
-        old_names: Options of the last version and the fields that they mean now. They still work,
-            with a note on standard error, and do not show in help.
+        old_names: Options of the last version, without the two dashes, and the fields that they
+            mean now; see :func:`renamed`.
     """
     fields = {
         name: dataclasses.replace(option, default=(defaults or {}).get(name, option.default))
         for name, option in options_of(kind).items()
         if name not in skip and (only is None or name in only)
     }
-    called = {name: "--" + (names or {}).get(name, name.replace("_", "-")) for name in fields}
-    before = {
-        f"old_{field}_{old.replace('-', '_')}": (old, field)
-        for old, field in (old_names or {}).items()
-    }
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for old, field in (old_names or {}).items():
+            command = renamed(old, field, FieldType(fields[field], f"--{old}"))(command)
+        for name, option in reversed(fields.items()):
+            command = _option(option, _called(name))(command)
+        return command
+
+    return decorate
+
+
+def renamed(old: str, field: str, kind: click.ParamType | None = None) -> Decorator:
+    """Let an option of the last version work in this one, with a note on standard error.
+
+    Args:
+        old: What it was called, without the two dashes; help does not show it.
+        field: The parameter of the command that it means now.
+        kind: Type of its values; text if not given.
+    """
+    key = f"old_{field}_{old.replace('-', '_')}"
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def wrapped(**given: Any) -> Any:
-            for key, (old, field) in before.items():
-                value = given.pop(key)
-                if value is not None:
-                    given[field] = _renamed(f"--{old}", called[field], field, value)
+            value = given.pop(key)
+            if value is not None:
+                given[field] = _renamed(f"--{old}", _called(field), field, value)
             return command(**given)
 
-        decorated: Callable[..., Any] = wrapped
-        for key, (old, field) in before.items():
-            kept = FieldType(fields[field], f"--{old}")
-            decorated = click.option(f"--{old}", key, type=kept, hidden=True)(decorated)
-        for name, option in reversed(fields.items()):
-            decorated = _option(option, called[name])(decorated)
-        return decorated
+        return click.option(f"--{old}", key, type=kind, hidden=True)(wrapped)
 
     return decorate
+
+
+def _called(field: str) -> str:
+    return "--" + field.replace("_", "-")
 
 
 def _option(option: Option, called: str) -> Decorator:

@@ -21,13 +21,19 @@ class Schedule:
         model: Of the model, already fitted to the images.
 
     Raises:
-        ConfigError: If the model cannot take smaller images, or not from that side on.
+        ConfigError: If the model cannot take smaller images, or not from that side on, or if the
+            unrolling would begin deeper than it ends.
     """
 
     def __init__(self, config: TrainConfig, model: ModelConfig) -> None:
         self._config = config
         last = model.num_layers
-        self._depths = list(range(min(config.unroll_from or last, last), last + 1))
+        if config.unroll_from > last:
+            raise ConfigError(
+                f"unroll_from is {config.unroll_from}, but the depth that it grows to is {last} "
+                "(NUM_LAYERS of the configuration); give at most that, or 0."
+            )
+        self._depths = list(range(config.unroll_from or last, last + 1))
         self._sides = _sides(config.crop_from, model)
 
     def rate(self, share: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from deqcert.attacks.base import Attack
 from deqcert.attacks.evaluation.counterexample import Counterexample
-from deqcert.files import explain, sync_folder
+from deqcert.files import explain, write_atomically
 
 FOLDER = "alarms"
 """Beside the journal: one file per alarm."""
@@ -70,7 +69,6 @@ class Alarm:
             RunError: If it cannot be written.
         """
         path = folder / self.file
-        aside = path.with_name(f".{path.name}.tmp")
         verdict = self.counterexample.verdict
         arrays: dict[str, Any] = {
             "x": self.counterexample.point.cpu().numpy()[None].astype(np.float32),
@@ -89,11 +87,6 @@ class Alarm:
         }
         try:
             path.parent.mkdir(exist_ok=True)
-            with aside.open("wb") as file:
-                np.savez(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-            sync_folder(path.parent)
         except OSError as error:
-            raise explain(error, f"write {path}") from None
+            raise explain(error, f"make the folder {path.parent}") from None
+        write_atomically(path, lambda file: np.savez(file, **arrays))

@@ -427,7 +427,9 @@ def test_refusals_are_one_sentence(trained, tmp_path, capsys):
 
     fixed = "--data digits --images 0:1 --n 100 --sigma 0.25"
     refused(f"certify --model digits {fixed} --method enclosed", "MDEQ offers no error_bound")
-    refused(f"certify --model {trained} {fixed} --method enclosed --audit 5", "has no audit")
+    refused(
+        f"certify --model {trained} {fixed} --method enclosed --audit 5", "has no option 'audit'"
+    )
     refused(f"certify --model {trained} {fixed} --method enclosed --n 9", "n must be at least 10")
     weights = torch.load(trained, weights_only=True)
     weights["weight"] *= 3
@@ -440,7 +442,7 @@ def test_refusals_are_one_sentence(trained, tmp_path, capsys):
         (("WIDTH: 128", "BREADTH: 128"), "needs exactly"),
         (("WIDTH: 128", "WIDTH: wide"), "whole number"),
         (("WIDTH: 128", "WIDTH: 64"), "configuration asks for"),
-        (("NAME: contractive", "NAME: other"), "mdeq and contractive"),
+        (("NAME: contractive", "NAME: other"), "mdeq, contractive"),
     ):
         (tmp_path / "wide.yaml").write_text(text.replace(*change))
         refused(f"certify --model {tmp_path}/wide.pth {fixed}", says)

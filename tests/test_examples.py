@@ -14,6 +14,9 @@ EXPECTED = {
     "solve_tensors.py": "CONVERGED",
     "solve_in_torchdeq.py": "gradient of the weights",
     "solve_arrays.py": "100% converged",
+    "solve_deq_layer.py": "accuracy 9",
+    "solve_optimisation_layer.py": "relative error of the matrix found",
+    "solve_stream.py": "% saved",
     "certify_torchdeq_model.py": "radius 0.",
 }
 

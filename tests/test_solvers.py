@@ -221,9 +221,19 @@ def test_rows_do_not_depend_on_their_batch(name):
 @pytest.mark.parametrize("name", solver_names())
 def test_plain_callables_see_every_row_and_ended_rows_stand_still(name):
     cell, z0, context, answer = PROBLEMS[2].make(5, torch.float64)
-    result = get_solver(name).solve(lambda z: cell(z, context), z0, StopRule(tol=1e-10, max_nfe=80))
+    seen = []
+
+    def plain(z):
+        seen.append(z.clone())
+        return cell(z, context)
+
+    result = get_solver(name).solve(plain, z0, StopRule(tol=1e-10, max_nfe=80))
     assert result.converged.all()
     torch.testing.assert_close(result.z, answer, rtol=1e-8, atol=1e-8)
+    assert len(set(result.nfe.tolist())) > 1
+    for number, states in enumerate(seen):
+        ended = result.nfe <= number
+        assert torch.equal(states[ended], result.z[ended])
 
 
 @pytest.mark.parametrize("name", ["anderson", "broyden"])
@@ -424,6 +434,45 @@ def test_inside_torchdeq(name, train):
             unrolled = torch.tanh(unrolled @ w.T + x)
         unrolled.sum().backward()
         torch.testing.assert_close(implicit, w.grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", solver_names())
+@pytest.mark.parametrize("mode", ["abs", "rel"])
+def test_traces_in_torchdeq_stay_where_a_row_ended(name, mode):
+    from torchdeq.solver import get_solver as torchdeq_get
+
+    import deqcert.solvers.torchdeq  # noqa: F401
+
+    slopes = torch.tensor([0.01, 0.5, 0.9], dtype=torch.float64)[:, None].expand(3, 2)
+    z0 = torch.full((3, 2), 5.0, dtype=torch.float64)
+    wanted = list(range(1, 60))
+    z, states, info = torchdeq_get(f"deqcert_{name}")(
+        lambda z: slopes * torch.cos(z), z0, max_iter=60, tol=1e-8, stop_mode=mode, indexing=wanted
+    )
+    nfe = info["nfe"]
+    assert len(set(nfe.tolist())) > 1
+    trace, lowest = info[f"{mode}_trace"], info[f"{mode}_lowest"]
+    assert trace.shape[1] == nfe.max()
+    for row, count in enumerate(nfe.tolist()):
+        assert (trace[row, count:] == lowest[row]).all()
+        assert lowest[row] == trace[row].min() <= 1e-8
+        assert info["nstep"][row] <= count
+        assert all(torch.equal(state[row], z[row]) for state in states[count - 1 :])
+
+
+def test_torchdeq_takes_a_state_of_several_tensors():
+    from torchdeq import get_deq
+
+    import deqcert.solvers.torchdeq  # noqa: F401
+
+    def cell(a, b):
+        return 0.3 * torch.cos(b.mean(1)), 0.2 * torch.sin(a)[:, None] + 0.1 * b + 1
+
+    deq = get_deq(f_solver="deqcert_anderson", f_tol=1e-6)
+    found, info = deq(cell, (torch.zeros(2, 4), torch.zeros(2, 3, 4)))
+    for one, other in zip(found[-1], cell(*found[-1]), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    assert info["nfe"].shape == (2,)
 
 
 def test_torchdeq_refuses_unknown_options():

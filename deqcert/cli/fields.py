@@ -100,7 +100,7 @@ def options_from(
     return decorate
 
 
-def renamed(old: str, field: str, kind: click.ParamType | None = None) -> Decorator:
+def renamed(old: str, field: str, kind: Any = None) -> Decorator:
     """Let an option of the last version work in this one, with a note on standard error.
 
     Args:

@@ -140,7 +140,7 @@ def _check_start(z0: Tensor) -> None:
         raise SolverError(f"the start state is a {type(z0).__name__}, but it must be a tensor.")
     if z0.device.type == "meta":
         raise SolverError("the start state is on the meta device, where nothing is computed.")
-    if z0.ndim != 2:
+    if z0.ndim != 2 or not z0.shape[1]:
         raise SolverError(
             f"the start state has shape {tuple(z0.shape)}, but a solver takes (rows, elements); "
             "deqcert.solvers.solve takes any shape."

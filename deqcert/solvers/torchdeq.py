@@ -73,9 +73,7 @@ def torchdeq_solver(name: str) -> Callable[..., tuple[Tensor, list[Tensor], Solv
         z = result.z.view_as(x0)
         sampled = []
         for k in wanted:
-            done = (
-                (result.nfe <= k).view(-1, *[1] * (x0.ndim - 1)) if x0.ndim else result.nfe[0] <= k
-            )
+            done = (result.nfe <= k)[:, None].expand_as(flat).reshape(x0.shape)
             sampled.append(torch.where(done, z, recorder.sampled.get(k, z)))
 
         absolute = torch.stack(recorder.absolute, dim=1)

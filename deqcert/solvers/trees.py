@@ -98,6 +98,11 @@ class Layout:
             raise SolverError("the start state is on the meta device, where nothing is computed.")
         dtype = functools.reduce(torch.promote_types, (_REAL[t.dtype] for t in tensors))
         leaves = tuple(Leaf(t.shape[batch_dims:], t.dtype) for t in tensors)
+        if not sum(leaf.elements for leaf in leaves):
+            raise SolverError(
+                f"the start state has shape {tuple(tensors[0].shape)}: nothing to solve in a row; "
+                "for a single problem give batch_dims=0."
+            )
         return cls(spec, leaves, lead, dtype, device)
 
     @property
@@ -147,11 +152,13 @@ class Layout:
         """
         if lead is None:
             lead = (len(flat),) if self.lead else ()
-        parts = torch.split(flat, [leaf.elements for leaf in self.leaves], dim=1)
-        return pytree.tree_unflatten(
-            [_restore(part, lead, leaf) for part, leaf in zip(parts, self.leaves, strict=True)],
-            self.spec,
-        )
+        tensors, begin = [], 0
+        for leaf in self.leaves:
+            # Not torch.split, whose parts must not be written on.
+            part = flat.narrow(1, begin, leaf.elements)
+            tensors.append(_restore(part, lead, leaf))
+            begin += leaf.elements
+        return pytree.tree_unflatten(tensors, self.spec)
 
     def _join(self, tensors: list[Tensor], rows: int) -> Tensor:
         parts = [

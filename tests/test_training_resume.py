@@ -234,7 +234,7 @@ def test_a_second_training_is_refused_and_ctrl_c_keeps_the_first(
     config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = f"train --out {config.out} --data {config.data} --test-data {config.test_data} "
-    given += f"--model {config.model} --batch 32 --epochs 100000 --threads 1 --quiet"
+    given += f"--model-config {config.model_config} --batch 32 --epochs 100000 --threads 1 --quiet"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "deqcert", *given.split()]
     first = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

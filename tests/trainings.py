@@ -44,7 +44,7 @@ def small_training(tmp_path: Path) -> TrainConfig:
         out=tmp_path / "out",
         data=f"npz:{tmp_path / 'train.npz'}",
         test_data=f"npz:{tmp_path / 'test.npz'}",
-        model=tmp_path / "tiny.yaml",
+        model_config=tmp_path / "tiny.yaml",
         sigma=0.1,
         epochs=6,
         batch=32,

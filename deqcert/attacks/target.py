@@ -13,7 +13,6 @@ from deqcert.models.shaped import ShapedModel
 from deqcert.smoothing import Predictor
 from deqcert.solvers import StopRule
 from deqcert.solvers.gradients import Gradient, Implicit, Unroll, equilibrium
-from deqcert.starts import Learned
 
 LONGEST = 10
 """Evaluations that a solve is unrolled for, or as many as it makes."""
@@ -61,7 +60,7 @@ class Target:
         through the start as well, which an adjoint does not see; elsewhere the implicit one.
         """
         few = 0 < (self._evaluations or 0) <= LONGEST
-        return self.unrolled if few and isinstance(self.predictor.start, Learned) else Implicit()
+        return self.unrolled if few and self.predictor.start.follows_input else Implicit()
 
     @property
     def _evaluations(self) -> int | None:

@@ -12,7 +12,7 @@ from deqcert.training.config import TrainConfig
 
 
 @click.command(short_help="Train a model with noise, ready to be certified.")
-@options_from(TrainConfig, old_names={"preset": "architecture"})
+@options_from(TrainConfig, old_names={"preset": "architecture", "model": "model_config"})
 @click.option(
     "--objective-option",
     "pairs",

@@ -13,7 +13,7 @@ from deqcert.training.starts.config import StartConfig
 
 
 @click.command(short_help="Fit a network that guesses where a model's solves should start.")
-@options_from(StartConfig)
+@options_from(StartConfig, old_names={"config": "model_config"})
 @options_from(Machine, only=("threads",))
 @click.option("--quiet", is_flag=True, help="Print the file's path only.")
 def command(threads: int | None, quiet: bool, **given: Any) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from deqcert.errors import ConfigError, RunError
-from deqcert.files import explain, write_atomically
+from deqcert.files import Lock, explain, write_atomically
 from deqcert.runs import manifest as manifests
 from deqcert.runs.journal import CERTIFICATES, Journal, Layout, Line, Row
 from deqcert.runs.manifest import Manifest
@@ -64,11 +61,15 @@ class Run:
             dict(parameters), tuple(images), dict(environment or {}), dict(notes or {})
         )
         self._make()
-        self._lock = self._locked()
+        self._lock = Lock(
+            self.folder,
+            f"another process is writing {self.folder}; "
+            "wait for it or give another folder with --out",
+        )
         try:
             self.manifest, self._journal = self._open(asked)
         except BaseException:
-            os.close(self._lock)
+            self._lock.close()
             raise
 
     @property
@@ -110,7 +111,7 @@ class Run:
     def close(self) -> None:
         """Let the folder go."""
         self._journal.close()
-        os.close(self._lock)
+        self._lock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -130,24 +131,6 @@ class Run:
             raise RunError(f"{self.folder} is a file; give a folder with --out") from None
         except OSError as error:
             raise explain(error, f"make the folder {self.folder}") from None
-
-    def _locked(self) -> int:
-        """Lock the folder itself: no lock file is left behind, and the lock dies with us."""
-        try:
-            descriptor = os.open(self.folder, os.O_RDONLY)
-        except OSError as error:
-            raise explain(error, f"open the folder {self.folder}") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            # Some network file systems cannot lock; then nobody can, and the run may go on.
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                os.close(descriptor)
-                raise RunError(
-                    f"another process is writing {self.folder}; "
-                    "wait for it or give another folder with --out"
-                ) from None
-        return descriptor
 
     def _open(self, asked: Manifest) -> tuple[Manifest, Journal]:
         found = Manifest.read(self.folder)

@@ -70,6 +70,11 @@ class StartPolicy:
             raise ConfigError(f"start '{cls.name}' takes no file; write {cls.name} alone.")
         return cls()
 
+    @property
+    def follows_input(self) -> bool:
+        """Whether rows start where their own input says: gradients then go through the start."""
+        return type(self).initial is not StartPolicy.initial
+
     def describe(self) -> str:
         """Say in words where a solve starts."""
         return f"a {self.name} start"

@@ -27,7 +27,7 @@ def initial_model(config: TrainConfig, data: Dataset) -> TrainableModel:
     """
     if config.init is None:
         return fitted(config, data).build().train()
-    given = load_model(config.init, config.model)
+    given = load_model(config.init, config.model_config)
     if given.input_shape != data.shape:
         raise ConfigError(
             f"checkpoint {config.init} takes images of {given.input_shape}, but those of "
@@ -46,18 +46,18 @@ def initial_model(config: TrainConfig, data: Dataset) -> TrainableModel:
 def fitted(config: TrainConfig, data: Dataset) -> ModelConfig:
     """Fit the named architecture to the data, or check that the given configuration fits."""
     channels, height, width = data.shape
-    if config.model is not None:
-        fixed = read_config(config.model)
+    if config.model_config is not None:
+        fixed = read_config(config.model_config)
         if (fixed.input_channels, *fixed.image_size) != data.shape:
             raise ConfigError(
-                f"configuration {config.model} takes images of "
+                f"configuration {config.model_config} takes images of "
                 f"{(fixed.input_channels, *fixed.image_size)}, but those of {data.name} have "
                 f"{data.shape} (channels, height, width); correct IMAGE_SIZE and INPUT."
             )
         if fixed.num_classes != len(data.classes):
             raise ConfigError(
-                f"configuration {config.model} has {fixed.num_classes} classes, but {data.name} "
-                f"has {len(data.classes)}; correct NUM_CLASSES."
+                f"configuration {config.model_config} has {fixed.num_classes} classes, but "
+                f"{data.name} has {len(data.classes)}; correct NUM_CLASSES."
             )
         return fixed
     start = ARCHITECTURES.get(config.architecture)

@@ -30,7 +30,7 @@ class TrainConfig:
             given.
         name: What the written files are called: NAME.pth, NAME.yaml and NAME.json.
         architecture: What is trained. Image size, channels and classes follow the data.
-        model: YAML configuration in the public layout, used instead of a named architecture.
+        model_config: YAML configuration in the public layout, used instead of a named architecture.
         init: Checkpoint to begin with, or the name of a builtin one, instead of random weights. It
             brings its own configuration; the last layer is new where the classes are others.
             Usually with a pre-training share of 0.
@@ -84,7 +84,7 @@ class TrainConfig:
     test_data: str | None = text(None, metavar="SPEC")
     name: str = text("model")
     architecture: str = choice("tiny", ARCHITECTURES)
-    model: Path | None = path(None)
+    model_config: Path | None = path(None)
     init: str | None = text(None, metavar="NAME|FILE")
     extra: str | None = text(None, metavar="SPEC")
     teacher: str | None = text(None, metavar="NAME|FILE")

@@ -16,7 +16,7 @@ class StartConfig:
     Args:
         model: Checkpoint of the model that the start is for, or the name of a builtin one; it
             stays as it is.
-        config: YAML configuration of the checkpoint; the .yaml beside it if not given.
+        model_config: YAML configuration of the checkpoint; the .yaml beside it if not given.
         out: File to write; beside the checkpoint, as NAME.start.pth, if not given.
         init: Start file of the same model to go on from, instead of random weights.
         data: Training images: a name and a place, such as digits, mnist:DIR or npz:FILE. Their
@@ -53,7 +53,7 @@ class StartConfig:
     """
 
     model: str = text("digits", metavar="NAME|FILE")
-    config: Path | None = path(None)
+    model_config: Path | None = path(None)
     out: Path | None = path(None)
     init: Path | None = path(None)
     data: str = text("digits", metavar="SPEC")

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from deqcert.data import Dataset
 from deqcert.errors import ConfigError, DataError
-from deqcert.models import ImplicitModel
+from deqcert.models import ImplicitModel, StateLayout
 from deqcert.solvers import StopRule
 from deqcert.starts.file import StartFile
-from deqcert.starts.network import PyramidStart, build_start, start_architecture
+from deqcert.starts.network import build_start, start_architecture
 from deqcert.training.progress import TrainingProgress
 from deqcert.training.registry import AUGMENTATIONS
 from deqcert.training.starts.config import StartConfig
@@ -217,9 +217,9 @@ class _Fitting:
     def _error(self, z: Tensor, target: Tensor) -> Tensor:
         """Return the mean squared error relative to the target's square, per resolution."""
         pairs: Sequence[tuple[Tensor, Tensor]] = [(z, target)]
-        if isinstance(self.net, PyramidStart):
-            unpack = self.net.layout.unpack
-            pairs = list(zip(unpack(z), unpack(target), strict=True))
+        layout: StateLayout | None = getattr(self.net, "layout", None)
+        if layout is not None:
+            pairs = list(zip(layout.unpack(z), layout.unpack(target), strict=True))
         return torch.stack(
             [
                 ((guess - truth).flatten(1).square().sum(1) / truth.flatten(1).square().sum(1))

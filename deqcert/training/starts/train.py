@@ -43,7 +43,7 @@ def train_start(config: StartConfig) -> Path:
 
 def _train_start(config: StartConfig, path: Path) -> Path:
     began = time.perf_counter()
-    model, sha256 = load_model(config.model, config.config), file_hash(config.model)
+    model, sha256 = load_model(config.model, config.model_config), file_hash(config.model)
     init = None if config.init is None else load_start(config.init, config.model)
     data = load_dataset(config.data, "train")
     net, architecture, history = fit_start(model, data, config, init)

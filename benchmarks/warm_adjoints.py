@@ -3,9 +3,9 @@
     python benchmarks/warm_adjoints.py
     python benchmarks/warm_adjoints.py --model mdeq.pth.tar --data folder:DIR --images 0:10000:500
 
-An l2 PGD with fixed noise takes eight steps; printed are mean evaluations per row over steps 2 to 8 of
-forward solves (cold, and from the last state) and adjoint solves (from zero, from the right-hand
-side b', from the last adjoint g, and from b' + c (g - b), which is what AdjointMemory does).
+An l2 PGD with fixed noise takes eight steps; printed are mean evaluations per row over steps 2 to
+8 of forward solves (cold, and from the last state) and adjoint solves (from zero, from the right-
+hand side b', from the last adjoint g, and from b' + c (g - b), which is what AdjointMemory does).
 """
 
 from __future__ import annotations

@@ -249,7 +249,9 @@ def make_predictor(given: Any, solving: Solving, starting: Starting, device: str
     steps = starting.steps
     if tuned is None:
         if steps is not None:
-            raise ConfigError("a cold start is solved as --depth and --tol say; leave --steps out")
+            raise ConfigError(
+                f"start {policy.name!r} is solved as --depth and --tol say; leave --steps out"
+            )
         steps = 0 if early is None else solving.depth
     elif steps is None:
         steps = tuned.steps

@@ -88,3 +88,14 @@ def commands(text: str) -> Iterator[tuple[int, list[str]]]:
             words = shlex.split(part.removeprefix("do ").strip()[start.end() :], comments=True)
             cut = next((i for i, w in enumerate(words) if w in (">", ">>", "2>")), len(words))
             yield number, [w for w in words[:cut] if w != "..." and not w.startswith("$")]
+
+
+def names(text: str) -> list[str]:
+    """The public dotted names in `code` that begin with deqcert, called or not."""
+    return re.findall(r"`(deqcert(?:\.[A-Za-z]\w*)+)(?:\([^`]*\))?`", text)
+
+
+def paths(text: str) -> list[str]:
+    """The files and folders in `code` that should exist; the example in building.md should not."""
+    found = re.findall(r"`((?:deqcert|csrc|docs|tests|benchmarks|examples)/[\w./-]*)`", text)
+    return [path for path in found if "newton" not in path]

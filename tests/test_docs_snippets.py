@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pydoc
 import re
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import click
 import pytest
-from snippets import PAGES, ROOT, blocks, commands, python
+from snippets import PAGES, ROOT, blocks, commands, names, paths, python
+from test_extend import REGISTRIES
 
 from deqcert.cli import group
+from deqcert.training import AUGMENTATIONS
 
 
 def named(path: Path) -> str:
@@ -77,6 +80,18 @@ def test_make_targets_on_a_page_exist(page):
     assert asked - {"..."} <= targets
 
 
+def missing(text: str) -> list[str]:
+    """What a page names that is not there: modules, functions, classes, files."""
+    groups = {f"deqcert.{r.plural}" for r in (*REGISTRIES.values(), AUGMENTATIONS)}
+    unknown = [name for name in names(text) if name not in groups and pydoc.locate(name) is None]
+    return unknown + [path for path in paths(text) if not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_module_function_and_file_named_on_a_page_exists(page):
+    assert missing(page.read_text(encoding="utf-8")) == []
+
+
 def test_the_checks_see_what_they_are_for(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
@@ -98,3 +113,7 @@ def test_the_checks_see_what_they_are_for(tmp_path):
         refuse_unknown(["nix"])
     refuse_unknown(asked[1])
     refuse_unknown(asked[2])
+    good = "`deqcert.solvers.solve(f, z)` `deqcert.gradients` `deqcert/solvers/` `tests/*.py`"
+    assert missing(good) == []
+    bad = ["deqcert.certify.get_certifier", "deqcert.solvers.solv", "deqcert/certify/bounds.py"]
+    assert missing("`{}` `{}()` `{}`".format(*bad)) == bad

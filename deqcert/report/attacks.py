@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from deqcert.certifiers.metrics import certified_accuracy
 from deqcert.errors import RunError
 from deqcert.options import parse_number
+from deqcert.report.columns import parse_seconds, parse_whole, read_text, shown
 from deqcert.report.picture import COLOURS, check_picture, new_figure, save_figure
-from deqcert.report.reader import parse_seconds
 
 NAME = "attacks.tsv"
 
@@ -81,12 +81,7 @@ def read_attacks(folder: str | Path) -> Attacked:
         RunError: If it is missing, empty or damaged; the message names the line.
     """
     file = Path(folder) / NAME
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"cannot read {file}: {error.strerror}; give a folder of attacks") from None
-    except UnicodeDecodeError:
-        raise RunError(f"{file} is not text; give a folder that deqcert attack wrote") from None
+    text = read_text(file, "give a folder that deqcert attack wrote")
     lines = text.split("\n")[:-1]  # what follows the last newline is torn
     columns = lines[0].split("\t") if lines else []
     names = _attack_names(file, columns)
@@ -173,9 +168,9 @@ def _value(file: Path, number: int, column: str, cell: str, names: Sequence[str]
         value = parse_seconds(cell)
         fine, wants = math.isfinite(value) and value >= 0.0, "h:mm:ss"
     elif column in ("idx", "label", "answer", "base"):
-        value = parse_number(cell, whole=True)
         low = -1 if column == "base" else 0
-        fine = value is not None and low <= value < 2**63
+        value = parse_whole(cell, low)
+        fine = value is not None
         wants = f"a whole number from {low}"
     else:
         value = {"inf": math.inf, "nan": math.nan}.get(cell)
@@ -183,7 +178,7 @@ def _value(file: Path, number: int, column: str, cell: str, names: Sequence[str]
             value = parse_number(cell, whole=False)
         fine, wants = value is not None and _REAL[kind][0](value), _REAL[kind][1]
     if not fine:
-        raise RunError(f"{file}, line {number}: {column} is {cell[:40]!r} and must be {wants}")
+        raise RunError(f"{file}, line {number}: {column} is {shown(cell)} and must be {wants}")
     return value
 
 

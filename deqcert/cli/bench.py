@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 from deqcert.api import SmoothedClassifier
 from deqcert.cli.benches import Benches
 from deqcert.cli.fields import options_from
-from deqcert.cli.options import parse_numbers, parse_radii, settings_options
+from deqcert.cli.options import parse_numbers, parse_radii, say, settings_options
 from deqcert.errors import ConfigError
 from deqcert.options import number
 from deqcert.settings import Certifying, Solving, Starting
@@ -174,6 +175,8 @@ def starts_command(
         tell=None if quiet else _tell,
     )
     print(result.json() if as_json else result.text())
+    for note in result.notes:
+        say(note)
     if picture is not None:
         draw_bench(result, picture, title=f"{Path(model).name}, sigma {smooth.engine.sigma:g}")
 
@@ -186,12 +189,12 @@ command = Benches(
 
 
 def _tell(row: Measurement) -> None:
-    print(
-        f"{row.solver}, {row.start}, {row.depth}: {row.nfe:.2f} evaluations a vote, "
-        f"{100 * row.agreement:.2f}% agreement",
-        file=sys.stderr,
-        flush=True,
-    )
+    told = "no vote was cast"
+    if math.isfinite(row.nfe):
+        told = f"{row.nfe:.2f} evaluations a vote"
+    if math.isfinite(row.agreement):
+        told += f", {100 * row.agreement:.2f}% agreement"
+    print(f"{row.solver}, {row.start}, {row.depth}: {told}", file=sys.stderr, flush=True)
 
 
 def _solver(text: str) -> Solver[Any]:

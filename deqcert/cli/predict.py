@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from deqcert.api import SmoothedClassifier
-from deqcert.cli.options import settings_options
+from deqcert.cli.options import say, settings_options
 
 UNUSED = ("method", "n0", "n", "audit", "goal", "method_options")
 """Settings of certificates that a prediction has no use for."""
@@ -24,9 +24,12 @@ def command(data: str, split: str, images: str, n: int, as_json: bool, **setting
     One line per image: index, label, class (-1 for an abstention) and the class's name. The start
     must be independent of other samples: cold or learned.
     """
+    from deqcert.smoothing import Silence
+
     smooth = SmoothedClassifier(**settings)
     dataset, indices = smooth.dataset(data, split=split, images=images)
-    names = dataset.classes
+    names, silence = dataset.classes, Silence()
+    smooth.engine.callbacks.append(silence)
     for place, index in enumerate(indices):
         label, found = dataset.label(index), smooth.predict(dataset.image(index), index, n=n)
         assert not isinstance(found, list)
@@ -38,3 +41,4 @@ def command(data: str, split: str, images: str, n: int, as_json: bool, **setting
         if place == 0:  # not before the first answer: a refusal is all there is to say
             print("idx\tlabel\tpredict\tname")
         print(f"{index}\t{label}\t{-1 if found is None else found}\t{name}", flush=True)
+    say(silence.note())

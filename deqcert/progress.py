@@ -10,7 +10,6 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from deqcert.certifiers.bounds import write_radius
 from deqcert.runs import Row
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ class Lines(Progress):
         found = (
             "abstained"
             if answer.prediction is None
-            else f"class {answer.prediction}, radius {write_radius(answer.radius, 3)}"
+            else f"class {answer.prediction}, radius {answer.radius:.3f}"
         )
         print(
             f"image {row.idx} ({self.done} of {self.images}): {found}, label {row.label}; "

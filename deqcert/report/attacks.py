@@ -15,7 +15,7 @@ from deqcert.certifiers.metrics import certified_accuracy
 from deqcert.errors import RunError
 from deqcert.options import parse_number
 from deqcert.report.columns import parse_seconds, parse_whole, read_text, shown
-from deqcert.report.picture import COLOURS, check_picture, new_figure, save_figure
+from deqcert.report.picture import COLOURS, check_picture, dashes, new_figure, plain, save_figure
 
 NAME = "attacks.tsv"
 
@@ -287,23 +287,30 @@ def draw_attacks(
     def line(shares: NDArray[np.float64], **style: Any) -> None:
         axes.plot(at, 100 * shares, **style)
 
-    certified = attacked.certified_accuracy(at.tolist())
-    axes.fill_between(at, 0, 100 * certified, color=COLOURS[0], alpha=0.18, linewidth=0)
-    line(certified, color=COLOURS[0], linewidth=1.8, label="certified")
-    thin: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.55}
-    for norm in attacked.norm.values():
-        line(robust_accuracy(attacked.correct, norm, at.tolist()), color=COLOURS[1], **thin)
-    left = robust_accuracy(attacked.correct, attacked.smallest, at.tolist())
-    line(left, color=COLOURS[1], linewidth=1.8, label="smoothed classifier, all attacks")
-    axes.plot([], [], color=COLOURS[1], label="smoothed classifier, each attack", **thin)
+    curves = {
+        "certified": attacked.certified_accuracy(at.tolist()),
+        "smoothed classifier, all attacks": robust_accuracy(
+            attacked.correct, attacked.smallest, at.tolist()
+        ),
+    }
     if attacked.base_smallest is not None:
-        left = robust_accuracy(attacked.base_correct, attacked.base_smallest, at.tolist())
-        line(left, color=COLOURS[2], linewidth=1.8, label="base classifier, all attacks")
+        curves["base classifier, all attacks"] = robust_accuracy(
+            attacked.base_correct, attacked.base_smallest, at.tolist()
+        )
+    axes.fill_between(at, 0, 100 * curves["certified"], color=COLOURS[0], alpha=0.18, linewidth=0)
+    styles = dashes([100 * shares for shares in curves.values()])
+    for colour, (name, shares), style in zip(COLOURS, curves.items(), styles, strict=False):
+        line(shares, color=colour, linewidth=1.8, linestyle=style or "-", label=name)
+    # Darker and on top: the strongest attack alone often is where all of them together are.
+    thin: dict[str, Any] = {"linewidth": 0.7, "color": "#6b2f00"}
+    for norm in attacked.norm.values():
+        line(robust_accuracy(attacked.correct, norm, at.tolist()), **thin)
+    axes.plot([], [], label="smoothed classifier, each attack", **thin)
     axes.set_xlim(0, reach)
-    axes.set_ylim(0, 100)
+    axes.set_ylim(-1, 101)
     axes.set_xlabel(r"$\ell_2$ radius (pixels in [0, 1])")
     axes.set_ylabel("accuracy (% of all images)")
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.set_title(plain(title), loc="left", fontsize=11, fontweight="bold")
     axes.legend(loc="best", frameon=False, fontsize=9)
     return save_figure(figure, target)
 

@@ -431,6 +431,44 @@ def test_a_lost_row_of_a_stream_begins_again_at_its_start():
     torch.testing.assert_close(found.z, torch.tensor([[0.2], [0.6]]), rtol=1e-2, atol=0)
 
 
+def one_of_several(z, c):
+    """Contracts, diverges, oscillates, is lost, or cannot be exact, as the context says."""
+    kind = c[0]
+    if kind == 0:
+        return 0.7 * np.sin(z) + c[1:]
+    if kind == 1:
+        return 3.0 * z + c[1:]
+    if kind == 2:
+        return c[1:] - z
+    if kind == 3:
+        return np.where(z > 0.9, np.nan, 0.5 * z + 0.6 * np.abs(c[1:]))
+    return 1e4 * np.cos(z * 1e-5) + np.sin(1e6 * z) * 1e-5
+
+
+@pytest.fixture(scope="module")
+def compiled_rows():
+    return arrays.rowwise(one_of_several)
+
+
+@pytest.mark.parametrize("damping", [1.0, 0.5])
+@pytest.mark.parametrize("stop", [
+    StopRule(1e-9, max_nfe=200), StopRule(1e-6, mode="abs", max_nfe=9), StopRule(0, max_nfe=5),
+    StopRule(max_nfe=1),
+], ids=str)  # fmt: skip
+def test_the_compiled_loop_of_picard_ends_rows_as_the_other_loop_does(compiled_rows, stop, damping):
+    x = numbers(15, 3).numpy()
+    context = np.concatenate([np.arange(15.0)[:, None] % 5, x], axis=1)
+    method = get_solver("picard", damping=damping)
+    for z0 in (np.zeros((15, 3)), np.full((15, 3), np.nan), x, x[:0]):
+        given = z0, context[: len(z0)]
+        whole = arrays.solve(compiled_rows, *given, method=method, stop=stop)
+        apart = arrays.solve(lambda z, c: compiled_rows(z, c), *given, method=method, stop=stop)
+        assert whole.status.tolist() == apart.status.tolist()
+        np.testing.assert_array_equal(whole.nfe, apart.nfe)
+        np.testing.assert_allclose(whole.z, apart.z, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(whole.residual, apart.residual, rtol=1e-3, atol=1e-12)
+
+
 def test_names_and_options_come_from_the_registry():
     from deqcert.options import options_of
 

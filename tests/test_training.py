@@ -61,7 +61,7 @@ def test_a_time_limit_ends_the_training(config: TrainConfig, monkeypatch) -> Non
 
 
 def test_an_architecture_takes_the_geometry_of_the_data(config: TrainConfig) -> None:
-    path = train(dataclasses.replace(config, model=None, architecture="tiny", epochs=1))
+    path = train(dataclasses.replace(config, model_config=None, architecture="tiny", epochs=1))
     model = load_model(path)
     assert (model.input_shape, model.num_classes) == ((1, 4, 4), 3)
     assert model.config.mean[0] == pytest.approx(0.3, abs=0.05)
@@ -157,9 +157,9 @@ def test_trainings_that_cannot_work_are_refused_before_they_start(config, tmp_pa
     refuse(DataError, "no file", data="npz:nowhere.npz")
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(TINY_YAML.replace("[4, 4]\n  EXTRA", "[8, 8]\n  EXTRA"))
-    refuse(ConfigError, "correct IMAGE_SIZE", model=wrong)
+    refuse(ConfigError, "correct IMAGE_SIZE", model_config=wrong)
     wrong.write_text(TINY_YAML.replace("NUM_CLASSES: 3", "NUM_CLASSES: 4"))
-    refuse(ConfigError, "correct NUM_CLASSES", model=wrong)
+    refuse(ConfigError, "correct NUM_CLASSES", model_config=wrong)
     (tmp_path / "file").touch()
     refuse(RunError, "cannot write", out=tmp_path / "file")
     config.out.mkdir(exist_ok=True)

@@ -6,14 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from deqcert.errors import SolverError
 from deqcert.solvers.base import Solver
+from deqcert.solvers.compiled import RowFunction
 from deqcert.solvers.fixed_point import solve as solve_tensors
+from deqcert.solvers.picard import Picard
+from deqcert.solvers.registry import get_solver
 from deqcert.solvers.result import StopRule
 
 Array = NDArray[np.floating[Any]]
@@ -26,8 +28,8 @@ class ArrayResult:
     Attributes:
         z: Returned states, shape and type of the start state.
         residual: Residual of the returned states, shape (B,), float64.
-        status: A :class:`deqcert.solvers.Status` a row, shape (B,), int8.
-        nfe: Cell evaluations a row, shape (B,), int64.
+        status: A :class:`deqcert.solvers.Status` per row, shape (B,), int8.
+        nfe: Cell evaluations per row, shape (B,), int64.
     """
 
     z: Array
@@ -45,10 +47,13 @@ def solve(
 ) -> ArrayResult:
     """Find z with f(z, *context) = z for every row of an array.
 
+    A function that :func:`rowwise` has compiled is solved by Picard iteration in one compiled loop,
+    which is many times quicker for small states; other methods evaluate it from their own loop.
+
     Args:
         f: Maps the state, shape (b, ...), and b rows of each context array to the same shape.
         z0: Start state, shape (B, ...), float32 or float64.
-        *context: Arrays with one entry a row.
+        *context: Arrays with one entry per row.
         method: A solver, or its name with default knobs.
         stop: When to stop; the default is ``StopRule()``.
 
@@ -61,6 +66,12 @@ def solve(
             f"the start state is {z0.dtype} of shape {z0.shape}, but it must be float32 or float64 "
             "with rows in front."
         )
+
+    method = get_solver(method) if isinstance(method, str) else method
+    if isinstance(f, RowFunction) and type(method) is Picard and z0.ndim == 2 and len(context) == 1:
+        stop = stop or StopRule()
+        if len(context[0]) == len(z0):
+            return ArrayResult(*f.picard(z0, np.asarray(context[0]), method.damping, stop))
 
     def on_arrays(z: torch.Tensor, *present: torch.Tensor) -> torch.Tensor:
         value = np.ascontiguousarray(f(z.numpy(), *(entry.numpy() for entry in present)))
@@ -79,7 +90,7 @@ def solve(
     )
 
 
-def rowwise(function: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
+def rowwise(function: Callable[[Array, Array], Array]) -> RowFunction:
     """Compile a function of one row to machine code that loops over rows on all cores.
 
     Args:
@@ -89,14 +100,4 @@ def rowwise(function: Callable[[Array, Array], Array]) -> Callable[[Array, Array
     Returns:
         A cell over (b, D) states and a context of b rows, for :func:`solve`.
     """
-    row: Any = numba.njit(function)
-
-    @numba.njit(parallel=True)
-    def over_rows(z, context):  # type: ignore[no-untyped-def]
-        out = np.empty_like(z)
-        for i in numba.prange(z.shape[0]):
-            out[i] = row(z[i], context[i])
-        return out
-
-    cell: Callable[[Array, Array], Array] = over_rows
-    return cell
+    return RowFunction(function)

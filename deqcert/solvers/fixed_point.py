@@ -152,8 +152,8 @@ class _Rows:
             return torch.is_grad_enabled() and any(entry.requires_grad for entry in present)
         given = start.detach().clone()
         value = self._evaluate(given, present)
-        wanted = value.requires_grad or forward_ad.unpack_dual(value).tangent is not None
-        value = forward_ad.unpack_dual(value).primal.detach()
+        primal, tangent = forward_ad.unpack_dual(value)  # type: ignore[no-untyped-call]
+        wanted, value = value.requires_grad or tangent is not None, primal.detach()
         self._in_place = share_memory(given, value) or not torch.equal(given, start)
         self._first = start.detach(), value
         return wanted

@@ -198,7 +198,7 @@ class Arguments:
         leaves: list[Any] = []
         rowwise: list[Tensor] = []
         for leaf in given:
-            if not isinstance(leaf, Tensor) and getattr(leaf, "shape", ()):
+            if not isinstance(leaf, Tensor) and getattr(leaf, "shape", None):
                 raise SolverError(
                     f"an argument is a {type(leaf).__name__}; make it a tensor, or use "
                     "deqcert.solvers.arrays.solve."

@@ -76,9 +76,9 @@ class _Adjoint:
         if transforms is None and self.again is not None:
             memory = self.method.memory or AdjointMemory()
             cell = AdjointCell(self.again[0], z, fz, self.again[1], grad)
-            found = solver.solve(cell, memory.start(grad), stop).z
-            memory.keep(grad, found)
-            return found
+            adjoint = solver.solve(cell, memory.start(grad), stop).z
+            memory.keep(grad, adjoint)
+            return adjoint
         if transforms is None:  # made inside torch.func: mapped, and f cannot be evaluated again
             rows = grad.reshape(-1, grad.shape[-1])
             found = solver.solve(

@@ -144,6 +144,19 @@ def test_the_manifest_of_a_run_repeats_it(tmp_path: Path) -> None:
     assert read_settings(first / "manifest.json")["steps"] == 2
 
 
+def test_a_preset_beside_a_file_comes_before_it_and_options_before_both(tmp_path: Path) -> None:
+    from deqcert.cli.certify import command
+
+    file = tmp_path / "run.yaml"
+    file.write_text("preset: paper-srs\nn: 300\nmethod: enclosed\nn0: 7\n")
+    given = ["--config", str(file), "--preset", "cohen", "--alpha", "0.01"]
+    for words in (given, [*given[2:], *given[:2]]):
+        with command.make_context("certify", list(words)) as context:
+            found = context.params
+        assert (found["n"], found["method"], found["n0"]) == (100_000, "standard", 100)
+        assert (found["audit"], found["alpha"], found["steps"]) == (1000, 0.01, 3)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

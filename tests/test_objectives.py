@@ -517,7 +517,8 @@ def test_an_objective_from_outside_is_used_by_the_command(
         assert main(["train", "--help"]) == 0
         assert "|brier]" in capsys.readouterr().out
         images = small_training(tmp_path)
-        given = f"train --data {images.data} --test-data {images.test_data} --model-config {images.model_config} "
+        given = f"train --data {images.data} --test-data {images.test_data} "
+        given += f"--model-config {images.model_config} "
         given += f"--batch 32 --epochs 1 --test-draws 1 --quiet --out {tmp_path / 'out'} "
         given += "--objective brier --objective-option weight="
         assert main(f"{given}-1".split()) == 2
@@ -546,7 +547,8 @@ def test_an_augmentation_from_outside_is_used_by_the_command(tmp_path: Path) -> 
     AUGMENTATIONS.register("darker", darker)
     try:
         images = small_training(tmp_path)
-        given = f"train --data {images.data} --test-data {images.test_data} --model-config {images.model_config} "
+        given = f"train --data {images.data} --test-data {images.test_data} "
+        given += f"--model-config {images.model_config} "
         given += f"--batch 96 --epochs 1 --test-draws 1 --quiet --out {tmp_path / 'out'}"
         assert main([*given.split(), "--augment", "darker"]) == 0
     finally:

@@ -79,7 +79,7 @@ def _pairs(called: str, name: str, about: str) -> Decorator:
 
 def _take_preset(context: click.Context, parameter: click.Parameter, name: str | None) -> None:
     if name is not None:
-        _defaults(context, "preset", PRESETS.get(name).settings)
+        _defaults(context, 2, PRESETS.get(name).settings)
 
 
 def _take_file(context: click.Context, parameter: click.Parameter, file: str | None) -> None:
@@ -95,12 +95,16 @@ def _take_file(context: click.Context, parameter: click.Parameter, file: str | N
         content = {"model_config": file}
     preset = content.pop("preset", None)
     if preset is not None:
-        _defaults(context, "preset", PRESETS.get(str(preset)).settings)
-    _defaults(context, "config", content)
+        _defaults(context, 0, PRESETS.get(str(preset)).settings)
+    _defaults(context, 1, content)
 
 
-def _defaults(context: click.Context, layer: str, values: Mapping[str, Any]) -> None:
-    """Put values under what the command line says: a preset's below those of a file."""
+def _defaults(context: click.Context, layer: int, values: Mapping[str, Any]) -> None:
+    """Put values under what the command line says, and over those of lower layers.
+
+    The preset that a file names is the lowest, then come the file's own values, then a preset that
+    was given beside it.
+    """
     known = {parameter.name for parameter in context.command.params}
     given = {
         key: [f"{k}={v}" for k, v in value.items()] if key in MAPPINGS else value
@@ -109,7 +113,7 @@ def _defaults(context: click.Context, layer: str, values: Mapping[str, Any]) -> 
     }
     layers = context.meta.setdefault("deqcert.layers", {})
     layers[layer] = given
-    context.default_map = {**layers.get("preset", {}), **layers.get("config", {})}
+    context.default_map = {key: v for at in sorted(layers) for key, v in layers[at].items()}
 
 
 def read_settings(path: Path) -> dict[str, Any]:

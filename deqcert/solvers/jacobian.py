@@ -22,7 +22,7 @@ def jacobian_penalty(
     Args:
         f: The cell.
         z: States where the Jacobian is taken, shape (B, D); no gradient flows to them.
-        *context: Tensors with one entry a row, such as the injection.
+        *context: Tensors with one entry per row, such as the injection.
         draws: Random vectors, from 1; one suffices in training.
         generator: Source of the random vectors.
 
@@ -52,7 +52,7 @@ def spectral_radius(
     Args:
         f: The cell.
         z: States where the Jacobian is taken, shape (B, D).
-        *context: Tensors with one entry a row, such as the injection.
+        *context: Tensors with one entry per row, such as the injection.
         steps: Products with the transposed Jacobian, from 2. The estimate is the mean growth over
             the second half of them, because a complex pair makes single ones swing.
         generator: Source of the first vector.

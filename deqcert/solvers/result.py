@@ -31,9 +31,9 @@ class StopRule:
     returned; nobody has evaluated the cell there, so its residual is NaN.
 
     Args:
-        tol: Residual at which a row has converged, at least 0; 0 asks for a fixed depth.
+        tol: Residual at which a row has converged; 0 asks for a fixed depth.
         mode: ``"rel"`` compares ``||f(z) - z|| / ||f(z)||``, ``"abs"`` compares ``||f(z) - z||``.
-        max_nfe: Most cell evaluations a row may cost, at least 1.
+        max_nfe: Most cell evaluations that a row may cost.
 
     Raises:
         ConfigError: If a value is outside its range.

@@ -95,6 +95,12 @@ def test_every_module_function_and_file_named_on_a_page_exists(page):
     assert missing(page.read_text(encoding="utf-8")) == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_page_uses_the_fields_words(page):
+    ours = r"\bknobs?\b|\bimage index\b|\bnobody votes\b|\b(?:ms|evaluations) an? (?:row|vote)\b"
+    assert re.findall(ours, page.read_text(encoding="utf-8")) == []
+
+
 def test_the_checks_see_what_they_are_for(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(

@@ -66,7 +66,7 @@ class Measuring:
     default=("anderson",),
     show_default=True,
     metavar="NAME[:KEY=VALUE,...]",
-    help="picard, anderson or broyden, with knobs, as in anderson:window=3,damping=0.8; may be "
+    help="picard, anderson or broyden, with options, as in anderson:window=3,damping=0.8; may be "
     "repeated.",
 )
 @click.option(
@@ -191,7 +191,7 @@ command = Benches(
 def _tell(row: Measurement) -> None:
     told = "no vote was cast"
     if math.isfinite(row.nfe):
-        told = f"{row.nfe:.2f} evaluations a vote"
+        told = f"{row.nfe:.2f} evaluations per vote"
     if math.isfinite(row.agreement):
         told += f", {100 * row.agreement:.2f}% agreement"
     print(f"{row.solver}, {row.start}, {row.depth}: {told}", file=sys.stderr, flush=True)

@@ -143,6 +143,7 @@ def dashes(
 
 def plain(text: str) -> str:
     """Return text that matplotlib shows as it is: no formulas, no name that a legend leaves out."""
+    text = text.encode(errors="replace").decode()  # names of files need not be text
     text = text.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 

@@ -17,7 +17,7 @@ import click
 from click.shell_completion import shell_complete
 
 from deqcert import __version__
-from deqcert.cli import streams
+from deqcert.cli.streams import abandon, prepare
 from deqcert.errors import ConfigError, DeqcertError
 
 COMMANDS = (
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if completion := os.environ.get("_DEQCERT_COMPLETE"):
         return shell_complete(group, {}, "deqcert", "_DEQCERT_COMPLETE", completion)
-    if not streams.prepare():
+    if not prepare():
         return refuse("standard output is closed; send it to a file or to /dev/null")
     try:
         # Not group.main(): it would turn Ctrl-C into a silent Abort and print usage lines.
@@ -106,11 +106,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refuse(str(error) or "interrupted")
         return 130
     except BrokenPipeError:
-        streams.abandon(sys.stdout)  # whoever read it has left
+        abandon(sys.stdout)  # whoever read it has left
         return 141
     except OSError as error:
         if error.filename is None:
-            streams.abandon(sys.stdout)
+            abandon(sys.stdout)
         return refuse(f"cannot use {error.filename or 'the output'}: {error.strerror or error}")
     except (MemoryError, RuntimeError) as error:
         if not _no_memory(error):

@@ -26,6 +26,7 @@ from deqcert.certifiers import (
     make_certifier,
 )
 from deqcert.certifiers.bounds import certified_radius, round_down
+from deqcert.certifiers.certificate import LARGEST_RADIUS
 from deqcert.certifiers.goals import Radii
 from deqcert.data import ArrayDataset
 from deqcert.errors import ConfigError, RunError
@@ -258,7 +259,7 @@ def certificates(draw):
     )
     return Certificate(
         prediction=prediction,
-        radius=0.0 if prediction is None else draw(finite),
+        radius=0.0 if prediction is None else draw(st.floats(0, LARGEST_RADIUS)),
         norm=draw(st.sampled_from(NORMS)),
         alpha=draw(st.floats(0, 1, exclude_max=True)),
         method=method,
@@ -300,6 +301,7 @@ def test_a_certificate_reads_well():
     [
         {"radius": -1.0},
         {"radius": math.inf},
+        {"radius": 1.1e6},  # report would refuse to read it
         {"radius": math.nan},
         {"prediction": None},
         {"alpha": 1.0},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,9 @@ from deqcert.errors import ConfigError
 
 Norm = Literal["l2", "linf"]
 """How the size of a perturbation is measured: its length, or its largest change of a pixel."""
+
+LARGEST_RADIUS = 1e6
+"""Largest radius that is believed: the distance between black and white at 10^12 pixels."""
 
 NORMS: tuple[Norm, ...] = get_args(Norm)
 
@@ -89,10 +91,12 @@ class Certificate:
         object.__setattr__(self, "nfe", operator.index(nfe) if whole else float(nfe))
         if self.norm not in NORMS:
             raise ConfigError(f"norm is {self.norm!r}, but it must be one of {', '.join(NORMS)}.")
-        if not 0.0 <= self.radius < math.inf or (self.prediction is None and self.radius > 0.0):
+        abstains = self.prediction is None
+        if not 0.0 <= self.radius <= LARGEST_RADIUS or (abstains and self.radius > 0.0):
             raise ConfigError(
-                f"radius is {self.radius}, but it must be a finite number from 0, and 0 without a "
-                "class; where nothing changes the class, give the size of the input's range."
+                f"radius is {self.radius}, but it must be a finite number from 0 to "
+                f"{LARGEST_RADIUS:g}, and 0 without a class; where nothing changes the class, give "
+                "the size of the input's range."
             )
         object.__setattr__(self, "radius", float(round_down(self.radius)))
         if not 0.0 <= self.alpha < 1.0:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deqcert.certifiers.certificate import NORMS
+from deqcert.certifiers.certificate import LARGEST_RADIUS, NORMS
 from deqcert.certifiers.registry import CERTIFIERS
 from deqcert.errors import ConfigError, RunError
 from deqcert.options import parse_number
@@ -24,9 +24,6 @@ from deqcert.report.columns import parse_seconds, parse_whole, read_text, shown
 
 FIELD_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 """The first six columns of every certificate file, in order."""
-
-LARGEST_RADIUS = 1e6
-"""Largest radius that is believed: the distance between black and white at 10^12 pixels."""
 
 _ADVICE = "give a run folder or a tab-separated certificate file"
 _TRUE, _FALSE = {"1", "1.0", "true"}, {"0", "0.0", "false"}

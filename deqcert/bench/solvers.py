@@ -34,7 +34,7 @@ SMALLEST_PEAK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One solver at one size, in milliseconds an iteration beyond the cell.
+    """One solver at one size, in milliseconds per iteration beyond the cell.
 
     Attributes:
         solver: Name of the method.
@@ -77,7 +77,7 @@ class SolverBench:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def text(self) -> str:
-        """A table for people: milliseconds an iteration, and ratios."""
+        """A table for people: milliseconds per iteration, and ratios."""
         head = ("solver", "B", "D", "window", "ours ms", "floor ms", "x floor")
         rows = [(*head, "torchdeq ms", "faster x", "plain ms", "faster x", "states", "torchdeq's")]
         for t in self.timings:
@@ -163,12 +163,12 @@ def bench_solvers(
     (:func:`deqcert.memory.keep_freed_memory`), as it does in every command.
 
     Args:
-        solvers: Names of solvers. One that is not built in is measured with its own knobs, and
+        solvers: Names of solvers. One that is not built in is measured with its own options, and
             with nothing beside it.
         sizes: Elements of a state.
         batches: States solved together.
         window: Of Anderson's method; Broyden's holds every iteration, as torchdeq's does.
-        iterations: Evaluations a solve, at least 4.
+        iterations: Evaluations per solve, at least 4.
         rounds: How often everything is run.
         device: As torch names it.
         dtype: Of the states: float32, float64, or bfloat16, in which torchdeq is not run because

@@ -1,4 +1,4 @@
-"""The command line: one module a command, loaded only when it is asked for.
+"""The command line: one module per command, loaded only when it is asked for.
 
 Every user error ends as one sentence on standard error and exit code 2; Ctrl-C exits with 130.
 Nothing here imports torch before a command needs it, so that ``deqcert --help`` and
@@ -80,11 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: what follows the program's name; default: this process's.
+        arguments: What follows the program's name; those of this process if not given.
 
     Returns:
-        int: 0 for success, 2 for a user error (said in one sentence on standard error), 130
-        after Ctrl-C.
+        0 for success, 2 for a user error (said in one sentence on standard error), 130 after
+        Ctrl-C.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if completion := os.environ.get("_DEQCERT_COMPLETE"):

@@ -16,6 +16,7 @@ from deqcert.cli.options import parse_numbers, parse_radii, settings_options
 from deqcert.errors import ConfigError
 from deqcert.options import number
 from deqcert.settings import Certifying, Solving, Starting
+from deqcert.solvers import SOLVERS
 
 if TYPE_CHECKING:
     from deqcert.bench.starts import Measurement
@@ -65,7 +66,7 @@ class Measuring:
     default=("anderson",),
     show_default=True,
     metavar="NAME[:KEY=VALUE,...]",
-    help="picard, anderson or broyden, with knobs, as in anderson:window=3,damping=0.8; may be "
+    help=f"{', '.join(SOLVERS)}; with options as in anderson:window=3,damping=0.8; may be "
     "repeated.",
 )
 @click.option(

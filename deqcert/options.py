@@ -20,7 +20,7 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from deqcert.errors import ConfigError
-from deqcert.registry import Registry, nearest
+from deqcert.registry import Registry, nearest, unknown_name
 
 Kind = Literal["int", "float", "bool", "str", "path"]
 REQUIRED: Any = dataclasses.MISSING
@@ -352,10 +352,7 @@ def read_options(
     values: dict[str, Any] = {}
     for key, value in given.items():
         if key not in known:
-            near = nearest(key, known)
-            hint = f"did you mean {near}? " if near else ""
-            has = f"there are {', '.join(known)}" if known else "there is none"
-            raise ConfigError(f"there is no {what} '{key}'; {hint}{has}.")
+            raise ConfigError(unknown_name(what, key, known))
         read = known[key].parse if isinstance(value, str) else known[key].check
         values[key] = read(value, f"{what} {key}")
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +19,36 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
     lower = {known.lower(): known for known in words}
     found = difflib.get_close_matches(str(word).lower(), lower, n=1, cutoff=0.6)
     return lower[found[0]] if found else None
+
+
+def unknown_name(what: str, name: str, names: Iterable[str]) -> str:
+    """Say that there is nothing of a name, which name was probably meant, and which there are.
+
+    Args:
+        what: What it would be, such as "solver".
+        name: What was asked for.
+        names: What there is.
+    """
+    there = tuple(names)
+    near = nearest(name, there)
+    hint = f"did you mean {near}? " if near else ""
+    return f"there is no {what} '{name}'; {hint}" + (
+        f"there are {', '.join(there)}." if there else "there is none."
+    )
+
+
+def unknown_option(owner: str, name: str, known: Iterable[str]) -> str:
+    """Say that something has no option of a name, which was probably meant, and which it has.
+
+    Args:
+        owner: What was given the option, such as "solver 'anderson'".
+        name: The option.
+        known: The options that it has.
+    """
+    has = ", ".join(known := tuple(known))
+    near = nearest(name, known)
+    hint = f"did you mean {near}? " if near else ""
+    return f"{owner} has no option '{name}'; {hint}it has {has or 'none'}."
 
 
 class Registry(Generic[T]):
@@ -101,10 +132,7 @@ class Registry(Generic[T]):
 
     def unknown(self, name: str) -> str:
         """Say that there is nothing of that name, and what is nearest."""
-        names = self.names()
-        near = nearest(name, names)
-        hint = f"; did you mean {near}?" if near else ";"
-        return f"there is no {self.kind} '{name}'{hint} there are {', '.join(names)}."
+        return unknown_name(self.kind, name, self.names())
 
     def __contains__(self, name: object) -> bool:
         """Whether there is something of that name."""
@@ -124,3 +152,22 @@ class Registry(Generic[T]):
 
         found = entry_points(group=f"deqcert.{self.plural}")
         return {point.name: point.load for point in found if point.name not in self._entries}
+
+
+def make_named(registry: Registry[type[T]], name: str, options: Mapping[str, Any]) -> T:
+    """Make an object of a registered dataclass.
+
+    Args:
+        registry: Where the class is.
+        name: Its name there.
+        options: Values of its fields.
+
+    Raises:
+        ConfigError: If there is no such class, it has no such field, or a value is out of range.
+    """
+    kind = registry.get(name)
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for option in options:
+        if option not in known:
+            raise ConfigError(unknown_option(f"{registry.kind} '{name}'", option, known))
+    return kind(**options)

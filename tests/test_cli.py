@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from deqcert.api import parse_images
-from deqcert.attacks import attack_names
+from deqcert.attacks import ATTACKS
 from deqcert.certifiers import CERTIFIERS
 from deqcert.cli import COMMANDS, main
 from deqcert.data import dataset_names
@@ -28,7 +28,7 @@ from deqcert.models import ARCHITECTURES, MDEQ, MDEQConfig
 from deqcert.options import options_of, read_options
 from deqcert.runs import COLUMNS
 from deqcert.solvers import SOLVERS
-from deqcert.solvers.gradients import gradient_names
+from deqcert.solvers.gradients import GRADIENTS
 from deqcert.starts import start_names
 from deqcert.training import AUGMENTATIONS, OBJECTIVES
 
@@ -171,9 +171,9 @@ def test_help_names_everything_there_is(capsys: pytest.CaptureFixture[str]) -> N
     for command in COMMANDS:
         assert main([command, "--help"]) == 0
     text = re.sub(r"-\s+", "-", capsys.readouterr().out)  # help wraps at hyphens, too
-    training = (*gradient_names(), *OBJECTIVES, *AUGMENTATIONS, *ARCHITECTURES)
+    training = (*GRADIENTS, *OBJECTIVES, *AUGMENTATIONS, *ARCHITECTURES)
     certifying = (*start_names(), *SOLVERS, *dataset_names(), *CERTIFIERS)
-    for name in (*training, *certifying, *attack_names()):
+    for name in (*training, *certifying, *ATTACKS):
         assert name in text
     assert main([]) == 0
     assert main(["--version"]) == 0

@@ -124,22 +124,6 @@ def test_nobody_but_the_command_line_uses_training() -> None:
     assert users <= {"training", "cli"}
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in FILES if path.name == "__init__.py"],
-    ids=lambda path: path.parent.name,
-)
-def test_nothing_that_a_package_offers_hides_one_of_its_modules(path: Path) -> None:
-    offered = {
-        alias.asname or alias.name
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    modules = {file.stem if file.suffix == ".py" else file.name for file in path.parent.iterdir()}
-    assert not offered & modules
-
-
 def test_the_check_itself_finds_a_climbing_arrow() -> None:
     code = (
         "def f():\n    from deqcert.certifiers import Certifier\nfrom .. import cli, __version__\n"

@@ -13,12 +13,32 @@ from types import ModuleType
 import pytest
 
 import deqcert
+from deqcert.attacks import ATTACKS, get_attack
+from deqcert.errors import ConfigError
+from deqcert.options import options_of
+from deqcert.solvers import SOLVERS, get_solver
+from deqcert.solvers.gradients import GRADIENTS, get_gradient
 
 ROOT = Path(deqcert.__file__).parent
 PACKAGES = sorted(
     ".".join(("deqcert", *path.parent.relative_to(ROOT).parts))
     for path in ROOT.rglob("__init__.py")
 )
+
+
+@pytest.mark.parametrize(
+    ("registry", "make"), [(SOLVERS, get_solver), (GRADIENTS, get_gradient), (ATTACKS, get_attack)]
+)
+def test_a_misspelled_option_is_answered_with_the_nearest_and_with_all(registry, make) -> None:
+    for name in registry:
+        thing = make(name)
+        options = getattr(thing, "options", None) or options_of(type(thing))
+        for option in options:
+            with pytest.raises(ConfigError) as caught:
+                make(name, **{f"{option}x": 1})
+            said = f"{registry.kind} '{name}' has no option '{option}x'; did you mean {option}?"
+            assert str(caught.value).startswith(said)
+            assert all(known in str(caught.value).rpartition("it has")[2] for known in options)
 
 
 @pytest.mark.parametrize("name", PACKAGES)

@@ -13,7 +13,7 @@ from deqcert.certifiers import CERTIFIERS
 from deqcert.data import LOADERS, dataset_names
 from deqcert.models import ZOO
 from deqcert.runs import machine, versions
-from deqcert.solvers import solver_names
+from deqcert.solvers import SOLVERS
 from deqcert.starts import STARTS
 
 
@@ -36,7 +36,7 @@ def examine() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "models": [name for name in ZOO if ZOO.get(name).is_file()],
         "loaders": {name: _works(name) for name in dataset_names()},
-        "solvers": list(solver_names()),
+        "solvers": list(SOLVERS),
         "starts": list(STARTS),
         "methods": list(CERTIFIERS),
     }

@@ -1,8 +1,7 @@
 """How many cell evaluations does a solver, a start or a depth need on a given model?
 
 Every setting votes on the same noisy copies, so its agreement with the converged cold solve is
-measured sample by sample, and it is certified as a user would: independent starts by the standard
-method, chained ones by the serialized method with its audit.
+measured sample by sample, and it is certified as a user would: by the method that fits its start.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqcert import kernels
-from deqcert.certifiers import get_certifier
+from deqcert.certifiers import default_method, make_certifier
 from deqcert.certifiers.metrics import average_certified_radius, certified_accuracy
 from deqcert.errors import ConfigError
 from deqcert.models import ImplicitModel
@@ -313,13 +312,10 @@ def bench(
         raise ConfigError("there is nothing to measure; give at least one image and one depth")
     engine = SmoothingEngine(model, sigma=sigma, seed=seed, batch=batch, shape=shape, device=device)
     observer = _Observer(engine)
-    options: dict[str, Any] = {"n0": n0, "n": n, "alpha": alpha}
-    audits = {**options, "reference": auditor, "audit": audit}
+    pool = {"n0": n0, "n": n, "alpha": alpha, "reference": auditor, "audit": audit}
     certifiers = [
-        get_certifier("standard", setting.predictor, **options)
-        if setting.predictor.independent
-        else get_certifier("serialized", setting.predictor, **audits)
-        for setting in settings
+        make_certifier(default_method(each), pool, {"predictor": each})
+        for each in (setting.predictor for setting in settings)
     ]
     if n <= batch and any(not setting.predictor.independent for setting in settings):
         raise ConfigError(

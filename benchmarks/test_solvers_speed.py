@@ -15,7 +15,8 @@ import gpu
 import pytest
 import torch
 
-from deqcert.bench.solvers import bench_solvers, draw_solver_bench, floor_states
+from deqcert.bench.pictures import draw_solver_bench
+from deqcert.bench.solvers import bench_solvers, floor_states
 from deqcert.errors import ConfigError
 from deqcert.solvers import SOLVERS, StopRule, get_solver
 

@@ -9,7 +9,6 @@ written.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 import os
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
+from deqcert.docstrings import arguments
 from deqcert.errors import ConfigError
 from deqcert.registry import Registry, nearest, unknown_name
 
@@ -284,7 +284,7 @@ def options_of(kind: type[Any]) -> Mapping[str, Option]:
         return known
     meanings: dict[str, str] = {}
     for parent in reversed(kind.__mro__):
-        meanings |= _arguments(parent.__doc__ or "")
+        meanings |= arguments(parent.__doc__ or "")
     _KNOWN[kind] = {
         field.name: dataclasses.replace(
             field.metadata[_KEY], name=field.name, help=meanings.get(field.name, "")
@@ -390,29 +390,3 @@ def _number(value: Any, *, whole: bool) -> float | None:
 
 def _declare(option: Option) -> Any:
     return dataclasses.field(default=option.default, metadata={_KEY: option})
-
-
-def _arguments(docstring: str) -> dict[str, str]:
-    """Return the ``Args:`` of a Google-style docstring, by name, markup taken out."""
-    lines = inspect.cleandoc(docstring).split("\n")
-    found: dict[str, str] = {}
-    inside, name = False, ""
-    for line in lines:
-        if not line.startswith(" "):
-            inside = line.strip() in ("Args:", "Attributes:") or (inside and not line.strip())
-            name = name if inside else ""
-            continue
-        if not inside:
-            continue
-        begins = re.fullmatch(r"    (\w+): (.*)", line)
-        if begins:
-            name = begins[1]
-            found[name] = begins[2]
-        elif name:
-            found[name] += " " + line.strip()
-    return {key: _plain(value) for key, value in found.items()}
-
-
-def _plain(text: str) -> str:
-    text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text)
-    return text.replace("``", "")

@@ -16,12 +16,13 @@ ROOT = Path(deqcert.__file__).parent
 
 # Each room and the rooms that it may use besides itself; `deqcert` is the bare package (version).
 # The ground floor (errors, names, declared options, files) carries every room.
-ERRORS = {"errors", "deqcert", "registry", "options", "files"}
+ERRORS = {"errors", "deqcert", "registry", "docstrings", "options", "files"}
 ROOMS: dict[str, set[str]] = {
     "deqcert": set(),
     "errors": set(),
     "registry": {"errors"},
-    "options": {"errors", "registry"},
+    "docstrings": set(),
+    "options": {"errors", "registry", "docstrings"},
     "files": {"errors"},
     "memory": set(),
     "kernels": ERRORS | {"_native"},

@@ -21,12 +21,12 @@ def examine() -> dict[str, Any]:
     """Collect what matters for speed, for last bits, and for what will work here.
 
     Returns:
-        dict: kernels (`deqcert.kernels.KernelStatus`), versions, machine, threads, gpus (names),
+        kernels (:class:`deqcert.kernels.KernelStatus`), versions, machine, threads, gpus (names),
         models (shipped ones that are there), loaders (whether each kind of data can be read), and
         the names of solvers, starts and methods.
 
     Raises:
-        KernelError: DEQCERT_KERNELS holds an unknown value.
+        KernelError: If DEQCERT_KERNELS holds an unknown value.
     """
     return {
         "kernels": dataclasses.asdict(kernels.status()),
@@ -51,7 +51,7 @@ def _needs(name: str) -> str:
 
 
 def say(found: dict[str, Any]) -> str:
-    """Format `examine`'s answer for people, one fact a line."""
+    """Format `examine`'s answer for people, one fact per line."""
     live = found["kernels"]
     extra = ", ".join(
         part for part in (live["isa"], live["compiler"]) if part and live["path"] == "native"

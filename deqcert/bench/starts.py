@@ -11,7 +11,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from deqcert.certifiers import default_method, make_certifier
 from deqcert.certifiers.metrics import average_certified_radius, certified_accuracy
 from deqcert.errors import ConfigError
 from deqcert.models import ImplicitModel
-from deqcert.report.picture import COLOURS, new_figure, save_figure
 from deqcert.smoothing import (
     NO_VOTE,
     DecidedStop,
@@ -38,8 +36,6 @@ from deqcert.starts import StartPolicy
 
 if TYPE_CHECKING:
     from deqcert.data import Dataset
-
-MARKERS = "osD^v<>P"
 
 
 @dataclass(frozen=True)
@@ -380,57 +376,3 @@ def bench(
 
 def _share(hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:
     return float(np.mean(hits[among])) if among.any() else float("nan")
-
-
-def draw_bench(result: Bench, path: str | Path, *, title: str = "Agreement") -> Path:
-    """Draw evaluations per vote against agreement: a colour per start, a marker per solver.
-
-    Args:
-        result: What `bench` returned.
-        path: File to write; its ending chooses the format.
-        title: What stands above the picture.
-
-    Returns:
-        The file written.
-
-    Raises:
-        RunError: It cannot be written.
-    """
-    figure, axes = new_figure()
-    starts = list(dict.fromkeys(row.start for row in result.rows))
-    solvers = list(dict.fromkeys(row.solver for row in result.rows))
-    for i, solver in enumerate(solvers):
-        for j, start in enumerate(starts):
-            rows = [row for row in result.rows if (row.solver, row.start) == (solver, start)]
-            fixed = [row for row in rows if row.depth.isdigit()]
-            style: dict[str, Any] = {
-                "color": COLOURS[j % len(COLOURS)],
-                "marker": MARKERS[i % len(MARKERS)],
-            }
-            axes.plot(
-                [row.nfe for row in fixed],
-                [100 * row.agreement for row in fixed],
-                markersize=4.5,
-                linewidth=1.4,
-                linestyle=("-", "--", ":")[i % 3],
-                label=f"{start}, {solver}",
-                **style,
-            )
-            for row in rows:
-                if not row.depth.isdigit():
-                    axes.plot(
-                        [row.nfe],
-                        [100 * row.agreement],
-                        markersize=9,
-                        markerfacecolor="none",
-                        linestyle="none",
-                        label=f"{start}, {solver}, {row.depth}",
-                        **style,
-                    )
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel("cell evaluations of a vote (warm-up and audit not counted)")
-    axes.set_ylabel("agreement with the converged cold solve (%)")
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8)
-    return save_figure(figure, Path(path))

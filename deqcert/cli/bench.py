@@ -128,7 +128,8 @@ def starts_command(
     Every setting votes on the same noisy copies. Baselines are measured beside them: cold at
     every depth asked for, cold at the largest depth, and cold stopped at each tolerance.
     """
-    from deqcert.bench.starts import bench, draw_bench, grid
+    from deqcert.bench.pictures import draw_bench
+    from deqcert.bench.starts import bench, grid
     from deqcert.report.picture import check_picture
     from deqcert.smoothing import Predictor
     from deqcert.solvers import StopRule, get_solver

@@ -135,7 +135,7 @@ def bench_forms(
         FormBench: one timing a form.
 
     Raises:
-        ConfigError: A number is out of range, the device is not there, or the model has no such
+        ConfigError: If a number is out of range, the device is not there, or the model has no such
             form.
     """
     if rounds < 1 or evaluations < 1:

@@ -28,7 +28,7 @@ def draw_bench(result: Bench, path: str | Path, *, title: str = "Agreement") -> 
         The file written.
 
     Raises:
-        RunError: It cannot be written.
+        RunError: If it cannot be written.
     """
     figure, axes = new_figure()
     starts = list(dict.fromkeys(row.start for row in result.rows))

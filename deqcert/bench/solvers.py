@@ -177,7 +177,7 @@ def bench_solvers(
         SolverBench: one timing for each solver, size and batch.
 
     Raises:
-        ConfigError: A name or a number that cannot be measured.
+        ConfigError: If a name or a number cannot be measured.
     """
     for name in solvers:
         SOLVERS.get(name)

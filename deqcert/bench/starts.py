@@ -228,7 +228,7 @@ def grid(
         warm start has to beat it.
 
     Raises:
-        ConfigError: A value is out of range.
+        ConfigError: If a value is out of range.
     """
     settings = []
     for name, solver in solvers.items():
@@ -302,7 +302,7 @@ def bench(
         One row per setting.
 
     Raises:
-        ConfigError: A value is out of range, or n is too small for alpha.
+        ConfigError: If a value is out of range, or n is too small for alpha.
     """
     if not images or not settings:
         raise ConfigError("there is nothing to measure; give at least one image and one depth")

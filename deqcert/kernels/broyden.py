@@ -76,7 +76,7 @@ def broyden_step(
         workspace: What :func:`deqcert.kernels.workspace` returned; default: allocated here.
 
     Raises:
-        KernelError: An argument has the wrong dtype, shape, device or layout.
+        KernelError: If an argument has the wrong dtype, shape, device or layout.
     """
     m = directions.shape[1]
     square, fz_square = residual_norms.reference(z, fz)

@@ -312,8 +312,30 @@ def check_options(given: Any, prefix: str = "") -> None:
         object.__setattr__(given, name, option.check(value, f"{prefix}{name}"))
 
 
+def split_pairs(what: str, pairs: Sequence[str], example: str = "damping=0.8") -> dict[str, str]:
+    """Split KEY=VALUE pairs.
+
+    Args:
+        what: What a pair is called in sentences, as in "solver option".
+        pairs: The pairs.
+        example: One that would work.
+
+    Raises:
+        ConfigError: If a pair has no value, or its key is given twice.
+    """
+    values: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{what} {pair!r} must read KEY=VALUE, as in {example}.")
+        if key in values:
+            raise ConfigError(f"{what} {key} is given twice; give it once.")
+        values[key] = value
+    return values
+
+
 def parse_pairs(what: str, pairs: Sequence[str], known: Mapping[str, Option]) -> dict[str, Any]:
-    """Read KEY=VALUE pairs.
+    """Read KEY=VALUE pairs as values of options.
 
     Args:
         what: What a pair is called in sentences, as in "solver option".
@@ -324,16 +346,8 @@ def parse_pairs(what: str, pairs: Sequence[str], known: Mapping[str, Option]) ->
         ConfigError: If a pair has no value, its key is unknown or given twice, or its value is
             not of the option's type and range.
     """
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            example = next((f"{o.name}={o.default}" for o in known.values()), "name=value")
-            raise ConfigError(f"{what} {pair!r} must read KEY=VALUE, as in {example}.")
-        if key in values:
-            raise ConfigError(f"{what} {key} is given twice; give it once.")
-        values[key] = value
-    return read_options(what, values, known)
+    example = next((f"{o.name}={o.default}" for o in known.values()), "name=value")
+    return read_options(what, split_pairs(what, pairs, example), known)
 
 
 def read_options(

@@ -12,9 +12,15 @@ import click
 from deqcert.api import SmoothedClassifier
 from deqcert.cli.benches import Benches
 from deqcert.cli.fields import options_from
-from deqcert.cli.options import parse_numbers, parse_radii, settings_options
+from deqcert.cli.options import (
+    json_option,
+    parse_numbers,
+    parse_radii,
+    quiet_option,
+    settings_options,
+)
 from deqcert.errors import ConfigError
-from deqcert.options import number
+from deqcert.options import number, split_pairs
 from deqcert.settings import Certifying, Solving, Starting
 from deqcert.solvers import SOLVERS
 
@@ -104,8 +110,8 @@ class Measuring:
 @click.option(
     "--picture", metavar="FILE", help="Draw evaluations against agreement into a .png, .pdf, .svg."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
-@click.option("--quiet", is_flag=True, help="Print the table only.")
+@json_option
+@quiet_option()
 def starts_command(
     model: str,
     model_config: str | None,
@@ -201,9 +207,5 @@ def _solver(text: str) -> Solver[Any]:
     from deqcert import compose
 
     name, _, given = text.partition(":")
-    pairs = [pair.partition("=") for pair in given.split(",") if pair]
-    for key, equals, _ in pairs:
-        if not equals:
-            raise ConfigError(f"solver option {key!r} must read KEY=VALUE, as in damping=0.8")
-    options = {key: value for key, _, value in pairs}
+    options = split_pairs("solver option", [pair for pair in given.split(",") if pair])
     return compose.make_solver(Solving(solver=name, solver_options=options))

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from deqcert.api import SmoothedClassifier
-from deqcert.cli.options import settings_options
+from deqcert.cli.options import json_option, settings_options
 
 UNUSED = ("method", "n0", "n", "audit", "goal", "method_options")
 """Settings of certificates that a prediction has no use for."""
@@ -17,7 +17,7 @@ UNUSED = ("method", "n0", "n", "audit", "goal", "method_options")
 @click.command(short_help="The smoothed classifier's class for images, or an abstention.")
 @settings_options(skip=UNUSED, data="0:10")
 @click.option("--n", type=int, default=1000, show_default=True, help="Noisy copies of each image.")
-@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+@json_option
 def command(data: str, split: str, images: str, n: int, as_json: bool, **settings: Any) -> None:
     """Classify images with the smoothed classifier, or abstain.
 

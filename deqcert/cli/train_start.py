@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from deqcert.cli.fields import options_from
+from deqcert.cli.options import quiet_option
 from deqcert.settings import Machine
 from deqcert.training.starts.config import StartConfig
 
@@ -15,7 +16,7 @@ from deqcert.training.starts.config import StartConfig
 @click.command(short_help="Fit a network that guesses where a model's solves should start.")
 @options_from(StartConfig, old_names={"config": "model_config"})
 @options_from(Machine, only=("threads",))
-@click.option("--quiet", is_flag=True, help="Print the file's path only.")
+@quiet_option("the file's path")
 def command(threads: int | None, quiet: bool, **given: Any) -> None:
     """Fit a small network from the injection to the equilibrium, for --start learned.
 

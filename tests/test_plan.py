@@ -146,5 +146,5 @@ def test_a_pilot_forecasts_samples_and_time(capsys):
     assert main(["plan", *options.split()]) == 0
     said = capsys.readouterr().out
     assert "pilot: 3 images, 40 votes each" in said
-    assert "evaluations a vote" in said
+    assert "evaluations per vote" in said
     assert "times less" in said

@@ -93,7 +93,7 @@ class FormBench:
         lines += [f"{t.form}: {t.failure}" for t in self.timings if t.failure]
         lines.append(", ".join(f"{name} {value}" for name, value in self.facts.items()))
         lines.append(
-            f"ms a row; vote: inject, {self.facts['evaluations']} cells, readout; "
+            f"ms per row; vote: inject, {self.facts['evaluations']} cells, readout; "
             "logits: largest difference from eager"
         )
         return "\n".join(lines)

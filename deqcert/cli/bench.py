@@ -195,7 +195,7 @@ command = Benches(
 
 def _tell(row: Measurement) -> None:
     print(
-        f"{row.solver}, {row.start}, {row.depth}: {row.nfe:.2f} evaluations a vote, "
+        f"{row.solver}, {row.start}, {row.depth}: {row.nfe:.2f} evaluations per vote, "
         f"{100 * row.agreement:.2f}% agreement",
         file=sys.stderr,
         flush=True,

@@ -51,6 +51,25 @@ def unknown_option(owner: str, name: str, known: Iterable[str]) -> str:
     return f"{owner} has no option '{name}'; {hint}it has {has or 'none'}."
 
 
+def make_named(registry: Registry[type[T]], name: str, options: Mapping[str, Any]) -> T:
+    """Make an object of a registered dataclass.
+
+    Args:
+        registry: Where the class is.
+        name: Its name there.
+        options: Values of its fields.
+
+    Raises:
+        ConfigError: If there is no such class, it has no such field, or a value is out of range.
+    """
+    kind = registry.get(name)
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for option in options:
+        if option not in known:
+            raise ConfigError(unknown_option(f"{registry.kind} '{name}'", option, known))
+    return kind(**options)
+
+
 class Registry(Generic[T]):
     """Named things of one kind, each imported when it is first asked for.
 
@@ -152,22 +171,3 @@ class Registry(Generic[T]):
 
         found = entry_points(group=f"deqcert.{self.plural}")
         return {point.name: point.load for point in found if point.name not in self._entries}
-
-
-def make_named(registry: Registry[type[T]], name: str, options: Mapping[str, Any]) -> T:
-    """Make an object of a registered dataclass.
-
-    Args:
-        registry: Where the class is.
-        name: Its name there.
-        options: Values of its fields.
-
-    Raises:
-        ConfigError: If there is no such class, it has no such field, or a value is out of range.
-    """
-    kind = registry.get(name)
-    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for option in options:
-        if option not in known:
-            raise ConfigError(unknown_option(f"{registry.kind} '{name}'", option, known))
-    return kind(**options)

@@ -318,13 +318,10 @@ def bench(
             f"n is {n} and the batch {batch}, so that every vote of a warm start would be in its "
             "cold first batch; give a larger n or a smaller batch"
         )
-    inputs = [dataset.image(image) for image in images]
-    labels = np.array([dataset.label(image) for image in images])
+    inputs = [Input(dataset.image(index), index) for index in images]
+    labels = np.array([dataset.label(index) for index in images])
     truth = np.stack(
-        [
-            engine.votes(reference, Input(x, image), Stage.ESTIMATE, n).predictions
-            for x, image in zip(inputs, images, strict=True)
-        ]
+        [engine.votes(reference, each, Stage.ESTIMATE, n).predictions for each in inputs]
     )
     known = truth != NO_VOTE
     asked = tuple((0.0, sigma) if radii is None else radii)
@@ -333,8 +330,8 @@ def bench(
         observer.watch(setting.predictor)
         began, answers = time.perf_counter(), []
         cast, warm = np.full_like(truth, NO_VOTE), np.zeros(truth.shape, dtype=bool)
-        for i, (x, image) in enumerate(zip(inputs, images, strict=True)):
-            answers.append(certifier.certify(engine, Input(x, image)))
+        for i, each in enumerate(inputs):
+            answers.append(certifier.certify(engine, each))
             for samples, predictions, counted in observer.cast:
                 cast[i, samples], warm[i, samples] = predictions, counted
             observer.cast.clear()

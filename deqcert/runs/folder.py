@@ -197,14 +197,14 @@ def certify_images(
         ConfigError: If a certificate is of another method or norm than its certifier.
         RunError: If a line could not be written; everything before it is safe.
     """
-    for image in run.remaining:
-        certificate = certifier.certify(subject, Input(dataset.image(image), image))
+    for index in run.remaining:
+        certificate = certifier.certify(subject, Input(dataset.image(index), index))
         if (certificate.method, certificate.norm) != (certifier.name, certifier.norm):
             raise ConfigError(
                 f"method '{certifier.name}' ({certifier.norm}) returned a certificate of method "
                 f"'{certificate.method}' ({certificate.norm}); it must return its own."
             )
-        row = Row(image, dataset.label(image), certificate)
+        row = Row(index, dataset.label(index), certificate)
         run.append(row)
         if tell is not None:
             tell(row)

@@ -66,9 +66,10 @@ def _refuse_data(context: click.Context) -> None:
 
 
 def _predict_files(smooth: SmoothedClassifier, files: Sequence[str], n: int, as_json: bool) -> None:
-    from deqcert.data.image_file import read_image
+    from deqcert.data import read_image
 
-    shape: tuple[int, ...] = smooth.engine.raw.input_shape
+    model: Any = smooth.engine.raw
+    shape: tuple[int, ...] = model.input_shape
     for file in files:  # before the first solve
         read_image(file, shape)
     for place, file in enumerate(files):

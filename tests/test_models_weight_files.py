@@ -377,3 +377,37 @@ def test_a_raw_pickle_of_a_harmless_object_is_no_checkpoint(model: MDEQ, tmp_pat
     path.write_bytes(pickle.dumps(argparse.Namespace(a="x" * 99), protocol=2))
     with pytest.raises(CheckpointError):
         load_model(path, model.config)
+
+
+def mutated(good: bytes, draw: random.Random) -> bytes:
+    """Change, remove or add some bytes, most of them in the first ones, or cut the file off."""
+    bad = bytearray(good)
+    at = draw.randrange(min(len(bad), draw.choice((300, 3000, len(bad)))))
+    kind = draw.choice(("change", "remove", "add", "cut"))
+    if kind == "change":
+        bad[at] = draw.randrange(256)
+    elif kind == "cut":
+        del bad[at:]
+    elif kind == "remove":
+        del bad[at : at + draw.randrange(1, 20)]
+    else:
+        bad[at:at] = draw.randbytes(draw.randrange(1, 20))
+    return bytes(bad)
+
+
+@pytest.mark.parametrize("kind", ["archive", "older", "safetensors"])
+def test_a_mutated_file_is_read_or_one_sentence(model: MDEQ, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "model.pth"
+    if kind == "safetensors":
+        save_file(model.state_dict(), path)
+    else:
+        torch.save(model.state_dict(), path, _use_new_zipfile_serialization=kind == "archive")
+    good, draw = path.read_bytes(), random.Random(1)
+    refused = 0
+    for _ in range(200):
+        path.write_bytes(mutated(good, draw))
+        try:
+            read_weights(path)
+        except CheckpointError as error:
+            refused += "\n" not in str(error)
+    assert refused > 100

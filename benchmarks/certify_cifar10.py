@@ -86,7 +86,7 @@ def main(
         f"{platform.machine()}, torch {torch.__version__}, kernels: {kernels.status().path}. "
         f"nfe counts every cell evaluation of the certificate, audit included, a vote.",
         "",
-        "| method | start | evaluations | class | radius | nfe a vote | agreement | seconds | "
+        "| method | start | evaluations | class | radius | nfe per vote | agreement | seconds | "
         "times faster |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]

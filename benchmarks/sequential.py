@@ -61,7 +61,7 @@ def decisions(certificate: Certificate, at: tuple[float, ...]) -> list[bool]:
 @click.option("--n", default=100_000, show_default=True, help="Most samples.")
 @click.option("--at", default="0,0.25,0.5,0.75", show_default=True, help="The grid of radii.")
 @click.option("--batch", default=500, show_default=True)
-@click.option("--repeats", default=200, show_default=True, help="Simulated runs an image.")
+@click.option("--repeats", default=200, show_default=True, help="Simulated runs per image.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--threads", default=1, show_default=True)
 @click.option("--votes", type=click.Path(path_type=Path), help="Keep the drawn votes here.")
@@ -105,7 +105,7 @@ def main(
         "`independent` looks after whole batches and stops where its goal is settled. A decision "
         f"is one image at one radius of {at}: certified or not.",
         "",
-        "| | samples an image | times fewer | decisions that differ | ACR (all classes) |",
+        "| | samples per image | times fewer | decisions that differ | ACR (all classes) |",
         "| --- | --- | --- | --- | --- |",
         f"| `standard`, n={n} | {n} | 1.0 | | {np.mean([c.radius for c in fixed]):.4f} |",
     ]
@@ -141,7 +141,7 @@ def main(
         "not. A probability counts as a near tie for a radius if `standard` at this n certifies it "
         "in 1 to 99% of the runs.",
         "",
-        "| goal | samples an image | times fewer | decisions that differ | near ties among them |",
+        "| goal | samples per image | times fewer | decisions that differ | near ties among them |",
         "| --- | --- | --- | --- | --- |",
     ]
     for goal in goals:

@@ -95,7 +95,7 @@ def main() -> None:
         lines.append(f"| {' | '.join(row)} |")
     lines += [
         "",
-        "Least mean cells a vote, the start included, at a largest disagreement:",
+        "Least mean cells per vote, the start included, at a largest disagreement:",
         "",
         "| start | rule | " + " | ".join(f"{100 * rate:g}%" for rate in RATES) + " |",
         "| --- | --- |" + " ---: |" * len(RATES),

@@ -195,7 +195,7 @@ class Study:
         best = min(cheap, key=lambda row: row.nfe_total)
         lines = [
             f"Against cold {FULL} (ACR {full.acr:.3f}); the cheapest cold solve with 99% of it "
-            f"takes {best.nfe_total:.2f} evaluations a vote (depth {best.depth}).",
+            f"takes {best.nfe_total:.2f} evaluations per vote (depth {best.depth}).",
             "",
             "| start | depth | method | nfe all | fewer than cold 30 | fewer than the best cold "
             "| ACR % | largest difference of certified accuracy, points | times faster |",

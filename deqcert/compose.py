@@ -247,12 +247,13 @@ def make_predictor(given: Any, solving: Solving, starting: Starting, device: str
         raise ConfigError(f"start {policy.name!r} has no chain; leave --warmup and --refresh out")
     early = _early(starting, tuned)
     steps = starting.steps
+    if steps is not None and not policy.follows_input:
+        raise ConfigError(
+            f"start {policy.name!r} is solved as --depth and --tol say; leave --steps out"
+        )
     if tuned is None:
-        if steps is not None:
-            raise ConfigError(
-                f"start {policy.name!r} is solved as --depth and --tol say; leave --steps out"
-            )
-        steps = 0 if early is None else solving.depth
+        if steps is None:
+            steps = 0 if early is None else solving.depth
     elif steps is None:
         steps = tuned.steps
         if early is None:

@@ -4,10 +4,7 @@ import torch
 from torch import Tensor
 from torchdeq import get_deq
 
-from deqcert.certifiers import get_certifier
-from deqcert.data import load_dataset
-from deqcert.smoothing import Input, Predictor, SmoothingEngine
-from deqcert.solvers import StopRule, get_solver
+import deqcert
 
 
 class TorchdeqClassifier(torch.nn.Module):
@@ -43,7 +40,7 @@ class TorchdeqClassifier(torch.nn.Module):
 
 
 def train(model: torch.nn.Module, sigma: float) -> None:
-    data = load_dataset("digits", split="train")
+    data = deqcert.load_dataset("digits", split="train")
     x = torch.stack([torch.as_tensor(data.image(i)) for i in range(len(data))])
     y = torch.tensor([data.label(i) for i in range(len(data))])
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -61,14 +58,12 @@ sigma = 0.25
 model = TorchdeqClassifier()
 train(model, sigma)
 
-base = Predictor(get_solver("anderson"), StopRule(tol=1e-3, max_nfe=30))
-certifier = get_certifier("standard", base, n0=100, n=1000, alpha=0.001)
-engine = SmoothingEngine(model, sigma=sigma, batch=500)
-test = load_dataset("digits", split="test")
+smooth = deqcert.SmoothedClassifier(model, sigma=sigma, n=1000, batch=500)
+test = deqcert.load_dataset("digits", split="test")
 for i in range(5):
-    certificate = certifier.certify(engine, Input(test.image(i), i))
+    certificate = smooth.certify(test.image(i), i)
     print(
         f"digit {test.label(i)}: predicted {certificate.prediction}, "
-        f"radius {certificate.radius:.3f}, {certificate.nfe / 1100:.1f} evaluations a sample"
+        f"radius {certificate.radius:.3f}, {certificate.nfe / 1100:.1f} evaluations per sample"
     )
 print(certificate.assumptions)

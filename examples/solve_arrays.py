@@ -17,5 +17,5 @@ result = arrays.solve(
 )
 
 error = result.z[:, 0] - eccentricity * np.sin(result.z[:, 0]) - mean_anomaly
-print(f"{(result.status == 0).mean():.0%} converged, {result.nfe.mean():.1f} evaluations a row")
+print(f"{(result.status == 0).mean():.0%} converged, {result.nfe.mean():.1f} evaluations per row")
 print(f"largest error of Kepler's equation: {np.abs(error).max():.1e}")

@@ -442,7 +442,7 @@ def test_bench_measures_warm_starts_against_honest_baselines(
     given += f" --reference-depth 12 --solver anderson:window=5 --picture {tmp_path / 'bench.png'}"
     assert main([*given.split(), "--json"]) == 0
     said = capsys.readouterr()
-    assert "evaluations a vote" in said.err
+    assert "evaluations per vote" in said.err
     found = json.loads(said.out)
     names = {(row["solver"], row["start"], row["depth"]) for row in found["rows"]}
     assert names == {

@@ -42,7 +42,7 @@ def test_python_blocks_of_a_page_run_in_order(page, tmp_path):
 
 
 def refuse_unknown(words: list[str]) -> None:
-    """Raise a usage error for a command or an option that does not exist, or lacks its value."""
+    """Raise a usage error for a command or option that is not there, is old, or lacks its value."""
     command: click.Command = group
     context = click.Context(group, info_name="deqcert", resilient_parsing=True)
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
@@ -55,7 +55,10 @@ def refuse_unknown(words: list[str]) -> None:
         context = click.Context(command, parent=context, info_name=command.name)
     if isinstance(command, click.Group) and command is not group:  # its default command
         command = command.get_command(context, command.list_commands(context)[0]) or command
-    command.make_parser(context).parse_args(list(words))
+    _, _, given = command.make_parser(context).parse_args(list(words))
+    for option in given:
+        if getattr(option, "hidden", False):
+            raise click.UsageError(f"{option.opts[0]} is an old name")
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=named)
@@ -92,6 +95,12 @@ def test_every_module_function_and_file_named_on_a_page_exists(page):
     assert missing(page.read_text(encoding="utf-8")) == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_page_uses_the_fields_words(page):
+    ours = r"\bknobs?\b|\bimage index\b|\bnobody votes\b|\b(?:ms|evaluations) an? (?:row|vote)\b"
+    assert re.findall(ours, page.read_text(encoding="utf-8")) == []
+
+
 def test_the_checks_see_what_they_are_for(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
@@ -109,6 +118,8 @@ def test_the_checks_see_what_they_are_for(tmp_path):
     assert asked[2][:2] == ["bench", "solvers"]
     with pytest.raises(click.NoSuchOption, match="sigmo"):
         refuse_unknown(asked[0])
+    with pytest.raises(click.UsageError, match="old name"):
+        refuse_unknown(["train", "--preset", "tiny"])
     with pytest.raises(click.UsageError, match="no command nix"):
         refuse_unknown(["nix"])
     refuse_unknown(asked[1])

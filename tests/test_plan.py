@@ -113,12 +113,12 @@ def test_decisions_are_those_of_all_samples_but_for_near_ties():
         ("--radii 40 --sigma 0.25", "no number of samples certifies radius 40"),
         ("--radii 0 --sigma 0.25 --n 9", "needs at least 10 samples"),
         ("--radii x --sigma 0.25", "radii is 'x'"),
-        ("--radii 0.5 --sigma 0", "sigma is 0.0"),
+        ("--radii 0.5 --sigma 0", "sigma is 0, but"),
         ("--radii 0.5 --sigma 0.25 --p 2", "p is '2'"),
         ("--radii 0.5 --sigma 0.25 --p a", "p is 'a'"),
-        ("--radii 0.5 --sigma 0.25 --alpha 1", "alpha is 1.0"),
+        ("--radii 0.5 --sigma 0.25 --alpha 1", "alpha is 1, but"),
         ("--radii 0.5 --sigma 0.25 --n 0", "n is 0"),
-        ("--radii 0.5 --sigma 0.25 --wrong 1", "wrong is 1.0"),
+        ("--radii 0.5 --sigma 0.25 --wrong 1", "wrong is 1, but"),
         ("--radii 0.5 --sigma 0.25 --pilot 0", "pilot is 0"),
         ("--sigma 0.25", "missing option"),
     ],
@@ -146,5 +146,5 @@ def test_a_pilot_forecasts_samples_and_time(capsys):
     assert main(["plan", *options.split()]) == 0
     said = capsys.readouterr().out
     assert "pilot: 3 images, 40 votes each" in said
-    assert "evaluations a vote" in said
+    assert "evaluations per vote" in said
     assert "times less" in said

@@ -25,7 +25,7 @@ HOPELESS = 4.0
 
 @dataclass(frozen=True, slots=True)
 class FormTiming:
-    """One form, in milliseconds a row.
+    """One form, in milliseconds per row.
 
     Attributes:
         form: Name of the form.
@@ -93,7 +93,7 @@ class FormBench:
         lines += [f"{t.form}: {t.failure}" for t in self.timings if t.failure]
         lines.append(", ".join(f"{name} {value}" for name, value in self.facts.items()))
         lines.append(
-            f"ms a row; vote: inject, {self.facts['evaluations']} cells, readout; "
+            f"ms per row; vote: inject, {self.facts['evaluations']} cells, readout; "
             "logits: largest difference from eager"
         )
         return "\n".join(lines)
@@ -127,7 +127,7 @@ def bench_forms(
         images: Rows of one evaluation, shape (B, C, H, W), in [0, 1].
         forms: Which to measure besides "eager"; all that the model has if not given.
         rounds: How often everything is run, from 1.
-        evaluations: Cell evaluations a vote, from 1.
+        evaluations: Cell evaluations per vote, from 1.
         device: As torch names it.
         tell: Called with what is about to be made.
 

@@ -34,7 +34,7 @@ SMALLEST_PEAK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One solver at one size, in milliseconds an iteration beyond the cell.
+    """One solver at one size, in milliseconds per iteration beyond the cell.
 
     Attributes:
         solver: Name of the method.
@@ -77,7 +77,7 @@ class SolverBench:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def text(self) -> str:
-        """A table for people: milliseconds an iteration, and ratios."""
+        """A table for people: milliseconds per iteration, and ratios."""
         head = ("solver", "B", "D", "window", "ours ms", "floor ms", "x floor")
         rows = [(*head, "torchdeq ms", "faster x", "plain ms", "faster x", "states", "torchdeq's")]
         for t in self.timings:
@@ -128,7 +128,7 @@ def floor_states(solver: str, window: int, iterations: int) -> float:
         iterations: Evaluations of the solve.
 
     Returns:
-        float: states an iteration; NaN for a solver that is not built in.
+        float: states per iteration; NaN for a solver that is not built in.
     """
     if solver == "picard":
         return 3.0
@@ -163,7 +163,7 @@ def bench_solvers(
     (:func:`deqcert.memory.keep_freed_memory`), as it does in every command.
 
     Args:
-        solvers: Names of solvers. One that is not built in is measured with its own knobs, and
+        solvers: Names of solvers. One that is not built in is measured with its own options, and
             with nothing beside it.
         sizes: Elements of a state.
         batches: States solved together.
@@ -397,7 +397,9 @@ def draw_solver_bench(benches: Sequence[SolverBench], path: str | Path) -> Path:
             panel.plot(x, [t.floor for t in line], ":", color=drawn.get_color())
             panel.plot(x, [t.torchdeq for t in line], "x--", color=drawn.get_color(), alpha=0.6)
         varied = sorted({getattr(timing, name) for timing in timings})
-        panel.set(xlabel=name, ylabel="ms an iteration beyond the cell", xscale="log", yscale="log")
+        panel.set(
+            xlabel=name, ylabel="ms per iteration beyond the cell", xscale="log", yscale="log"
+        )
         panel.set_xticks(varied, [str(value) for value in varied])
         panel.minorticks_off()
         if panel.get_legend_handles_labels()[0]:

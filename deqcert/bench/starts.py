@@ -49,7 +49,7 @@ class Setting:
 
     Args:
         predictor: How votes are cast.
-        solver: What the solver is called in the table, knobs included.
+        solver: What the solver is called in the table, options included.
         baseline: Whether it is a cold solve that anybody can do without warm starts.
     """
 
@@ -73,7 +73,7 @@ class Measurement:
     """What one setting did.
 
     Args:
-        solver: Name and knobs of the solver.
+        solver: Name and options of the solver.
         start: Name of the start policy.
         depth: Evaluations per solve, "tol T", "early R", or "margin F".
         method: The certifier used.

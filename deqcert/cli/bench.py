@@ -65,7 +65,7 @@ class Measuring:
     default=("anderson",),
     show_default=True,
     metavar="NAME[:KEY=VALUE,...]",
-    help="picard, anderson or broyden, with knobs, as in anderson:window=3,damping=0.8; may be "
+    help="picard, anderson or broyden, with options, as in anderson:window=3,damping=0.8; may be "
     "repeated.",
 )
 @click.option(
@@ -187,7 +187,7 @@ command = Benches(
 
 def _tell(row: Measurement) -> None:
     print(
-        f"{row.solver}, {row.start}, {row.depth}: {row.nfe:.2f} evaluations a vote, "
+        f"{row.solver}, {row.start}, {row.depth}: {row.nfe:.2f} evaluations per vote, "
         f"{100 * row.agreement:.2f}% agreement",
         file=sys.stderr,
         flush=True,

@@ -208,10 +208,10 @@ def _pilot(
     each = seconds / cast
     print(
         f"pilot: {len(k)} images, {pilot} votes each; p from {low:.3f} to {high:.3f}, median "
-        f"{middle:.3f}; {1000 * each:.3f} ms and {nfe / cast:.2f} evaluations a vote\n"
-        f"standard, --n {n}: {n * each:.1f} s an image\n"
+        f"{middle:.3f}; {1000 * each:.3f} ms and {nfe / cast:.2f} evaluations per vote\n"
+        f"standard, --n {n}: {n * each:.1f} s per image\n"
         f"independent, --n {n} --goal {asked.describe()}: {mean:.0f} samples and "
-        f"{mean * each:.1f} s an image on average, {n / mean:.1f} times less; expected to certify "
+        f"{mean * each:.1f} s per image on average, {n / mean:.1f} times less; expected to certify "
         + ", ".join(
             f"{100 * share:.0f}% at {radius:g}"
             for radius, share in zip(asked.radii, certified, strict=True)

@@ -55,7 +55,7 @@ class Anderson(Solver[AndersonState]):
             damped one.
 
     Raises:
-        ConfigError: If a knob is outside its range.
+        ConfigError: If an option is outside its range.
 
     Source: D. G. Anderson (1965); H. F. Walker and P. Ni, "Anderson acceleration for fixed-point
     iterations" (2011), type II; safeguards in the spirit of J. Zhang, B. O'Donoghue, S. Boyd

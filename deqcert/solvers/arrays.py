@@ -54,7 +54,7 @@ def solve(
         f: Maps the state, shape (b, ...), and b rows of each context array to the same shape.
         z0: Start state, shape (B, ...), float32 or float64.
         *context: Arrays with one entry per row.
-        method: A solver, or its name with default knobs.
+        method: A solver, or its name with default options.
         stop: When to stop; the default is ``StopRule()``.
 
     Raises:

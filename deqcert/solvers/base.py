@@ -40,7 +40,7 @@ S = TypeVar("S", bound=State)
 class Solver(ABC, Generic[S]):
     """A fixed-point method: algebra on states, never a call of the cell.
 
-    A method is a frozen dataclass whose fields are its knobs, with :meth:`init` and :meth:`step`.
+    A method is a frozen dataclass whose fields are its options, with :meth:`init` and :meth:`step`.
     """
 
     name: ClassVar[str]

@@ -55,7 +55,7 @@ class Broyden(Solver[BroydenState]):
             state. Every trial is one evaluation and is counted as one.
 
     Raises:
-        ConfigError: If a knob is outside its range.
+        ConfigError: If an option is outside its range.
 
     Source: C. G. Broyden (1965), first method; C. T. Kelley, "Iterative Methods for Linear and
     Nonlinear Equations" (1995), section 7.3, for the form with one vector an iteration; S. Bai,

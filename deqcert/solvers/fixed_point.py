@@ -67,12 +67,12 @@ def solve(
             solved in float32, a complex element as two real ones.
         *args: What else f takes: structures of tensors with one entry per row. What is no tensor,
             and tensors without dimensions, are passed on as they are.
-        method: A solver, or the name of one with default knobs.
+        method: A solver, or the name of one with default options.
         stop: When a row ends; the default is ``StopRule()``.
         adjoint: How to go backward: "implicit" (solves the adjoint equation by the same method to
             the same relative tolerance, in the memory of one evaluation), "phantom" (a few
             evaluations at the solution; cheap, approximate), "unroll" (no solver: ``max_nfe``
-            plain evaluations, all kept), a gradient object with knobs of its own, or None for no
+            plain evaluations, all kept), a gradient object with options of its own, or None for no
             gradient. Gradients of gradients need "unroll"; "implicit" refuses them.
         warm: Where an earlier solve of a stream of related problems left its solution.
         batch_dims: How many leading dimensions count problems: 1 for rows; 0 for one problem, whose

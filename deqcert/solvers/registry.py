@@ -22,7 +22,7 @@ SOLVERS: Registry[type[Solver[Any]]] = Registry(
         "broyden": "deqcert.solvers.broyden:Broyden",
     },
 )
-"""Fixed-point methods; each is a dataclass whose fields are its knobs
+"""Fixed-point methods; each is a dataclass whose fields are its options
 (:func:`deqcert.options.options_of` says their ranges). Packages add theirs through the entry
 points ``deqcert.solvers``."""
 
@@ -33,7 +33,7 @@ def solver_names() -> tuple[str, ...]:
 
 
 def solver_options(name: str) -> dict[str, Any]:
-    """Return the knobs of a solver with their default values.
+    """Return the options of a solver with their default values.
 
     Raises:
         ConfigError: If there is no solver of that name.
@@ -46,10 +46,10 @@ def get_solver(name: str, **options: Any) -> Solver[Any]:
 
     Args:
         name: One of :func:`solver_names`.
-        **options: Its knobs; see the class for ranges.
+        **options: Its options; see the class for ranges.
 
     Raises:
-        ConfigError: If there is no such solver, it has no such knob, or a value is out of range.
+        ConfigError: If there is no such solver, it has no such option, or a value is out of range.
     """
     kind, known = SOLVERS.get(name), solver_options(name)
     for option in options:

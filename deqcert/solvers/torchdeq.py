@@ -45,7 +45,7 @@ def torchdeq_solver(name: str) -> Callable[..., tuple[Tensor, list[Tensor], Solv
     """Return one of our solvers with the signature that torchdeq calls.
 
     The returned function takes ``(func, x0, max_iter, tol, stop_mode, indexing, **options)``;
-    options are the knobs of our solver, and an unknown one is an error. It returns the state, the
+    options are those of our solver, and an unknown one is an error. It returns the state, the
     states after the evaluations in ``indexing``, and torchdeq's statistics, to which ``nfe`` and
     ``status`` are added: evaluations and :class:`deqcert.solvers.Status` per row. A row that has
     ended stays at the state and the residual that are returned for it.

@@ -19,7 +19,7 @@ GRADIENTS: Registry[type[Gradient]] = Registry(
         "unroll": "deqcert.solvers.gradients.unroll:Unroll",
     },
 )
-"""Ways backward through a solve; each is a dataclass whose fields are its knobs."""
+"""Ways backward through a solve; each is a dataclass whose fields are its options."""
 
 
 def gradient_names() -> tuple[str, ...]:
@@ -32,10 +32,10 @@ def get_gradient(name: str, **options: Any) -> Gradient:
 
     Args:
         name: One of :func:`gradient_names`.
-        **options: Its knobs; see the class for ranges.
+        **options: Its options; see the class for ranges.
 
     Raises:
-        ConfigError: If there is no such method, it has no such knob, or a value is out of range.
+        ConfigError: If there is no such method, it has no such option, or a value is out of range.
     """
     kind = GRADIENTS.get(name)
     known = [entry.name for entry in dataclasses.fields(kind)]  # type: ignore[arg-type]

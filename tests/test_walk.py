@@ -35,8 +35,8 @@ class Stranger:
     def page(self, name: str) -> str:
         return (self.clone / name).read_text(encoding="utf-8")
 
-    def run(self, *words: str, folder: Path | None = None) -> str:
-        """Run this Python on the clone's package, and return what it prints."""
+    def run(self, *words: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run this Python on the clone's package; it must succeed."""
         done = subprocess.run(
             [sys.executable, *words],
             cwd=folder or self.desk,
@@ -51,10 +51,12 @@ class Stranger:
             timeout=240,
         )
         assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr or done.stdout}"
-        return done.stdout
+        return done
 
     def deqcert(self, *words: str) -> str:
-        return self.run("-m", "deqcert", *words)
+        """Run a command, and return all that it prints."""
+        done = self.run("-m", "deqcert", *words)
+        return done.stdout + done.stderr
 
     def section(self, page: str, heading: str) -> str:
         """The part of a page below a heading."""
@@ -92,7 +94,7 @@ def test_the_python_and_the_commands_of_the_pages_certify_alike(stranger: Strang
         "more = smooth.certify(deqcert.load_dataset('digits').image(1), index=1)\n"
         "print(more.prediction, more.radius, deqcert.__file__)\n"
     )
-    first, second = stranger.run("-c", program).splitlines()
+    first, second = stranger.run("-c", program).stdout.splitlines()
     found = re.match(r"Certificate\(prediction=(\d), radius=([\d.]+), ", first)
     assert found is not None, first
     prediction, radius, file = second.split(maxsplit=2)
@@ -100,7 +102,7 @@ def test_the_python_and_the_commands_of_the_pages_certify_alike(stranger: Strang
 
     shown = [words for _, words in commands(stranger.page("docs/index.md"))]
     certify, report = (next(w for w in shown if w[0] == name) for name in ("certify", "report"))
-    stranger.deqcert(*certify, "--images", "0:2", "--quiet")
+    lines = stranger.deqcert(*certify, "--images", "0:2")
     assert "certified accuracy" in stranger.deqcert(*report)
     run = stranger.desk / report[1]
     results = read_results(run)
@@ -108,6 +110,9 @@ def test_the_python_and_the_commands_of_the_pages_certify_alike(stranger: Strang
     assert results.predict.tolist() == [int(found[1]), int(prediction)]
     assert results.radius[0] == pytest.approx(float(found[2]), abs=1e-3)  # printed to 3 digits
     assert results.radius[1] == pytest.approx(float(radius), abs=2e-6)  # rounded down to 6
+    printed = [float(number) for number in re.findall(r"^image .* radius ([\d.]+)", lines, re.M)]
+    assert len(printed) == 2
+    assert all(a <= b for a, b in zip(printed, results.radius, strict=True))
     assert list(run.glob("*.png"))
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from deqcert.errors import ConfigError, DeqcertError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 T = TypeVar("T")
 
@@ -111,7 +114,7 @@ class Registry(Generic[T]):
             if name not in self._plugins:
                 raise self._error(self.unknown(name))
             try:
-                self._entries[name] = self._plugins[name]()
+                self._entries[name] = self._plugins[name].load()
             except Exception as error:  # whatever the other package's import raises
                 raise self._error(
                     f"{self.kind} '{name}' comes from a plugin that cannot be imported ({error}); "
@@ -138,12 +141,22 @@ class Registry(Generic[T]):
             raise self._error(
                 f"{name!r} cannot be the name of this {self.kind}; use letters, digits and dashes."
             )
-        if name in self.names() and not replace:
+        if name in self and not replace and not self.announced(name, thing):
             raise self._error(
                 f"{self.kind} '{name}' exists already; take another name, or replace=True."
             )
         self._entries[name] = thing
         return thing
+
+    def announced(self, name: str, thing: T) -> bool:
+        """Whether this is what an entry point of the thing's own package brings, not loaded yet.
+
+        A module can then register what its package announces, as a decorated class does.
+        """
+        if name in self._entries or name not in self._plugins:
+            return False
+        home = getattr(thing, "__module__", "").partition(".")[0]
+        return self._plugins[name].module.partition(".")[0] == home
 
     def unregister(self, name: str) -> None:
         """Forget what was registered under a name; nothing happens where there is none."""
@@ -166,8 +179,8 @@ class Registry(Generic[T]):
         return len(self.names())
 
     @cached_property
-    def _plugins(self) -> dict[str, Callable[[], T]]:
+    def _plugins(self) -> dict[str, EntryPoint]:
         from importlib.metadata import entry_points  # takes longer to import than all else here
 
         found = entry_points(group=f"deqcert.{self.plural}")
-        return {point.name: point.load for point in found if point.name not in self._entries}
+        return {point.name: point for point in found if point.name not in self._entries}

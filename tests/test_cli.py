@@ -293,6 +293,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
         ("report {folder}/ok.npz", "is not text"),
         ("report {folder} --radii 1", "no certificates.tsv"),
         ("certify --model {model} --data {images}", "sigma is not given; add the noise"),
+        ("certify --model digitz", "there is no model digitz; give the path of a state_dict"),
         ("predict --model {model} --data {images} --sigma 0.25 --n 5", "n is 5"),
         ("predict --model {model} --data {images} --sigma 0.25 --alpha 2", "alpha is 2"),
         ("bench --model {model} --data {images} --sigma 0.25 --depths two", "depths is 'two'"),

@@ -69,9 +69,11 @@ def register_solver(solver: S) -> S:
             raise ConfigError(
                 f"option {entry.name} of solver '{name}' has no default; give it one."
             )
-    there = SOLVERS.get(name) if name in SOLVERS else None
-    again = there is not None and there.__qualname__ == solver.__qualname__
-    SOLVERS.register(name, solver, replace=again and there.__module__ == solver.__module__)
+    if name in SOLVERS and not SOLVERS.announced(name, solver):
+        there = SOLVERS.get(name)
+        if (there.__module__, there.__qualname__) != (solver.__module__, solver.__qualname__):
+            raise ConfigError(f"there is a solver '{name}' already; give yours another name.")
+    SOLVERS.register(name, solver, replace=True)
     inside = sys.modules.get("deqcert.solvers.torchdeq")
     if inside is not None:
         inside.offer(name)

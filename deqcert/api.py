@@ -190,6 +190,7 @@ class SmoothedClassifier(Settings):
         from deqcert.progress import progress_kind
         from deqcert.report import draw_curves, read_results, table
         from deqcert.runs import Run, certificate_layout, certify_images, machine, versions
+        from deqcert.smoothing import Silence
 
         chosen = Data(data=data if isinstance(data, str) else data.name, split=split, images=images)
         certifier = self.certifier
@@ -203,7 +204,7 @@ class SmoothedClassifier(Settings):
             **loaded.identity,
             **compose.describe_data(chosen.data, chosen.split, dataset),
         }
-        each = 1
+        each, silence = 1, Silence()
         if certifier.noise:
             subject = compose.make_engine(loaded.model, self, self._sigma)
             each = self.n0 + self.n + int(parameters.get("audit", 0))
@@ -231,7 +232,7 @@ class SmoothedClassifier(Settings):
             at = getattr(subject, "sigma", 0.25)
             with kind(len(run.images), each, at, before) as shown:
                 if certifier.noise:
-                    subject.callbacks.append(shown)
+                    subject.callbacks += [shown, silence]
                 try:
                     certify_images(run, certifier, subject, dataset, shown.image)
                 except KeyboardInterrupt:
@@ -244,11 +245,8 @@ class SmoothedClassifier(Settings):
             about = {"assumptions": certifier.assumptions(), "form": loaded.form}
             run.finish({"radii": list(made.radii), **made.rows[0], **about})
             draw_curves([results], folder / "curve.png")
-            if shown.silent > 0.01 * shown.cast:
-                note(
-                    f"{100 * shown.silent / shown.cast:.1f}% of the samples had no vote, because "
-                    "their solves did not converge; a larger --depth or --tol 0 may certify more"
-                )
+            if (sentence := silence.note()) is not None:
+                note(sentence)
         return results
 
     def dataset(

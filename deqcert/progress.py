@@ -38,7 +38,6 @@ class Progress(ABC):
         self.images, self.each, self.sigma = images, each, sigma
         self.done = self.began_with = len(before)
         self.votes = self.cast = 0
-        self.silent = 0
         self.held = [radius for correct, radius in before if correct]
         self.began = time.monotonic()
 
@@ -47,7 +46,6 @@ class Progress(ABC):
         votes = len(batch.predictions)
         self.votes += votes
         self.cast += votes
-        self.silent += int((batch.predictions < 0).sum())
         self.show()
 
     def image(self, row: Row) -> None:

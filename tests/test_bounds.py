@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import mpmath  # comes with torch
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from toys import AlwaysFirst, reference, warm
@@ -18,8 +19,10 @@ from deqcert.certifiers.bounds import (
     lower_confidence_bound,
     round_down,
     two_sided_p_value,
+    write_radius,
 )
 from deqcert.certifiers.metrics import average_certified_radius, certified_accuracy
+from deqcert.certifiers.sampling import radii
 from deqcert.errors import ConfigError
 
 UNAUDITED = ("standard", "independent")
@@ -87,11 +90,44 @@ def test_lower_bound_is_monotone_and_below_the_frequency(n, data, alpha):
         assert stats.binom.sf(k - 1, n, bound) == pytest.approx(alpha, rel=1e-6)
 
 
-@given(value=st.floats(0, 100))
-def test_radii_are_never_rounded_up(value):
-    cut = round_down(value)
-    assert cut <= value < cut + 2e-6
-    assert float(f"{cut:.6f}") <= value
+@given(value=st.floats(0, 2.0**33) | st.integers(0, 10**7).map(lambda count: count / 10**6))
+def test_radii_are_cut_once_and_never_rounded_up(value):
+    cut = float(round_down(value))
+    assert cut <= value <= cut + 1e-6 + 2e-16 * value
+    assert float(round_down(cut)) == cut
+    assert float(write_radius(cut)) == cut
+    assert float(write_radius(cut, 3)) <= cut
+
+
+@given(value=st.floats(2.0**33, 1e300))
+def test_radii_beyond_six_decimals_stay_as_they_are(value):
+    assert float(round_down(value)) == value == float(write_radius(value))
+
+
+# Bounds whose radius lies at, or next to, a decimal of six digits are the ones to round wrongly.
+NEAR = st.tuples(
+    st.integers(1, 1_000_000), st.sampled_from([0.12, 0.25, 0.5, 1.0]), st.integers(-3, 3)
+)
+
+
+@given(NEAR)
+@settings(max_examples=300)
+def test_no_radius_exceeds_the_exact_one(near):
+    count, sigma, steps = near
+    p = float(stats.norm.cdf(count / 10**6 / sigma))
+    for _ in range(abs(steps)):
+        p = float(np.nextafter(p, 1.0 if steps > 0 else 0.0))
+    assume(p < 1.0)
+    with mpmath.workdps(60):
+        exact = sigma * mpmath.sqrt(2) * mpmath.erfinv(2 * mpmath.mpf(p) - 1)
+        assert mpmath.mpf(write_radius(certified_radius(p, sigma))) <= max(exact, 0)
+        assert exact - certified_radius(p, sigma) < 1.0001e-6
+
+
+@given(p=st.floats(0, 1, exclude_max=True), sigma=st.floats(1e-3, 10))
+def test_goals_compare_the_radius_that_is_certified(p, sigma):
+    seen = float(radii(p, sigma))
+    assert seen == (certified_radius(p, sigma) if p > 0.5 else -math.inf)
 
 
 def test_radius_is_zero_without_a_majority_and_infinite_only_at_certainty():

@@ -537,7 +537,8 @@ def test_bench_measures_warm_starts_against_honest_baselines(
     assert (tmp_path / "bench.png").stat().st_size > 10_000
     assert main([*given.split(), "--quiet", "--starts", "cold", "--depths", "1"]) == 0
     said = capsys.readouterr()
-    assert said.err == ""
+    # its baseline with a tolerance leaves samples without a vote: quiet or not, that is said
+    assert re.fullmatch(r"deqcert: note: .*had no vote.*\n", said.err)
     assert "agree %" in said.out
 
 

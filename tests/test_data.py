@@ -270,6 +270,12 @@ def bad_specs(folder: Path) -> list[tuple[str, str]]:
     put("mnist", "magic", images, b"\x00\x00\x0d\x03" + whole[4:], "not an IDX", "mnist")
     put("mnist", "empty", images, b"", "not an IDX", "mnist")
     put("mnist", "gz", f"{images}.gz", gzip.compress(whole)[:-9], "not a whole gzip", "mnist")
+    none = idx(np.zeros((0, 6, 5), np.uint8))
+    put("mnist", "none", images, none, f"{images} holds no images", "mnist")
+    vast = b"\x00\x00\x08\x03" + b"\xff" * 12
+    put("mnist", "vast", images, vast, f"{images} has not as many", "mnist")
+    put("mnist", "vastgz", f"{images}.gz", gzip.compress(vast), "has not as many", "mnist")
+    put("mnist", "longgz", f"{images}.gz", gzip.compress(whole + b"0"), "not as many", "mnist")
     put("mnist", "label", labels, idx(np.full(8, 10, np.uint8)), "label outside", "mnist")
     put("mnist", "count", labels, idx(np.zeros(7, np.uint8)), "one label per image", "mnist")
     batch = python2_batch(np.zeros((2, 3072), np.uint8), [1, 2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 
 from deqcert.errors import ConfigError, RunError
 from deqcert.report import default_radii, draw_curves, join_parts, read_results, table
+from deqcert.report.attacks import read_attacks
+from deqcert.report.columns import parse_seconds
 from deqcert.report.picture import curve
-from deqcert.report.reader import parse_seconds
+from deqcert.report.tables import MOST_STEPS
 
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 ROWS = "0\t3\t3\t1.53\t1\t0:00:14.25\n20\t8\t-1\t0.0\t0\t0:00:13\n40\t1\t2\t0.7\t0\t12.5\n"
@@ -161,6 +164,113 @@ def test_says_what_is_wrong_with_a_file(tmp_path: Path, text: str, says: str) ->
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("0\t3\t-1\t0.0\t1\t2", "correct is '1' and contradicts label 3 and predict -1, an"),
+        (
+            "0\t3\t3\t0.5\t0\t2",
+            "correct is '0' and contradicts .* and predict 3; it must be 1",
+        ),
+        (
+            "0\t3\t4\t0.5\t1\t2",
+            "correct is '1' and contradicts .* and predict 4; it must be 0",
+        ),
+        ("0\t3\t-1\t0.5\t0\t2", "radius is '0.5' and must be 0, because predict is -1"),
+        ("0\t3\t-2\t0.0\t0\t2", "predict is '-2' and must be a whole number from -1"),
+        ("0\t3\t3\t1e300\t1\t2", "radius is '1e300' and must be a finite number >= 0, at most"),
+        ("0\t3\t3\t1e999\t1\t2", "radius is '1e999'"),
+        ("99999999999999999999\t3\t3\t1\t1\t2", "idx is '99999999999999999999'"),
+        ("-1\t3\t3\t1\t1\t2", "idx is '-1' and must be a whole number from 0"),
+        ("٣\t3\t3\t1\t1\t2", "idx is '٣'"),
+        ("1_0\t3\t3\t1\t1\t2", "idx is '1_0'"),
+        ("0\t3\t3\t٣.5\t1\t2", "radius is '٣.5'"),
+        ("0\t3\t3\t1_0.5\t1\t2", "radius is '1_0.5'"),
+        (f"0\t3\t3\t{'x' * 99999}\t1\t2", "radius is 'x{40}...' and"),
+    ],
+)
+def test_a_line_that_cannot_be_true_is_refused(tmp_path: Path, line: str, says: str) -> None:
+    with pytest.raises(RunError, match=f"line 2: {says}") as caught:
+        read_results(written(tmp_path, HEADER + line + "\n"))
+    assert len(str(caught.value)) < 400
+
+
+CELL = st.sampled_from(["-1", "0", "1", "3", "0.5", "1e3", "nan", "true", "idx"]) | st.text(
+    max_size=6
+)
+
+
+@given(cells=st.lists(CELL, min_size=5, max_size=6))
+@settings(max_examples=200, deadline=None)
+def test_whatever_a_line_holds_it_is_consistent_or_refused_in_one_sentence(
+    tmp_path_factory: pytest.TempPathFactory, cells: list[str]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.tsv"
+    path.write_text("\t".join(cells) + "\n", encoding="utf-8", errors="replace")
+    try:
+        results = read_results(path)
+    except RunError as error:
+        refusal: str | None = str(error)
+    else:
+        refusal = None
+    if refusal is not None:
+        assert len(refusal) < 600
+        assert "\n" not in refusal
+        return
+    right = (results.predict == results.label) & (results.predict >= 0)
+    assert (results.correct == right).all()
+    assert (results.radius[results.predict < 0] == 0).all()
+    made = table([results])
+    assert max(map(len, made.text().split("\n"))) < 1000
+    json.loads(made.json(), parse_constant=pytest.fail)
+
+
+def test_an_unknown_word_for_soundness_is_refused(tmp_path: Path) -> None:
+    head = HEADER.rstrip("\n") + "\tsound\n"
+    with pytest.raises(RunError, match="sound is 'no' and must be 0 or 1"):
+        read_results(written(tmp_path, head + "0\t1\t1\t0.5\t1\t1\tno\n"))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.tsv"
+    path.write_text(HEADER + ROWS, encoding="utf-8-sig")
+    assert len(read_results(path)) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RunError, match="no regular file"):
+        read_results(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "attacks.tsv")
+    with pytest.raises(RunError, match="no regular file"):
+        read_attacks(tmp_path)
+
+
+@pytest.mark.parametrize("radius", [10.5, 127.5, 999.0, 1e6])
+def test_radii_in_another_unit_make_a_table_that_says_so(tmp_path: Path, radius: float) -> None:
+    made = table([read_results(written(tmp_path, f"0\t1\t1\t{radius}\t1\t1\n"))])
+    assert len(made.radii) <= MOST_STEPS + 1
+    assert made.radii[-1] <= radius
+    assert f"divide the radii by 255 ({radius:g} becomes {radius / 255:.3g})" in made.text()
+    assert "divide the radii by 255" in made.rows[0]["doubt"]
+
+
+def test_facts_that_are_no_numbers_stay_text_for_machines(tmp_path: Path) -> None:
+    head = HEADER.rstrip("\n") + "\tn\tsigma\n"
+    rows = f"0\t1\t1\t0.5\t1\t1\t٣\tnan\n1\t1\t1\t0.5\t1\t1\t{'9' * 399}\tnan\n"
+    made = table([read_results(written(tmp_path, head + rows))])
+    assert made.rows[0]["sigma"] == "nan"
+    assert "n_mean" not in made.rows[0]
+    json.loads(made.json(), parse_constant=pytest.fail)
+
+
+def test_a_manifest_that_is_nested_without_end_costs_the_captions_only(tmp_path: Path) -> None:
+    written(tmp_path, HEADER + ROWS, "certificates.tsv")
+    written(tmp_path, "[" * 100_000, "manifest.json")
+    assert len(read_results(tmp_path)) == 3
+
+
 def test_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no such file"):
         read_results(tmp_path / "nowhere.tsv")
@@ -191,7 +301,9 @@ def test_default_radii_reach_the_largest_right_radius(tmp_path: Path) -> None:
 def test_the_curve_is_the_share_of_images_at_every_radius(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[bool, float]], at: float
 ) -> None:
-    lines = [f"{i}\t0\t0\t{radius!r}\t{int(good)}\t1" for i, (good, radius) in enumerate(rows)]
+    lines = [
+        f"{i}\t1\t{int(good)}\t{radius!r}\t{int(good)}\t1" for i, (good, radius) in enumerate(rows)
+    ]
     folder = tmp_path_factory.mktemp("curve")
     results = read_results(written(folder, "\n".join(lines) + "\n"))
     radii, shares = curve(results)
@@ -224,7 +336,13 @@ def test_draws_several_runs_in_one_picture(tmp_path: Path) -> None:
 )
 def test_reads_durations_as_the_field_writes_them(text: str, seconds: float) -> None:
     assert parse_seconds(text) == seconds
-    assert math.isnan(parse_seconds("soon"))
+
+
+@pytest.mark.parametrize(
+    "text", ["soon", "", "-1", "1e999", "١٢", "1_2", "1:2:3:4", "some days, 0:00:01", ", 1", "0:-1"]
+)
+def test_what_is_no_duration_is_unknown(text: str) -> None:
+    assert math.isnan(parse_seconds(text))
 
 
 def test_needs_no_torch() -> None:

@@ -27,6 +27,7 @@ from deqcert.certifiers.bounds import write_down
 from deqcert.errors import RunError
 from deqcert.report import read_results
 from deqcert.runs import COLUMNS, Manifest, Row, Run, certify_images, describe_images
+from deqcert.runs.journal import PROOFS
 from deqcert.runs.manifest import parse_images
 from deqcert.smoothing import Input
 
@@ -385,6 +386,27 @@ def test_rounding_never_goes_up(value: float, digits: int) -> None:
 )
 def test_images_are_written_so_that_they_can_be_read(images: list[int]) -> None:
     assert list(parse_images(describe_images(images))) == images
+
+
+def proof(radius: float) -> Certificate:
+    return Certificate(
+        prediction=1, radius=radius, alpha=0.0, method="m", assumptions="a", nfe=1, seconds=1.0
+    )
+
+
+@given(radius=st.floats(0, 1e5) | st.integers(0, 10**7).map(lambda count: count / 10**6))
+def test_the_journal_holds_the_certificates_radius(radius: float) -> None:
+    answer = proof(radius)
+    cells = dict(zip(PROOFS.columns, Row(0, 1, answer).line().split("\t"), strict=True))
+    assert float(cells["radius"]) == answer.radius <= radius
+    assert radius - answer.radius < 1.0001e-6
+    assert len(cells["radius"].partition(".")[2]) == 6
+
+
+def test_a_radius_of_six_decimals_is_written_as_it_is() -> None:
+    answer = proof(0.3)
+    assert Row(0, 1, answer).line().split("\t")[3] == "0.300000"
+    assert "radius=0.300," in repr(answer)
 
 
 def test_a_row_says_minus_one_for_abstain() -> None:

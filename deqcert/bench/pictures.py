@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from deqcert.files import write_atomically
-from deqcert.report.picture import COLOURS, new_figure, save_figure
+from deqcert.report.picture import COLOURS, dashes, new_figure, plain, save_figure
 
 if TYPE_CHECKING:
     from deqcert.bench.solvers import SolverBench, Timing
-    from deqcert.bench.starts import Bench
+    from deqcert.bench.starts import Bench, Measurement
 
 MARKERS = "osD^v<>P"
 
@@ -20,7 +23,7 @@ def draw_bench(result: Bench, path: str | Path, *, title: str = "Agreement") -> 
     """Draw evaluations per vote against agreement: a colour per start, a marker per solver.
 
     Args:
-        result: What :func:`deqcert.bench.starts.bench` returned.
+        result: What `bench` returned.
         path: File to write; its ending chooses the format.
         title: What stands above the picture.
 
@@ -28,45 +31,59 @@ def draw_bench(result: Bench, path: str | Path, *, title: str = "Agreement") -> 
         The file written.
 
     Raises:
-        RunError: If it cannot be written.
+        RunError: It cannot be written.
     """
     figure, axes = new_figure()
     starts = list(dict.fromkeys(row.start for row in result.rows))
     solvers = list(dict.fromkeys(row.solver for row in result.rows))
-    for i, solver in enumerate(solvers):
-        for j, start in enumerate(starts):
-            rows = [row for row in result.rows if (row.solver, row.start) == (solver, start)]
-            fixed = [row for row in rows if row.depth.isdigit()]
-            style: dict[str, Any] = {
-                "color": COLOURS[j % len(COLOURS)],
-                "marker": MARKERS[i % len(MARKERS)],
-            }
+    lines: dict[tuple[str, str], list[Measurement]] = {}
+    for row in result.rows:
+        if math.isfinite(row.nfe) and math.isfinite(row.agreement):  # what else is there to see?
+            lines.setdefault((row.solver, row.start), []).append(row)
+    depths = sorted({row.depth for row in result.rows if row.depth.isdigit()}, key=int)
+    heights = []
+    for rows in lines.values():
+        places = {row.depth: (100 * row.agreement, 10 * row.nfe) for row in rows}
+        where = [places.get(depth, (np.nan, np.nan)) for depth in depths]
+        heights.append(np.array(where, dtype=np.float64).ravel())
+    for ((solver, start), rows), dash in zip(lines.items(), dashes(heights), strict=True):
+        i, j = solvers.index(solver), starts.index(start)
+        fixed = [row for row in rows if row.depth.isdigit()]
+        style: dict[str, Any] = {
+            "color": COLOURS[j % len(COLOURS)],
+            "marker": MARKERS[i % len(MARKERS)],
+        }
+        if fixed:
+            # The markers of lines that coincide are rings, one within the other.
+            around = 4.5 if dash is None else 4.5 + 1.6 * dash[0] / dash[1][0]
             axes.plot(
                 [row.nfe for row in fixed],
                 [100 * row.agreement for row in fixed],
-                markersize=4.5,
+                markersize=around,
+                markerfacecolor=style["color"] if dash is None or dash[0] == 0 else "none",
                 linewidth=1.4,
-                linestyle=("-", "--", ":")[i % 3],
-                label=f"{start}, {solver}",
+                linestyle=dash or ("-", "--", ":")[i % 3],
+                label=plain(f"{start}, {solver}"),
                 **style,
             )
-            for row in rows:
-                if not row.depth.isdigit():
-                    axes.plot(
-                        [row.nfe],
-                        [100 * row.agreement],
-                        markersize=9,
-                        markerfacecolor="none",
-                        linestyle="none",
-                        label=f"{start}, {solver}, {row.depth}",
-                        **style,
-                    )
+        for row in rows:
+            if not row.depth.isdigit():
+                axes.plot(
+                    [row.nfe],
+                    [100 * row.agreement],
+                    markersize=9,
+                    markerfacecolor="none",
+                    linestyle="none",
+                    label=plain(f"{start}, {solver}, {row.depth}"),
+                    **style,
+                )
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("cell evaluations of a vote (warm-up and audit not counted)")
     axes.set_ylabel("agreement with the converged cold solve (%)")
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8)
+    axes.set_title(plain(title), loc="left", fontsize=11, fontweight="bold")
+    if lines:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8)
     return save_figure(figure, Path(path))
 
 

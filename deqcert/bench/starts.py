@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from deqcert.smoothing import (
     EarlyStop,
     Input,
     Predictor,
+    Silence,
     SmoothingEngine,
     Stage,
     VoteBatch,
@@ -73,14 +75,16 @@ class Measurement:
         depth: Evaluations per solve, "tol T", "early R", or "margin F".
         method: The certifier used.
         baseline: Whether it is a cold baseline.
-        nfe: Cell evaluations of a vote itself, a learned start by its cost. The cold batch that
-            begins a chain is left out here, in agreement, residual and accuracy, so that they
-            describe the warm solves.
+        nfe: Cell evaluations of a vote itself, a learned start by its cost; NaN without a vote. The
+            cold batch that begins a chain is left out here, in agreement, residual and accuracy,
+            so that they describe the warm solves.
         nfe_total: Cell evaluations per vote, everything included: selection, cold batches, audit.
         agreement: Share of the votes whose class is that of the converged cold solve.
         residual: Median relative residual of the states that were read out.
         milliseconds: Time per vote, everything included.
         accuracy: Share of the votes for the right class.
+        silent: Share of the samples that had no vote, because their solves did not converge; all
+            samples count, those of selection, cold batches and audit included.
         certified: Certified accuracy at the radii of the bench.
         acr: Average certified radius.
     """
@@ -96,6 +100,7 @@ class Measurement:
     residual: float
     milliseconds: float
     accuracy: float
+    silent: float
     certified: tuple[float, ...]
     acr: float
 
@@ -110,28 +115,33 @@ class Bench:
         facts: Sigma, n, images and the like.
         converged: Share of the noisy copies whose reference solve met its tolerance; agreement
             counts only those.
+        notes: Sentences about what a reader of the results should know.
     """
 
     rows: tuple[Measurement, ...]
     radii: tuple[float, ...]
     facts: dict[str, Any]
     converged: float
+    notes: tuple[str, ...] = ()
 
     def text(self) -> str:
         """Format for a terminal."""
         head = ["solver", "start", "depth", "nfe", "nfe all", "agree %", "residual", "ms/vote"]
+        silent = any(row.silent for row in self.rows)
+        head += ["no vote %"] if silent else []
         head += ["noisy acc %", *(f"cert r>={radius:g}" for radius in self.radii), "ACR", ""]
         body = [
             [
                 row.solver,
                 row.start,
                 row.depth,
-                f"{row.nfe:.2f}",
+                _cell(row.nfe, ".2f"),
                 f"{row.nfe_total:.2f}",
-                f"{100 * row.agreement:.2f}",
-                f"{row.residual:.1e}",
+                _cell(100 * row.agreement, ".2f"),
+                _cell(row.residual, ".1e"),
                 f"{row.milliseconds:.3f}",
-                f"{100 * row.accuracy:.1f}",
+                *([f"{100 * row.silent:.1f}"] if silent else []),
+                _cell(100 * row.accuracy, ".1f"),
                 *(f"{100 * value:.1f}" for value in row.certified),
                 f"{row.acr:.3f}",
                 "baseline" if row.baseline else "",
@@ -176,17 +186,20 @@ class _Observer:
     def __init__(self, engine: SmoothingEngine) -> None:
         self.model = engine.model
         self.watched: Predictor | None = None
+        self.silence = Silence()
         engine.callbacks.append(self)
 
     def watch(self, predictor: Predictor) -> None:
         """Forget what was seen and look at this predictor's votes from now on."""
         self.watched = predictor
+        self.silence = Silence()
         self.cast: list[tuple[NDArray[np.int64], NDArray[np.int16], bool]] = []
         self.residuals: list[NDArray[np.float64]] = []
         self.nfe = 0.0
         self.aside = 0.0  # seconds spent on looking, which no setting pays for
 
     def __call__(self, batch: VoteBatch, *, predictor: Predictor, stage: int, number: int) -> None:
+        self.silence(batch, predictor=predictor, stage=stage, number=number)
         if predictor is not self.watched or stage != Stage.ESTIMATE:
             return
         began = time.perf_counter()
@@ -323,7 +336,8 @@ def bench(
     truth = np.stack(
         [engine.votes(reference, each, Stage.ESTIMATE, n).predictions for each in inputs]
     )
-    known = truth != NO_VOTE
+    known, silence = truth != NO_VOTE, Silence()
+    engine.callbacks.append(silence)
     asked = tuple((0.0, sigma) if radii is None else radii)
     rows = []
     for setting, certifier in zip(settings, certifiers, strict=True):
@@ -345,12 +359,13 @@ def bench(
             depth=setting.depth,
             method=certifier.name,
             baseline=setting.baseline,
-            nfe=observer.nfe / max(int(warm.sum()), 1),
+            nfe=observer.nfe / int(warm.sum()) if warm.any() else float("nan"),
             nfe_total=sum(answer.nfe for answer in answers) / cast.size,
             agreement=_share(cast == truth, known & warm),
             residual=float(np.median(residuals)),
             milliseconds=1000 * seconds / cast.size,
             accuracy=_share(cast == labels[:, None], warm),
+            silent=observer.silence.share,
             certified=tuple(certified_accuracy(correct, radius, asked).tolist()),
             acr=average_certified_radius(correct, radius),
         )
@@ -368,7 +383,19 @@ def bench(
         "batch": batch,
         "seed": seed,
     }
-    return Bench(tuple(rows), asked, facts, float(known.mean()))
+    notes = [silence.note()]
+    if not known.any():
+        notes.append(
+            "the reference solve converged for no sample, so that there is no agreement to show; a "
+            "larger --reference-depth or --reference-tol may give one"
+        )
+    said = tuple(note for note in notes if note is not None)
+    return Bench(tuple(rows), asked, facts, float(known.mean()), said)
+
+
+def _cell(value: float, form: str) -> str:
+    """Format a number; "-" where nothing was measured."""
+    return format(value, form) if math.isfinite(value) else "-"
 
 
 def _share(hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:

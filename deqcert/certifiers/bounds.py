@@ -6,11 +6,12 @@ counts.
 
 from __future__ import annotations
 
-import math
 import operator
 from decimal import ROUND_FLOOR, Context, Decimal
 
+import numpy as np
 import scipy  # its parts load when they are first used: help texts need none of them
+from numpy.typing import ArrayLike, NDArray
 
 from deqcert.errors import ConfigError
 
@@ -95,24 +96,50 @@ def certified_radius(p_lower: float, sigma: float) -> float:
 
     **Source:** J. Cohen, E. Rosenfeld, J. Z. Kolter (2019), theorem 1.
     """
-    if not p_lower > 0.5:
-        return 0.0
-    return round_down(sigma * float(scipy.stats.norm.ppf(p_lower)))
+    return float(certified_radii(p_lower, sigma))
 
 
-def round_down(value: float) -> float:
-    """Cut a non-negative value to 6 decimals; the result never exceeds the value.
+def certified_radii(p_lower: ArrayLike, sigma: float) -> NDArray[np.float64]:
+    """Return :func:`certified_radius` of an array of bounds, in its shape."""
+    p = np.asarray(p_lower, dtype=np.float64)
+    # SciPy's quantile and the products are off by less than this: what is cut below is no more
+    # than the exact radius.
+    radii = sigma * scipy.special.ndtri(np.maximum(p, 0.5)) * (1.0 - 2.0**-49)
+    return round_down(radii)
 
-    An infinite value is returned as it is.
+
+def round_down(values: ArrayLike) -> NDArray[np.float64]:
+    """Cut non-negative values to 6 decimals.
+
+    Returns:
+        For each value the largest one that is not above it among the floats that stand for
+        decimals of 6 digits, so that what is cut once stays as it is. An infinite value, and one
+        from 2^33, where floats are further apart than that, are returned as they are.
     """
-    if math.isinf(value):
-        return value
-    scale: float = 10.0**RADIUS_DECIMALS
-    cut = math.floor(value * scale) / scale
-    return cut if cut <= value else (math.floor(value * scale) - 1) / scale
+    exact = np.asarray(values, dtype=np.float64)
+    fine = exact < 2.0**33
+    # A quotient of whole numbers is rounded correctly: count / scale is what its text reads as.
+    scale = 10.0**RADIUS_DECIMALS
+    count = np.floor(np.where(fine, exact, 0.0) * scale) + 1.0
+    for _ in range(2):  # the product may have been rounded up to the next whole number
+        count -= count / scale > exact
+    return np.where(fine, np.maximum(count, 0.0) / scale, exact)
 
 
-def write_down(value: float, digits: int) -> str:
+def write_radius(radius: float, decimals: int = RADIUS_DECIMALS) -> str:
+    """Write a radius that :func:`round_down` has cut.
+
+    Args:
+        radius: In input units.
+        decimals: Decimals to keep, further ones are cut off.
+
+    Returns:
+        Text; with all decimals it reads as the very same float.
+    """
+    return write_down(Decimal(f"{radius:.{RADIUS_DECIMALS}f}"), decimals)
+
+
+def write_down(value: float | Decimal, digits: int) -> str:
     """Write a number with so many decimals, never larger than it is.
 
     Args:

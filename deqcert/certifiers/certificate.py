@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from deqcert.certifiers.bounds import write_down
+from deqcert.certifiers.bounds import round_down, write_radius
 from deqcert.errors import ConfigError
 
 Norm = Literal["l2", "linf"]
@@ -49,7 +49,8 @@ class Certificate:
 
     Attributes:
         prediction: Class that the certified classifier answers within the radius; None abstains.
-        radius: Radius in input units ([0, 1] pixels), rounded down; 0 when abstaining.
+        radius: Radius in input units ([0, 1] pixels), rounded down to 6 decimals whatever is given,
+            so that run folders and tables hold this very number; 0 when abstaining.
         norm: Norm of the perturbations that the radius is about: "l2" or "linf".
         alpha: Probability, over the method's own randomness, that the certificate is wrong; 0 for
             a proof.
@@ -93,12 +94,13 @@ class Certificate:
                 f"radius is {self.radius}, but it must be a finite number from 0, and 0 without a "
                 "class; where nothing changes the class, give the size of the input's range."
             )
+        object.__setattr__(self, "radius", float(round_down(self.radius)))
         if not 0.0 <= self.alpha < 1.0:
             raise ConfigError(f"alpha is {self.alpha}, but it must be from 0 to below 1.")
 
     def __repr__(self) -> str:
         """Return the gist, the radius rounded down to 3 decimals; attributes hold all of it."""
-        radius = write_down(self.radius, 3)
+        radius = write_radius(self.radius, 3)
         unsound = "" if self.sound else ", sound=False"
         return (
             f"Certificate(prediction={self.prediction}, radius={radius}, norm={self.norm!r}, "

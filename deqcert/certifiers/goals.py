@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from deqcert.certifiers.bounds import write_radius
 from deqcert.errors import ConfigError
-from deqcert.options import text
+from deqcert.options import parse_number, text
 
 
 class Goal(ABC):
@@ -72,11 +73,12 @@ class Radii(Goal):
         largest = max(self.radii)
         if largest <= most:
             return None
-        return f"the goal asks for radius {largest:g}, but not even a unanimous vote certifies it"
+        asked = f"the goal asks for radius {_exact(largest)}"
+        return f"{asked}, but not even a unanimous vote certifies it"
 
     def describe(self) -> str:
         """Return the goal as ``--goal`` takes it."""
-        return "radii=" + ",".join(f"{radius:g}" for radius in self.radii)
+        return "radii=" + ",".join(map(_exact, self.radii))
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Relative(Goal):
 
     def describe(self) -> str:
         """Return the goal as ``--goal`` takes it."""
-        return f"relative={self.share:g}"
+        return f"relative={_exact(self.share)}"
 
 
 def refuse_goal(goal: Goal | None, most: float, given: str, remedy: str) -> None:
@@ -126,7 +128,8 @@ def refuse_goal(goal: Goal | None, most: float, given: str, remedy: str) -> None
     """
     reason = None if goal is None else goal.refuse(most)
     if reason is not None:
-        raise ConfigError(f"{reason} with {given} (at most {most:.3f}); {remedy} or ask for less.")
+        at_most = f"at most {write_radius(most, 3)}"
+        raise ConfigError(f"{reason} with {given} ({at_most}); {remedy} or ask for less.")
 
 
 def parse_goal(given: str) -> Goal | None:
@@ -144,9 +147,9 @@ def parse_goal(given: str) -> Goal | None:
     kind, _, value = given.partition("=")
     if given == "budget":
         return None
-    try:
-        numbers = [float(part) for part in value.split(",")]
-    except ValueError:
+    read = [parse_number(part, whole=False) for part in value.split(",")]
+    numbers = [number for number in read if number is not None]
+    if len(numbers) < len(read):
         numbers = []
     if kind == "radii" and numbers:
         return Radii(tuple(sorted(set(numbers))))
@@ -155,6 +158,12 @@ def parse_goal(given: str) -> Goal | None:
     raise ConfigError(
         f"goal is {given!r}, but it must read budget, radii=0.25,0.5 or relative=0.02."
     )
+
+
+def _exact(number: float) -> str:
+    """Write a number in few digits that read as the very same number."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
 
 
 @dataclass(frozen=True, kw_only=True)

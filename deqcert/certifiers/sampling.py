@@ -10,7 +10,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
-from deqcert.certifiers.bounds import RADIUS_DECIMALS
+from deqcert.certifiers.bounds import certified_radii
 from deqcert.certifiers.sequences import lower_sequences
 
 GROWTH = 1 / 8
@@ -83,13 +83,11 @@ class Sampling:
 
 
 def radii(p_lower: ArrayLike, sigma: float) -> NDArray[np.float64]:
-    """Return certified radii, rounded down, as goals see them: -inf where nothing is certified.
+    """Return the radii of certificates as goals see them: -inf where nothing is certified.
 
     Args:
         p_lower: Lower bounds of the probability of the class, in [0, 1].
         sigma: Standard deviation of the noise, in input units, above 0.
     """
     p = np.asarray(p_lower, dtype=np.float64)
-    scale = 10.0**RADIUS_DECIMALS
-    cut = np.floor(sigma * scipy.special.ndtri(p) * scale) / scale
-    return np.where(p > 0.5, cut, -np.inf)
+    return np.where(p > 0.5, certified_radii(p, sigma), -np.inf)

@@ -17,6 +17,7 @@ import click
 from click.shell_completion import shell_complete
 
 from deqcert import __version__
+from deqcert.cli.streams import abandon, prepare
 from deqcert.errors import ConfigError, DeqcertError
 from deqcert.registry import nearest, unknown_name
 
@@ -87,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if completion := os.environ.get("_DEQCERT_COMPLETE"):
         return shell_complete(group, {}, "deqcert", "_DEQCERT_COMPLETE", completion)
+    if not prepare():
+        return refuse("standard output is closed; send it to a file or to /dev/null")
     try:
         # Not group.main(): it would turn Ctrl-C into a silent Abort and print usage lines.
         with group.make_context("deqcert", given or ["--help"]) as context:
@@ -102,11 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refuse(str(error) or "interrupted")
         return 130
     except BrokenPipeError:
-        _abandon_output()  # whoever read it has left
+        abandon(sys.stdout)  # whoever read it has left
         return 141
     except OSError as error:
         if error.filename is None:
-            _abandon_output()
+            abandon(sys.stdout)
         return refuse(f"cannot use {error.filename or 'the output'}: {error.strerror or error}")
     except (MemoryError, RuntimeError) as error:
         if not _no_memory(error):
@@ -139,12 +142,6 @@ def usage_sentence(error: click.ClickException) -> str:
         return f"there is no option {error.option_name}; {hint} ({command} --help lists all)"
     text = error.format_message()
     return f"{text[0].lower()}{text[1:].rstrip('.')} ({command} --help says more)"
-
-
-def _abandon_output() -> None:
-    """Send what is left of the output nowhere, so that Python does not fail again at its exit."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _no_memory(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from deqcert.cli.options import (
     parse_numbers,
     parse_radii,
     quiet_option,
+    say,
     settings_options,
 )
 from deqcert.errors import ConfigError
@@ -182,6 +184,8 @@ def starts_command(
         tell=None if quiet else _tell,
     )
     print(result.json() if as_json else result.text())
+    for note in result.notes:
+        say(note)
     if picture is not None:
         draw_bench(result, picture, title=f"{Path(model).name}, sigma {smooth.engine.sigma:g}")
 
@@ -194,12 +198,12 @@ command = Benches(
 
 
 def _tell(row: Measurement) -> None:
-    print(
-        f"{row.solver}, {row.start}, {row.depth}: {row.nfe:.2f} evaluations per vote, "
-        f"{100 * row.agreement:.2f}% agreement",
-        file=sys.stderr,
-        flush=True,
-    )
+    told = "no vote was cast"
+    if math.isfinite(row.nfe):
+        told = f"{row.nfe:.2f} evaluations per vote"
+    if math.isfinite(row.agreement):
+        told += f", {100 * row.agreement:.2f}% agreement"
+    print(f"{row.solver}, {row.start}, {row.depth}: {told}", file=sys.stderr, flush=True)
 
 
 def _solver(text: str) -> Solver[Any]:

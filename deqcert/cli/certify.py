@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
 
 from deqcert.api import SmoothedClassifier
 from deqcert.certifiers import CERTIFIERS
-from deqcert.cli.options import parse_radii, quiet_option, radii_option, settings_options
+from deqcert.cli.options import parse_radii, quiet_option, radii_option, say, settings_options
 from deqcert.errors import DeqcertError
 
 
@@ -63,7 +62,7 @@ def command(
         out=out,
         radii=asked,
         progress=not quiet,
-        note=lambda sentence: print(f"deqcert: note: {sentence}", file=sys.stderr),
+        note=say,
     )
     folder = smooth.folder(out)
     print(table([results], asked or smooth.goal_radii).text())

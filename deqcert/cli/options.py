@@ -199,6 +199,12 @@ _SETTINGS: tuple[Decorator, ...] = (
 )
 
 
+def say(note: str | None) -> None:
+    """Print a note for whoever reads the results on standard error; nothing for None."""
+    if note is not None:
+        print(f"deqcert: note: {note}", file=sys.stderr)
+
+
 def parse_numbers(
     option: str, text: str, *, whole: bool = False, low: float = 0.0, example: str = "0,0.25,0.5"
 ) -> list[Any]:

@@ -8,7 +8,7 @@ import click
 
 from deqcert.api import SmoothedClassifier
 from deqcert.cli.fields import FieldType
-from deqcert.cli.options import parse_numbers, parse_radii, settings_options
+from deqcert.cli.options import parse_numbers, parse_radii, say, settings_options
 from deqcert.errors import ConfigError
 from deqcert.options import Option
 
@@ -187,9 +187,10 @@ def _pilot(
     """Cast a few votes for each image and forecast the run."""
     import numpy as np
 
-    from deqcert.smoothing import Input, Stage
+    from deqcert.smoothing import Input, Silence, Stage
 
-    engine, alpha, n = smooth.engine, smooth.alpha, smooth.n
+    engine, alpha, n, silence = smooth.engine, smooth.alpha, smooth.n, Silence()
+    engine.callbacks.append(silence)
     leading: list[int] = []
     nfe = seconds = 0.0
     for index in indices:
@@ -217,3 +218,4 @@ def _pilot(
             for radius, share in zip(asked.radii, certified, strict=True)
         )
     )
+    say(silence.note())

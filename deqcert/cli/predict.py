@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from deqcert.api import SmoothedClassifier
-from deqcert.cli.options import json_option, settings_options
+from deqcert.cli.options import json_option, say, settings_options
 from deqcert.errors import ConfigError
 
 UNUSED = ("method", "n0", "n", "audit", "goal", "method_options")
@@ -39,13 +39,18 @@ def command(
     the class's name; for a FILE its name and the class. The start must be independent of other
     samples: cold or learned.
     """
-    smooth = SmoothedClassifier(**settings)
+    from deqcert.smoothing import Silence
+
+    smooth, silence = SmoothedClassifier(**settings), Silence()
     if files:
         _refuse_data(click.get_current_context())
+        smooth.engine.callbacks.append(silence)
         _predict_files(smooth, files, n, as_json)
+        say(silence.note())
         return
     dataset, indices = smooth.dataset(data, split=split, images=images)
     names = dataset.classes
+    smooth.engine.callbacks.append(silence)
     for place, index in enumerate(indices):
         label, found = dataset.label(index), smooth.predict(dataset.image(index), index, n=n)
         assert not isinstance(found, list)
@@ -57,6 +62,7 @@ def command(
         if place == 0:  # not before the first answer: a refusal is all there is to say
             print("idx\tlabel\tpredict\tname")
         print(f"{index}\t{label}\t{-1 if found is None else found}\t{name}", flush=True)
+    say(silence.note())
 
 
 def _refuse_data(context: click.Context) -> None:

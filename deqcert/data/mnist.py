@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import struct
 import zlib
@@ -43,17 +44,30 @@ def _find(folder: Path, stem: str, kind: str) -> Path:
 
 
 def _read(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    content = read_bytes(path, ADVICE)
-    if path.suffix == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error):
-            raise DataError(f"{path} is not a whole gzip file; {ADVICE}") from None
     header = 4 + 4 * dimensions
     # The magic number: two zeros, the type (8: unsigned bytes), the number of dimensions.
-    if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) < header:
+    magic = bytes((0, 0, 8, dimensions))
+    content = _content(path, header)
+    if content[:4] != magic or len(content) < header:
         raise DataError(f"{path} is not an IDX file of {dimensions} dimensions; {ADVICE}")
     shape = struct.unpack_from(f">{dimensions}I", content, 4)
-    if len(content) != header + math.prod(shape):
+    if 0 in shape:
+        raise DataError(f"{path} holds no images; {ADVICE}")
+    whole = header + math.prod(shape)
+    content = _content(path, whole + 1)
+    if len(content) != whole:
         raise DataError(f"{path} has not as many bytes as its header promises; {ADVICE}")
     return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
+
+
+def _content(path: Path, most: int) -> bytes:
+    """Read as many bytes of the content as asked for, or all where there are fewer."""
+    content = read_bytes(path, ADVICE)
+    if path.suffix != ".gz":
+        return content[:most]
+    try:
+        with gzip.open(io.BytesIO(content)) as file:
+            # Deflate makes at most 1032 bytes of one: no header makes this ask for more memory.
+            return file.read(min(most, 1032 * len(content)))
+    except (OSError, EOFError, zlib.error):
+        raise DataError(f"{path} is not a whole gzip file; {ADVICE}") from None

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from deqcert.certifiers.metrics import certified_accuracy
 from deqcert.errors import RunError
 from deqcert.options import parse_number
-from deqcert.report.picture import COLOURS, check_picture, new_figure, save_figure
-from deqcert.report.reader import parse_seconds
+from deqcert.report.columns import parse_seconds, parse_whole, read_text, shown
+from deqcert.report.picture import COLOURS, check_picture, dashes, new_figure, plain, save_figure
 
 NAME = "attacks.tsv"
 
@@ -81,12 +81,7 @@ def read_attacks(folder: str | Path) -> Attacked:
         RunError: If it is missing, empty or damaged; the message names the line.
     """
     file = Path(folder) / NAME
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"cannot read {file}: {error.strerror}; give a folder of attacks") from None
-    except UnicodeDecodeError:
-        raise RunError(f"{file} is not text; give a folder that deqcert attack wrote") from None
+    text = read_text(file, "give a folder that deqcert attack wrote")
     lines = text.split("\n")[:-1]  # what follows the last newline is torn
     columns = lines[0].split("\t") if lines else []
     names = _attack_names(file, columns)
@@ -173,9 +168,9 @@ def _value(file: Path, number: int, column: str, cell: str, names: Sequence[str]
         value = parse_seconds(cell)
         fine, wants = math.isfinite(value) and value >= 0.0, "h:mm:ss"
     elif column in ("idx", "label", "answer", "base"):
-        value = parse_number(cell, whole=True)
         low = -1 if column == "base" else 0
-        fine = value is not None and low <= value < 2**63
+        value = parse_whole(cell, low)
+        fine = value is not None
         wants = f"a whole number from {low}"
     else:
         value = {"inf": math.inf, "nan": math.nan}.get(cell)
@@ -183,7 +178,7 @@ def _value(file: Path, number: int, column: str, cell: str, names: Sequence[str]
             value = parse_number(cell, whole=False)
         fine, wants = value is not None and _REAL[kind][0](value), _REAL[kind][1]
     if not fine:
-        raise RunError(f"{file}, line {number}: {column} is {cell[:40]!r} and must be {wants}")
+        raise RunError(f"{file}, line {number}: {column} is {shown(cell)} and must be {wants}")
     return value
 
 
@@ -292,23 +287,30 @@ def draw_attacks(
     def line(shares: NDArray[np.float64], **style: Any) -> None:
         axes.plot(at, 100 * shares, **style)
 
-    certified = attacked.certified_accuracy(at.tolist())
-    axes.fill_between(at, 0, 100 * certified, color=COLOURS[0], alpha=0.18, linewidth=0)
-    line(certified, color=COLOURS[0], linewidth=1.8, label="certified")
-    thin: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.55}
-    for norm in attacked.norm.values():
-        line(robust_accuracy(attacked.correct, norm, at.tolist()), color=COLOURS[1], **thin)
-    left = robust_accuracy(attacked.correct, attacked.smallest, at.tolist())
-    line(left, color=COLOURS[1], linewidth=1.8, label="smoothed classifier, all attacks")
-    axes.plot([], [], color=COLOURS[1], label="smoothed classifier, each attack", **thin)
+    curves = {
+        "certified": attacked.certified_accuracy(at.tolist()),
+        "smoothed classifier, all attacks": robust_accuracy(
+            attacked.correct, attacked.smallest, at.tolist()
+        ),
+    }
     if attacked.base_smallest is not None:
-        left = robust_accuracy(attacked.base_correct, attacked.base_smallest, at.tolist())
-        line(left, color=COLOURS[2], linewidth=1.8, label="base classifier, all attacks")
+        curves["base classifier, all attacks"] = robust_accuracy(
+            attacked.base_correct, attacked.base_smallest, at.tolist()
+        )
+    axes.fill_between(at, 0, 100 * curves["certified"], color=COLOURS[0], alpha=0.18, linewidth=0)
+    styles = dashes([100 * shares for shares in curves.values()])
+    for colour, (name, shares), style in zip(COLOURS, curves.items(), styles, strict=False):
+        line(shares, color=colour, linewidth=1.8, linestyle=style or "-", label=name)
+    # Darker and on top: the strongest attack alone often is where all of them together are.
+    thin: dict[str, Any] = {"linewidth": 0.7, "color": "#6b2f00"}
+    for norm in attacked.norm.values():
+        line(robust_accuracy(attacked.correct, norm, at.tolist()), **thin)
+    axes.plot([], [], label="smoothed classifier, each attack", **thin)
     axes.set_xlim(0, reach)
-    axes.set_ylim(0, 100)
+    axes.set_ylim(-1, 101)
     axes.set_xlabel(r"$\ell_2$ radius (pixels in [0, 1])")
     axes.set_ylabel("accuracy (% of all images)")
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.set_title(plain(title), loc="left", fontsize=11, fontweight="bold")
     axes.legend(loc="best", frameon=False, fontsize=9)
     return save_figure(figure, target)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from deqcert.errors import RunError
+from deqcert.report.columns import parse_whole
 from deqcert.report.reader import Results
 
 _ARRAYS = ("idx", "label", "predict", "radius", "correct", "seconds")
@@ -45,8 +46,9 @@ def join_parts(parts: Sequence[Results]) -> Results:
         )
     drawn = [part.facts.get("n_mean", part.facts.get("n", "mixed")) for part in parts]
     facts = dict(first.facts)
-    if len(set(drawn)) > 1 and all(map(str.isdecimal, drawn)):
-        total = sum(int(n) * len(part) for n, part in zip(drawn, parts, strict=True))
+    counted = [parse_whole(n) for n in drawn]
+    if len(set(drawn)) > 1 and None not in counted:
+        total = sum((n or 0) * len(part) for n, part in zip(counted, parts, strict=True))
         facts |= {"n": "mixed", "n_mean": str(round(total / len(counts)))}
     arrays = {key: np.concatenate([getattr(part, key) for part in parts]) for key in _ARRAYS}
     return Results(

@@ -14,6 +14,9 @@ from deqcert.errors import ConfigError
 from deqcert.files import write_atomically
 from deqcert.report.reader import Results, common_norm
 
+Dashes = str | tuple[float, tuple[float, float]]
+"""A line style as matplotlib takes it."""
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -21,7 +24,14 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours (2008), which people with colour-blindness tell apart; yellow left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _SYMBOLS = {"l2": r"\ell_2", "linf": r"\ell_\infty"}
-_DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)))  # after one round of colours, other lines
+_DASHES: tuple[Dashes, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)))  # after one round of colours
+
+SAME = 0.5
+"""Curves that are no further apart than this, in percent of the picture's height, hide each
+other..."""
+
+MOSTLY = 0.9
+"""...where they are so near at this share of the places."""
 
 
 def curve(results: Results) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -62,30 +72,80 @@ def draw_curves(
         raise ConfigError("no runs to draw; give at least one")
     target, norm = check_picture(path), common_norm(runs)
     figure, axes = new_figure()
-    largest = 0.0
-    for i, run in enumerate(runs):
-        radii, shares = curve(run)
-        largest = max(largest, float(radii[-1]))
+    curves = [curve(run) for run in runs]
+    largest = max(float(radii[-1]) for radii, _ in curves)
+    at = np.linspace(0.0, largest, 401)
+    seen = [100 * np.append(shares, 0.0)[np.searchsorted(radii, at)] for radii, shares in curves]
+    both = [(run.sound, heights) for run, heights in zip(runs, seen, strict=True)]
+    sound = dashes([heights if proven else None for proven, heights in both])
+    unsound = dashes([None if proven else heights for proven, heights in both], dash=1.5)
+    for i, (run, (radii, shares)) in enumerate(zip(runs, curves, strict=True)):
+        alone = _DASHES[i // len(COLOURS) % len(_DASHES)] if run.sound else ":"
+        name = run.title if not run.pending else f"{run.title}, unfinished"
         axes.plot(
             radii,
             100 * shares,
             drawstyle="steps-pre",
             color=COLOURS[i % len(COLOURS)],
-            linestyle=_DASHES[i // len(COLOURS) % len(_DASHES)] if run.sound else ":",
+            linestyle=(sound if run.sound else unsound)[i] or alone,
             linewidth=1.8 if run.sound else 1.5,
-            label=run.title if not run.pending else f"{run.title}, unfinished",
+            zorder=2.0 if run.sound else 2.5,  # dots over a line leave it to be seen
+            label=plain(name),
         )
     axes.set_xlim(0, 1.03 * largest if largest > 0 else 1.0)
-    axes.set_ylim(0, 100)
+    axes.set_ylim(-1, 101)  # lines at 0 and at 100 are as thick as others
     axes.set_xlabel(rf"${_SYMBOLS[norm]}$ radius (pixels in [0, 1])")
     axes.set_ylabel("certified accuracy (% of all images)")
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.set_title(plain(title), loc="left", fontsize=11, fontweight="bold")
     below = len(runs) > 3 or max(len(run.title) for run in runs) > 60
     if below:
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), frameon=False, fontsize=8.5)
     else:
         axes.legend(loc="best", frameon=False, fontsize=9)
     return save_figure(figure, target)
+
+
+def dashes(
+    curves: Sequence[NDArray[np.float64] | None], dash: float = 5.0
+) -> list[tuple[float, tuple[float, float]] | None]:
+    """Find curves that hide each other, and give each of them its turn on the common line.
+
+    Args:
+        curves: Heights in percent at the same places, one array per curve; None is left alone.
+        dash: Length of a dash, in line widths; shorter where many curves coincide.
+
+    Returns:
+        Per curve the dashes to draw it with: those of coinciding curves fill each other's gaps.
+        None for a curve that is alone.
+    """
+    groups: list[list[int]] = []
+    for i, heights in enumerate(curves):
+        if heights is None:
+            continue
+        for group in groups:
+            first = curves[group[0]]
+            assert first is not None
+            near = np.isclose(first, heights, rtol=0.0, atol=SAME, equal_nan=True)
+            if near.mean() >= MOSTLY:
+                group.append(i)
+                break
+        else:
+            groups.append([i])
+    found: list[tuple[float, tuple[float, float]] | None] = [None] * len(curves)
+    for group in groups:
+        if len(group) > 1:
+            each = min(dash, max(1.5, 9.0 / len(group)))  # a legend's line is long enough for all
+            for place, i in enumerate(group):
+                turn = each * ((len(group) - place) % len(group))
+                found[i] = (turn, (each, each * (len(group) - 1)))
+    return found
+
+
+def plain(text: str) -> str:
+    """Return text that matplotlib shows as it is: no formulas, no name that a legend leaves out."""
+    text = text.encode(errors="replace").decode()  # names of files need not be text
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def check_picture(path: str | Path) -> Path:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +19,16 @@ from numpy.typing import NDArray
 from deqcert.certifiers.certificate import NORMS
 from deqcert.certifiers.registry import CERTIFIERS
 from deqcert.errors import ConfigError, RunError
+from deqcert.options import parse_number
+from deqcert.report.columns import parse_seconds, parse_whole, read_text, shown
 
 FIELD_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 """The first six columns of every certificate file, in order."""
 
+LARGEST_RADIUS = 1e6
+"""Largest radius that is believed: the distance between black and white at 10^12 pixels."""
+
+_ADVICE = "give a run folder or a tab-separated certificate file"
 _TRUE, _FALSE = {"1", "1.0", "true"}, {"0", "0.0", "false"}
 
 
@@ -94,15 +99,9 @@ def read_results(path: str | Path, name: str | None = None) -> Results:
     given = Path(path)
     file = given / "certificates.tsv" if given.is_dir() else given
     inside_run = file.name == "certificates.tsv" and (file.parent / "manifest.json").is_file()
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        what = f"no certificates.tsv in {given}" if given.is_dir() else f"no such file: {file}"
-        raise RunError(f"{what}; give a run folder or a tab-separated certificate file") from None
-    except UnicodeDecodeError:
-        raise RunError(f"{file} is not text; a certificate file is tab-separated text") from None
-    except OSError as error:
-        raise RunError(f"cannot read {file}: {error.strerror}") from None
+    if given.is_dir() and not file.exists():
+        raise RunError(f"no certificates.tsv in {given}; {_ADVICE}")
+    text = read_text(file, _ADVICE)
 
     columns, rows = _split(file, text, ours=inside_run)
     manifest = _manifest(file.parent) if inside_run else {}
@@ -198,47 +197,43 @@ def _split(
 
 
 def _parse(file: Path, number: int, entry: dict[str, str]) -> dict[str, Any]:
-    """Turn the six columns of one line into values."""
-    try:
-        key = "idx"
-        values: dict[str, Any] = {}
-        for key in ("idx", "label", "predict"):
-            values[key] = int(entry[key])
-        key = "radius"
-        values[key] = float(entry[key])
-        if not (math.isfinite(values[key]) and values[key] >= 0):
-            raise ValueError
-        key = "correct"
-        word = entry[key].lower()
-        if word not in _TRUE | _FALSE:
-            raise ValueError
-        values[key] = word in _TRUE
-    except ValueError:
-        wants = {"radius": "a finite number >= 0", "correct": "0 or 1"}.get(key, "an integer")
-        raise RunError(
-            f"{file}, line {number}: {key} is {entry[key]!r} and must be {wants}"
-        ) from None
-    values["time"] = parse_seconds(entry.get("time", ""))
-    return values
+    """Turn the six columns of one line into values that do not contradict each other."""
 
+    def refuse(key: str, wants: str) -> RunError:
+        return RunError(f"{file}, line {number}: {key} is {shown(entry[key])} and {wants}")
 
-def parse_seconds(text: str) -> float:
-    """Read a duration, ``12.5`` or ``[N days, ]h:mm:ss.fff``, as seconds; NaN if it is neither."""
-    try:
-        days, _, clock = text.rpartition(",")
-        seconds = 0.0
-        for part in clock.strip().split(":"):
-            seconds = 60.0 * seconds + float(part)
-        return seconds + (86400.0 * int(days.split()[0]) if days else 0.0)
-    except (ValueError, IndexError):
-        return math.nan
+    values: dict[str, Any] = {}
+    for key, low in (("idx", 0), ("label", 0), ("predict", -1)):
+        values[key] = parse_whole(entry[key], low)
+        if values[key] is None:
+            raise refuse(key, f"must be a whole number from {low}")
+    radius = parse_number(entry["radius"], whole=False)
+    if radius is None or not 0 <= radius <= LARGEST_RADIUS:
+        raise refuse("radius", f"must be a finite number >= 0, at most {LARGEST_RADIUS:g}")
+    word = entry["correct"].lower()
+    if word not in _TRUE | _FALSE:
+        raise refuse("correct", "must be 0 or 1")
+    abstains = values["predict"] < 0
+    if abstains and radius > 0:
+        raise refuse("radius", "must be 0, because predict is -1, an abstention")
+    right = not abstains and values["predict"] == values["label"]
+    if (word in _TRUE) != right:
+        raise refuse(
+            "correct",
+            f"contradicts label {values['label']} and predict {values['predict']}"
+            + (", an abstention; it must be 0" if abstains else f"; it must be {int(right)}"),
+        )
+    if entry.get("sound", "1").lower() not in _TRUE | _FALSE:
+        raise refuse("sound", "must be 0 or 1")
+    time = parse_seconds(entry.get("time", ""))
+    return values | {"radius": radius, "correct": right, "time": time}
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
     """Read the manifest beside the certificates; a damaged one only costs the captions."""
     try:
         found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -259,9 +254,11 @@ def _facts(
         if key in columns:
             values = {row[list(columns).index(key)] for _, row in rows}
             facts[key] = values.pop() if len(values) == 1 else "mixed"
-            if key == "n" and facts[key] == "mixed" and all(map(str.isdecimal, values)):
+            if key == "n" and facts[key] == "mixed":
                 at = list(columns).index("n")
-                facts["n_mean"] = str(round(sum(int(row[at]) for _, row in rows) / len(rows)))
+                drawn = [parse_whole(row[at]) for _, row in rows]
+                if None not in drawn:
+                    facts["n_mean"] = str(round(sum(n or 0 for n in drawn) / len(drawn)))
         elif isinstance(parameters, dict) and parameters.get(key) is not None:
             facts[key] = str(parameters[key])
     if facts.get("norm") == "l2":  # what is not said is l2, so that it need not be

@@ -12,10 +12,18 @@ import numpy as np
 
 from deqcert.certifiers.metrics import average_certified_radius, certified_accuracy
 from deqcert.errors import ConfigError
+from deqcert.options import parse_number
 from deqcert.report.reader import Results, common_norm
 
 STEP = 0.25
 """Distance between the default radii, in pixel units of [0,1]: the field's usual grid."""
+
+MOST_STEPS = 40
+"""Most default radii besides 0."""
+
+LIKELY = {"l2": 10.0, "linf": 1.0}
+"""Radii beyond these raise the question of the unit: no noise in use reaches so far in l2, and
+further than 1 there is nothing in linf."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,8 @@ class Table:
             if row["pending"]:
                 total = row["images"] + row["pending"]
                 lines.append(f"{row['name']}: unfinished, {row['images']} of {total} images done")
+            if "doubt" in row:
+                lines.append(f"{row['name']}: {row['doubt']}")
             if not row["sound"]:
                 lines.append(
                     f"{row['name']}: UNSOUND: no theorem supports these radii; "
@@ -83,8 +93,10 @@ def entry(results: Results, radii: Sequence[float]) -> dict[str, Any]:
     Returns:
         Name, title, method facts, images, certified_accuracy (a fraction of *all* images
         at each radius; an abstention counts as wrong), acr (mean over *all* images of
-        radius * correct), abstained (fraction), sound, pending, seconds (None if unknown).
+        radius * correct), abstained (fraction), sound, pending, seconds (None if unknown), and
+        doubt where the radii are hardly in that unit.
     """
+    doubt = _doubt(results)
     seconds = float(np.sum(results.seconds))
     return {
         "name": results.name,
@@ -97,6 +109,7 @@ def entry(results: Results, radii: Sequence[float]) -> dict[str, Any]:
         "acr": average_certified_radius(results.correct, results.radius),
         "abstained": float(np.mean(results.predict < 0)),
         "seconds": None if math.isnan(seconds) else round(seconds, 3),
+        **({} if doubt is None else {"doubt": doubt}),
     }
 
 
@@ -120,16 +133,36 @@ def table(runs: Sequence[Results], radii: Sequence[float] | None = None) -> Tabl
 
 
 def default_radii(runs: Sequence[Results]) -> tuple[float, ...]:
-    """0, 0.25, 0.5 ... up to the largest radius that any image of any run reaches."""
-    largest = max((float(run.radius[run.correct].max(initial=0.0)) for run in runs), default=0.0)
-    return tuple(STEP * i for i in range(max(1, math.floor(largest / STEP)) + 1))
+    """0, 0.25, 0.5 ... up to the largest radius that any image of any run reaches.
+
+    Where that would be more than 40 steps, they are 10, 100, ... times as wide.
+    """
+    largest = max(map(_largest, runs), default=0.0)
+    step = STEP
+    while largest / step > MOST_STEPS:
+        step *= 10
+    return tuple(step * i for i in range(max(1, math.floor(largest / step)) + 1))
+
+
+def _largest(run: Results) -> float:
+    return float(run.radius[run.correct].max(initial=0.0))
+
+
+def _doubt(run: Results) -> str | None:
+    """Say so where radii are larger than pixels in [0, 1] are likely to give."""
+    largest = _largest(run)
+    if largest <= LIKELY[run.norm]:
+        return None
+    return (
+        f"a radius of {largest:g} is much for pixels in [0,1]; if the pixels went "
+        f"from 0 to 255, divide the radii by 255 ({largest:g} becomes {largest / 255:.3g})"
+    )
 
 
 def _number(text: str) -> str | int | float:
     """Give machines numbers where the file has numbers."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
+    for whole in (True, False):
+        value = parse_number(text, whole=whole)
+        if value is not None and math.isfinite(value):
+            return value
     return text

@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from deqcert.certifiers.bounds import RADIUS_DECIMALS, write_down
+from deqcert.certifiers.bounds import write_down, write_radius
 from deqcert.certifiers.certificate import NoiseDetails
 from deqcert.errors import RunError
 from deqcert.files import explain, sync_folder, write_all
@@ -135,7 +135,7 @@ class Row:
             "idx": str(self.idx),
             "label": str(self.label),
             "predict": str(-1 if c.prediction is None else c.prediction),
-            "radius": write_down(c.radius, RADIUS_DECIMALS),
+            "radius": write_radius(c.radius),
             "correct": str(int(self.correct)),
             "time": str(timedelta(milliseconds=round(1000 * c.seconds))),
             "norm": c.norm,

@@ -8,4 +8,5 @@ from .engine import Votes as Votes
 from .input import Input as Input
 from .noise import noisy_copies as noisy_copies
 from .predictor import Predictor as Predictor
+from .silence import Silence as Silence
 from .stage import Stage as Stage

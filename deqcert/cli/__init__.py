@@ -7,7 +7,6 @@ Nothing here imports torch before a command needs it, so that ``deqcert --help``
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import sys

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from deqcert.bench.solvers import BATCHES, SIZES, SolverBench, bench_solvers, draw_solver_bench
+from deqcert.bench.pictures import draw_solver_bench
+from deqcert.bench.solvers import BATCHES, SIZES, SolverBench, bench_solvers
 
 
 def main() -> None:

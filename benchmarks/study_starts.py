@@ -23,7 +23,8 @@ import click
 import numpy as np
 import torch
 
-from deqcert.bench.starts import Bench, Measurement, Setting, bench, draw_bench, grid
+from deqcert.bench.pictures import draw_bench
+from deqcert.bench.starts import Bench, Measurement, Setting, bench, grid
 from deqcert.certifiers import get_certifier
 from deqcert.compose import early_stop
 from deqcert.data import load_dataset

@@ -15,15 +15,16 @@ import gpu
 import pytest
 import torch
 
-from deqcert.bench.solvers import bench_solvers, draw_solver_bench, floor_states
+from deqcert.bench.pictures import draw_solver_bench
+from deqcert.bench.solvers import bench_solvers, floor_states
 from deqcert.errors import ConfigError
-from deqcert.solvers import StopRule, get_solver, solver_names
+from deqcert.solvers import SOLVERS, StopRule, get_solver
 
 ITERATIONS = 12
 
 
 @pytest.mark.parametrize("size", [1024, 14336])
-@pytest.mark.parametrize("name", solver_names())
+@pytest.mark.parametrize("name", SOLVERS.names())
 def test_a_solve(benchmark, name, size):
     context, slope = torch.randn(8, size), torch.linspace(-0.9, 0.9, size)
     image = torch.empty_like(context)
@@ -60,7 +61,7 @@ def test_floors_count_the_states_that_move():
 
 
 @pytest.mark.parametrize("dtype", gpu.TOLERANCE, ids=str)
-@pytest.mark.parametrize("name", solver_names())
+@pytest.mark.parametrize("name", SOLVERS.names())
 def test_the_check_of_gpu_kernels_passes_on_the_cpu_and_finds_a_wrong_one(name, dtype, monkeypatch):
     small = {"seed": 3, "device": "cpu", "shapes": [(1, 1, 1), (3, 17, 2), (7, 900, 6)]}
     assert gpu.check(name, dtype, **small) < gpu.TOLERANCE[dtype] / 5

@@ -344,14 +344,30 @@ class SmoothedClassifier(Settings):
         wanted = getattr(self._loaded.model, "input_shape", None)
         single = len(shape) == (3 if wanted is None else len(wanted))
         if single:
-            return answer(Input(x, index))
+            return answer(Input(_pixels(x), index))
         if len(shape) != (4 if wanted is None else len(wanted) + 1):
             takes = "(channels, height, width)" if wanted is None else str(tuple(wanted))
             raise DataError(
                 f"the input has shape {tuple(shape)}, but one input has {takes} and several have "
                 "one dimension more in front."
             )
-        return [answer(Input(one, index + i)) for i, one in enumerate(x)]
+        return [answer(Input(one, index + i)) for i, one in enumerate(_pixels(x))]
+
+
+def _pixels(x: Any) -> Any:
+    """Return inputs as they are, if their pixels are in [0, 1]; bytes are the likely mistake."""
+    import numpy as np
+    import torch
+
+    found = x if isinstance(x, torch.Tensor) else np.asarray(x)
+    if all(np.shape(x)):
+        low, high = float(found.min()), float(found.max())
+        if low < 0 or high > 1:  # NaN is neither, and is refused before the votes
+            raise DataError(
+                f"the input has pixels from {low:g} to {high:g}, but they must be in [0, 1]; "
+                "divide bytes by 255."
+            )
+    return x
 
 
 def parse_images(text: str, count: int) -> range:

@@ -16,9 +16,10 @@ from deqcert import __version__, form_cache, kernels
 from deqcert.certifiers import Certifier
 from deqcert.certifiers.goals import Goal, parse_goal
 from deqcert.data import Dataset
-from deqcert.errors import ConfigError, DataError, RunError
+from deqcert.errors import CheckpointError, ConfigError, DataError, RunError
 from deqcert.memory import keep_freed_memory
 from deqcert.models import (
+    ZOO,
     ImplicitModel,
     checkpoint_path,
     file_hash,
@@ -150,6 +151,7 @@ def noise_level(given: Any, sigma: float | None) -> float:
 
     Raises:
         ConfigError: If it is not given and there is no record.
+        CheckpointError: If there is no such checkpoint.
     """
     if sigma is not None:
         return sigma
@@ -157,7 +159,13 @@ def noise_level(given: Any, sigma: float | None) -> float:
         record = checkpoint_path(given).with_suffix(".json")
         return float(json.loads(record.read_text(encoding="utf-8"))["parameters"]["sigma"])
     except (OSError, ValueError, KeyError, TypeError):
-        name = given if isinstance(given, str | Path) else type(given).__name__
+        named = isinstance(given, str | Path)
+        if named and not checkpoint_path(given).exists():
+            raise CheckpointError(
+                f"there is no model {given}; give the path of a state_dict file, or one of the "
+                f"names {', '.join(ZOO)}."
+            ) from None
+        name = given if named else type(given).__name__
         raise ConfigError(
             f"sigma is not given; add the noise that {name} was trained with (sigma=0.25, or "
             "--sigma 0.25)"

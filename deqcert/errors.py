@@ -1,4 +1,4 @@
-"""What a user can get wrong, one class a kind; each message is a sentence that names a way out."""
+"""What a user can get wrong, one class per kind; each message is a sentence and says what works."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ written.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 import os
 import re
@@ -19,8 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
+from deqcert.docstrings import arguments
 from deqcert.errors import ConfigError
-from deqcert.registry import Registry, nearest
+from deqcert.registry import Registry, nearest, unknown_name
 
 Kind = Literal["int", "float", "bool", "str", "path"]
 REQUIRED: Any = dataclasses.MISSING
@@ -284,7 +284,7 @@ def options_of(kind: type[Any]) -> Mapping[str, Option]:
         return known
     meanings: dict[str, str] = {}
     for parent in reversed(kind.__mro__):
-        meanings |= _arguments(parent.__doc__ or "")
+        meanings |= arguments(parent.__doc__ or "")
     _KNOWN[kind] = {
         field.name: dataclasses.replace(
             field.metadata[_KEY], name=field.name, help=meanings.get(field.name, "")
@@ -312,8 +312,30 @@ def check_options(given: Any, prefix: str = "") -> None:
         object.__setattr__(given, name, option.check(value, f"{prefix}{name}"))
 
 
+def split_pairs(what: str, pairs: Sequence[str], example: str = "damping=0.8") -> dict[str, str]:
+    """Split KEY=VALUE pairs.
+
+    Args:
+        what: What a pair is called in sentences, as in "solver option".
+        pairs: The pairs.
+        example: One that would work.
+
+    Raises:
+        ConfigError: If a pair has no value, or its key is given twice.
+    """
+    values: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{what} {pair!r} must read KEY=VALUE, as in {example}.")
+        if key in values:
+            raise ConfigError(f"{what} {key} is given twice; give it once.")
+        values[key] = value
+    return values
+
+
 def parse_pairs(what: str, pairs: Sequence[str], known: Mapping[str, Option]) -> dict[str, Any]:
-    """Read KEY=VALUE pairs.
+    """Read KEY=VALUE pairs as values of options.
 
     Args:
         what: What a pair is called in sentences, as in "solver option".
@@ -324,16 +346,8 @@ def parse_pairs(what: str, pairs: Sequence[str], known: Mapping[str, Option]) ->
         ConfigError: If a pair has no value, its key is unknown or given twice, or its value is
             not of the option's type and range.
     """
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            example = next((f"{o.name}={o.default}" for o in known.values()), "name=value")
-            raise ConfigError(f"{what} {pair!r} must read KEY=VALUE, as in {example}.")
-        if key in values:
-            raise ConfigError(f"{what} {key} is given twice; give it once.")
-        values[key] = value
-    return read_options(what, values, known)
+    example = next((f"{o.name}={o.default}" for o in known.values()), "name=value")
+    return read_options(what, split_pairs(what, pairs, example), known)
 
 
 def read_options(
@@ -352,10 +366,7 @@ def read_options(
     values: dict[str, Any] = {}
     for key, value in given.items():
         if key not in known:
-            near = nearest(key, known)
-            hint = f"did you mean {near}? " if near else ""
-            has = f"there are {', '.join(known)}" if known else "there is none"
-            raise ConfigError(f"there is no {what} '{key}'; {hint}{has}.")
+            raise ConfigError(unknown_name(what, key, known))
         read = known[key].parse if isinstance(value, str) else known[key].check
         values[key] = read(value, f"{what} {key}")
     return values
@@ -393,29 +404,3 @@ def _number(value: Any, *, whole: bool) -> float | None:
 
 def _declare(option: Option) -> Any:
     return dataclasses.field(default=option.default, metadata={_KEY: option})
-
-
-def _arguments(docstring: str) -> dict[str, str]:
-    """Return the ``Args:`` of a Google-style docstring, by name, markup taken out."""
-    lines = inspect.cleandoc(docstring).split("\n")
-    found: dict[str, str] = {}
-    inside, name = False, ""
-    for line in lines:
-        if not line.startswith(" "):
-            inside = line.strip() in ("Args:", "Attributes:") or (inside and not line.strip())
-            name = name if inside else ""
-            continue
-        if not inside:
-            continue
-        begins = re.fullmatch(r"    (\w+): (.*)", line)
-        if begins:
-            name = begins[1]
-            found[name] = begins[2]
-        elif name:
-            found[name] += " " + line.strip()
-    return {key: _plain(value) for key, value in found.items()}
-
-
-def _plain(text: str) -> str:
-    text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text)
-    return text.replace("``", "")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from deqcert.errors import ConfigError, DeqcertError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 T = TypeVar("T")
 
@@ -18,6 +22,55 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
     lower = {known.lower(): known for known in words}
     found = difflib.get_close_matches(str(word).lower(), lower, n=1, cutoff=0.6)
     return lower[found[0]] if found else None
+
+
+def unknown_name(what: str, name: str, names: Iterable[str]) -> str:
+    """Say that there is nothing of a name, which name was probably meant, and which there are.
+
+    Args:
+        what: What it would be, such as "solver".
+        name: What was asked for.
+        names: What there is.
+    """
+    there = tuple(names)
+    near = nearest(name, there)
+    hint = f"did you mean {near}? " if near else ""
+    return f"there is no {what} '{name}'; {hint}" + (
+        f"there are {', '.join(there)}." if there else "there is none."
+    )
+
+
+def unknown_option(owner: str, name: str, known: Iterable[str]) -> str:
+    """Say that something has no option of a name, which was probably meant, and which it has.
+
+    Args:
+        owner: What was given the option, such as "solver 'anderson'".
+        name: The option.
+        known: The options that it has.
+    """
+    has = ", ".join(known := tuple(known))
+    near = nearest(name, known)
+    hint = f"did you mean {near}? " if near else ""
+    return f"{owner} has no option '{name}'; {hint}it has {has or 'none'}."
+
+
+def make_named(registry: Registry[type[T]], name: str, options: Mapping[str, Any]) -> T:
+    """Make an object of a registered dataclass.
+
+    Args:
+        registry: Where the class is.
+        name: Its name there.
+        options: Values of its fields.
+
+    Raises:
+        ConfigError: If there is no such class, it has no such field, or a value is out of range.
+    """
+    kind = registry.get(name)
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for option in options:
+        if option not in known:
+            raise ConfigError(unknown_option(f"{registry.kind} '{name}'", option, known))
+    return kind(**options)
 
 
 class Registry(Generic[T]):
@@ -61,7 +114,7 @@ class Registry(Generic[T]):
             if name not in self._plugins:
                 raise self._error(self.unknown(name))
             try:
-                self._entries[name] = self._plugins[name]()
+                self._entries[name] = self._plugins[name].load()
             except Exception as error:  # whatever the other package's import raises
                 raise self._error(
                     f"{self.kind} '{name}' comes from a plugin that cannot be imported ({error}); "
@@ -88,12 +141,22 @@ class Registry(Generic[T]):
             raise self._error(
                 f"{name!r} cannot be the name of this {self.kind}; use letters, digits and dashes."
             )
-        if name in self.names() and not replace:
+        if name in self and not replace and not self.announced(name, thing):
             raise self._error(
                 f"{self.kind} '{name}' exists already; take another name, or replace=True."
             )
         self._entries[name] = thing
         return thing
+
+    def announced(self, name: str, thing: T) -> bool:
+        """Whether this is what an entry point of the thing's own package brings, not loaded yet.
+
+        A module can then register what its package announces, as a decorated class does.
+        """
+        if name in self._entries or name not in self._plugins:
+            return False
+        home = getattr(thing, "__module__", "").partition(".")[0]
+        return self._plugins[name].module.partition(".")[0] == home
 
     def unregister(self, name: str) -> None:
         """Forget what was registered under a name; nothing happens where there is none."""
@@ -101,10 +164,7 @@ class Registry(Generic[T]):
 
     def unknown(self, name: str) -> str:
         """Say that there is nothing of that name, and what is nearest."""
-        names = self.names()
-        near = nearest(name, names)
-        hint = f"; did you mean {near}?" if near else ";"
-        return f"there is no {self.kind} '{name}'{hint} there are {', '.join(names)}."
+        return unknown_name(self.kind, name, self.names())
 
     def __contains__(self, name: object) -> bool:
         """Whether there is something of that name."""
@@ -119,8 +179,8 @@ class Registry(Generic[T]):
         return len(self.names())
 
     @cached_property
-    def _plugins(self) -> dict[str, Callable[[], T]]:
+    def _plugins(self) -> dict[str, EntryPoint]:
         from importlib.metadata import entry_points  # takes longer to import than all else here
 
         found = entry_points(group=f"deqcert.{self.plural}")
-        return {point.name: point.load for point in found if point.name not in self._entries}
+        return {point.name: point for point in found if point.name not in self._entries}

@@ -25,7 +25,7 @@ from deqcert.options import number
 from deqcert.presets import Preset
 from deqcert.smoothing import Input, SmoothingEngine, Stage
 from deqcert.solvers import Solver, State, StopRule, bind, get_solver
-from deqcert.solvers.gradients import Unroll
+from deqcert.solvers.gradients import Phantom
 from deqcert.starts import StartPolicy
 from deqcert.training.objectives import Objective, TrainingBatch
 
@@ -209,11 +209,13 @@ class Corner(Climb):
 
 
 @dataclass(frozen=True)
-class Shallow(Unroll):
-    """Differentiate through two evaluations."""
+class OneStep:
+    """Differentiate through one evaluation at the solution; there is nothing to choose."""
 
     name: ClassVar[str] = "toy"
-    steps: int = 2
+
+    def solve(self, f, z0, context, solver, stop):
+        return Phantom(steps=1, damping=1.0).solve(f, z0, context, solver, stop)
 
 
 TOYS: dict[str, tuple[str, Any]] = {
@@ -225,7 +227,7 @@ TOYS: dict[str, tuple[str, Any]] = {
     "start": ("toy", Lifted),
     "objective": ("toy", Twice),
     "attack": ("toy", Attack("toy", Corner(), Smoothed(), "nobody")),
-    "gradient": ("toy", Shallow),
+    "gradient": ("toy", OneStep),
     "data": ("toy", Loader(load=lambda spec, place, split: load_dataset("digits", split))),
     "preset": ("toy", Preset("a toy", {"n": 60, "n0": 10, "alpha": 0.1, "sigma": 0.25})),
 }

@@ -225,6 +225,16 @@ def test_functions_of_another_library_become_a_model(digits: np.ndarray, tmp_pat
         other.certify_dataset("digits", images="0:2", out=tmp_path / "out")
 
 
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, lambda x: x.astype(np.uint8)])
+def test_pixels_outside_0_to_1_are_refused(digits: np.ndarray, kind) -> None:
+    smooth = SmoothedClassifier("digits", **QUICK)
+    for inputs in (digits[0], digits[:2]):
+        with pytest.raises(DataError, match=r"pixels from 0 to 2\d\d, .* divide bytes by 255"):
+            smooth.certify(kind(255 * inputs))
+    with pytest.raises(DataError, match="pixels from -1 to"):
+        smooth.predict(2 * digits[0] - 1)
+
+
 def test_what_is_no_model_is_refused(digits: np.ndarray) -> None:
     with pytest.raises(ConfigError, match="ImplicitClassifier"):
         SmoothedClassifier(torch.nn.Linear(2, 2), **QUICK).certify(digits[0])

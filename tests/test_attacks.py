@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from deqcert.attacks import ATTACKS, Attack, Climb, Target, Task, attack_names, get_attack
+from deqcert.attacks import ATTACKS, Attack, Climb, Target, Task, get_attack
 from deqcert.attacks.ball import column, project
 from deqcert.attacks.base import margin
 from deqcert.attacks.evaluation import (
@@ -46,7 +46,7 @@ from deqcert.solvers import StopRule, get_solver
 from deqcert.starts import Learned, get_start
 
 SIGMA, SHAPE = 0.25, (1, 4, 4)
-GRADIENT = tuple(name for name in attack_names() if name != "square")
+GRADIENT = tuple(name for name in ATTACKS if name != "square")
 
 
 class HalfSpace:
@@ -119,7 +119,7 @@ def brief(name: str) -> Attack:
 # What every attack promises.
 
 
-@pytest.mark.parametrize("name", attack_names())
+@pytest.mark.parametrize("name", ATTACKS.names())
 @given(seed=st.integers(0, 1000), radius=st.floats(0.0, 3.0))
 @settings(max_examples=6)
 def test_it_stays_in_ball_and_box_and_is_never_worse_than_its_start(
@@ -138,7 +138,7 @@ def test_it_stays_in_ball_and_box_and_is_never_worse_than_its_start(
         assert (margin(view(found), y) >= margin(view(x), y)).all()
 
 
-@pytest.mark.parametrize("name", attack_names())
+@pytest.mark.parametrize("name", ATTACKS.names())
 def test_a_row_does_not_depend_on_its_batch_mates_or_on_the_call(name: str) -> None:
     attack, x, rows = brief(name), images(7), [3, 1, 4, 9]
     y, radii = torch.tensor([0, 1, 0, 1]), torch.tensor([0.3, 0.8, 0.5, 1.2])
@@ -165,7 +165,7 @@ def test_seed_and_index_decide_what_is_random(name: str) -> None:
     assert not torch.equal(found, attack.run(other, x, y, [5], radius=0.5))
 
 
-@pytest.mark.parametrize("name", attack_names())
+@pytest.mark.parametrize("name", ATTACKS.names())
 def test_it_reaches_the_known_optimum_of_a_linear_model(name: str) -> None:
     model, radius = HalfSpace(1.1), 0.8
     found = get_attack(name).run(target(model), grey(), torch.tensor([0]), [0], radius=radius)
@@ -200,7 +200,7 @@ class Lazy(HalfSpace):
         return z
 
 
-@pytest.mark.parametrize("name", [n for n in attack_names() if "unroll" in n or "smooth" in n])
+@pytest.mark.parametrize("name", [n for n in ATTACKS if "unroll" in n or "smooth" in n])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_gradients_go_through_a_learned_start(name: str, steps: int) -> None:
     model = Lazy(1.1)
@@ -247,7 +247,7 @@ def test_images_that_do_not_fit_are_refused() -> None:
 # What the registry promises.
 
 
-@pytest.mark.parametrize("name", attack_names())
+@pytest.mark.parametrize("name", ATTACKS.names())
 def test_an_attack_is_called_what_the_registry_calls_it_and_describes_itself(name: str) -> None:
     attack = get_attack(name)
     assert attack.name == name
@@ -291,7 +291,7 @@ def toy() -> Iterator[Attack]:
 
 
 def test_a_registered_attack_is_one_like_the_others(toy: Attack) -> None:
-    assert "toy" in attack_names()
+    assert "toy" in ATTACKS
     assert parse_attack("toy:steps=2,draws=1").describe() == "toy:steps=2,draws=1"
     x, radii = images(2), torch.tensor([0.3, 0.8, 0.5, 1.2], dtype=torch.float64)
     found = toy.run(
@@ -433,7 +433,7 @@ def run_attacks(
     return folder
 
 
-@pytest.mark.parametrize("name", attack_names())
+@pytest.mark.parametrize("name", ATTACKS.names())
 def test_doubled_radii_are_caught_and_sound_ones_are_not(name: str, tmp_path: Path) -> None:
     sound = [0.39, 0.2, 0.0, 0.3]
     found = read_attacks(run_attacks(tmp_path / "sound", sound, (name,)))
@@ -694,7 +694,10 @@ def test_the_command_catches_planted_radii_and_exits_with_1(
     ("more", "words"),
     [
         ("--attack fgsm", "no attack 'fgsm'"),
-        ("--attack square:eps=1", "no attack option 'eps'; there are steps, draws"),
+        (
+            "--attack square:eps=1",
+            "no attack option 'eps'; did you mean steps? there are steps, draws",
+        ),
         (
             "--attack square:steps=abc",
             "attack option steps is 'abc', but it must be a whole number",

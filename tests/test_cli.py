@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from deqcert.api import parse_images
-from deqcert.attacks import attack_names
+from deqcert.api import SmoothedClassifier, parse_images
+from deqcert.attacks import ATTACKS
 from deqcert.certifiers import CERTIFIERS
 from deqcert.cli import COMMANDS, main
 from deqcert.data import dataset_names
@@ -28,7 +29,7 @@ from deqcert.models import ARCHITECTURES, MDEQ, MDEQConfig
 from deqcert.options import options_of, read_options
 from deqcert.runs import COLUMNS
 from deqcert.solvers import SOLVERS
-from deqcert.solvers.gradients import gradient_names
+from deqcert.solvers.gradients import GRADIENTS
 from deqcert.starts import start_names
 from deqcert.training import AUGMENTATIONS, OBJECTIVES
 
@@ -171,9 +172,9 @@ def test_help_names_everything_there_is(capsys: pytest.CaptureFixture[str]) -> N
     for command in COMMANDS:
         assert main([command, "--help"]) == 0
     text = re.sub(r"-\s+", "-", capsys.readouterr().out)  # help wraps at hyphens, too
-    training = (*gradient_names(), *OBJECTIVES, *AUGMENTATIONS, *ARCHITECTURES)
+    training = (*GRADIENTS, *OBJECTIVES, *AUGMENTATIONS, *ARCHITECTURES)
     certifying = (*start_names(), *SOLVERS, *dataset_names(), *CERTIFIERS)
-    for name in (*training, *certifying, *attack_names()):
+    for name in (*training, *certifying, *ATTACKS):
         assert name in text
     assert main([]) == 0
     assert main(["--version"]) == 0
@@ -292,6 +293,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
         ("report {folder}/ok.npz", "is not text"),
         ("report {folder} --radii 1", "no certificates.tsv"),
         ("certify --model {model} --data {images}", "sigma is not given; add the noise"),
+        ("certify --model digitz", "there is no model digitz; give the path of a state_dict"),
         ("predict --model {model} --data {images} --sigma 0.25 --n 5", "n is 5"),
         ("predict --model {model} --data {images} --sigma 0.25 --alpha 2", "alpha is 2"),
         ("bench --model {model} --data {images} --sigma 0.25 --depths two", "depths is 'two'"),
@@ -432,6 +434,77 @@ def test_predict_answers_or_abstains(
     for line, answer in zip(lines[1:], answers, strict=True):
         predicted = int(line.split("\t")[2])
         assert answer["predict"] == (None if predicted == -1 else predicted)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """One image in three formats that keep its pixels, and in a name that a table must survive."""
+    pixels = np.random.default_rng(5).integers(0, 256, (8, 8), dtype=np.uint8)
+    paths = [tmp_path / name for name in ("a.png", "b.npy", "c.npy", "d\te\n\u00e9.bmp")]
+    Image.fromarray(pixels).save(paths[0])
+    np.save(paths[1], pixels)
+    np.save(paths[2], (pixels[None] / np.float32(255)).astype(np.float32))
+    Image.fromarray(pixels).save(paths[3])
+    return paths
+
+
+def test_predict_takes_image_files(
+    files: SimpleNamespace, pictures: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the Python front door answers for the same arrays."""
+    given = f"predict --model {files.model} --sigma 0.25 --n 60 --tol 0 --depth 2 --batch 20"
+    assert main([*given.split(), *map(str, pictures)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "file\tpredict"
+    assert [line.split("\t")[0] for line in lines[1:4]] == [str(path) for path in pictures[:3]]
+    assert lines[4].split("\t")[0] == str(pictures[3]).replace("\t", r"\t").replace("\n", r"\n")
+    assert len(lines) == 5
+    assert main([*given.split(), "--json", *map(str, pictures)]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["file"] for answer in answers] == [str(path) for path in pictures]
+    smooth = SmoothedClassifier(str(files.model), sigma=0.25, tol=0, depth=2, batch=20)
+    x = np.asarray(Image.open(pictures[0]), np.float32)[None] / np.float32(255)
+    expected = smooth.predict(np.stack([x] * 4), n=60)
+    assert [answer["predict"] for answer in answers] == expected
+    printed = [int(line.split("\t")[1]) for line in lines[1:]]
+    assert printed == [-1 if found is None else found for found in expected]
+
+
+def test_predict_refuses_files_before_the_first_answer(
+    files: SimpleNamespace, pictures: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = pictures[0].parent
+    Image.new("RGB", (8, 8)).save(folder / "colour.png")
+    Image.new("L", (9, 8)).save(folder / "wide.png")
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(folder / "deep.png")
+    (folder / "broken.png").write_bytes(pictures[0].read_bytes()[:30])
+    np.save(folder / "large.npy", np.full((8, 8), 2.0))
+    np.save(folder / "nan.npy", np.full((8, 8), np.nan))
+    np.save(folder / "whole.npy", np.zeros((8, 8), np.int64))
+    np.save(folder / "objects.npy", np.array([{}]), allow_pickle=True)
+    (folder / "broken.npy").write_bytes(pictures[1].read_bytes()[:100])
+    given = f"predict --model {files.model} --sigma 0.25 --n 20"
+    for name, says in {
+        "none.png": "there is no file",
+        ".": "there is no file",
+        "x" * 300: "there is no file",
+        "colour.png": "has shape (3, 8, 8), but the model takes (1, 8, 8)",
+        "wide.png": "has shape (1, 8, 9)",
+        "deep.png": "more than 8 bits",
+        "broken.png": "cannot be read as an image",
+        "broken.npy": "is not an array of numbers",
+        "objects.npy": "is not an array of numbers",
+        "large.npy": "outside [0, 1]",
+        "nan.npy": "outside [0, 1]",
+        "whole.npy": "is of type int64",
+    }.items():
+        assert main([*given.split(), str(pictures[0]), str(folder / name)]) == 2
+        said = capsys.readouterr()
+        assert said.out == "", name
+        assert says in said.err
+        assert said.err.count("\n") == 1
+    assert main([*given.split(), str(pictures[0]), "--images", "0:3"]) == 2
+    assert "--images chooses images of a data set" in capsys.readouterr().err
 
 
 def test_bench_measures_warm_starts_against_honest_baselines(

@@ -320,6 +320,9 @@ def test_bad_images_are_found_when_read(tmp_path: Path) -> None:
         data.image(1)
     with pytest.raises(DataError, match=r"2\.png has shape \(3, 9, 9\).+imagenet:DIR"):
         data.image(2)
+    Image.fromarray(np.full((5, 4), 3000, np.uint16)).save(files[3])
+    with pytest.raises(DataError, match=r"3\.png has more than 8 bits"):
+        data.image(3)
     files[0].write_bytes(b"")
     with pytest.raises(DataError, match=r"0\.png cannot be read"):
         load_dataset(data.name)

@@ -32,7 +32,7 @@ from deqcert.models import (
 from deqcert.models.spectral import rounding_constant, spectral_norm_bound
 from deqcert.smoothing import NO_VOTE, Input, Predictor, SmoothingEngine, enclosure
 from deqcert.smoothing.enclosure import Enclosure, proven_votes
-from deqcert.solvers import StopRule, get_solver, solver_names
+from deqcert.solvers import SOLVERS, StopRule, get_solver
 from deqcert.starts import get_start
 
 TRAINING = "--epochs 12 --lr 0.02 --pretrain 0.5 --augment none --jacobian-weight 0 --threads 1"
@@ -213,7 +213,7 @@ def near_boundaries(model: ContractiveDEQ, rows: int, classes: int) -> torch.Ten
 
 
 @settings(max_examples=15)
-@given(seed=st.integers(0, 10**6), solver=st.sampled_from(solver_names()))
+@given(seed=st.integers(0, 10**6), solver=st.sampled_from(SOLVERS.names()))
 def test_a_proven_class_is_the_exact_one(seed, solver):
     model = contractive(seed, 12, 0.95)
     u = near_boundaries(model, 400, 4)

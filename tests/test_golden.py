@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deqcert.models import load_model
-from deqcert.solvers import StopRule, bind, get_solver, solver_names
+from deqcert.solvers import SOLVERS, StopRule, bind, get_solver
 
 pytestmark = pytest.mark.usefixtures("golden_folder")
 
@@ -36,7 +36,7 @@ def distance(found, wanted):
 
 
 @pytest.mark.parametrize("kind", ["clean", "noisy"])
-@pytest.mark.parametrize("name", [n for n in solver_names() if n != "picard"])
+@pytest.mark.parametrize("name", [n for n in SOLVERS if n != "picard"])
 def test_the_equilibrium_of_float64_is_found(golden, model, kind, name):
     truth = golden[f"{kind}_logits_equilibrium_float64"]
     found = logits(model, golden, kind, name, StopRule(tol=2e-6, max_nfe=100))

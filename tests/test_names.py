@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,48 @@ from types import ModuleType
 import pytest
 
 import deqcert
+from deqcert.attacks import ATTACKS, get_attack
+from deqcert.errors import ConfigError
+from deqcert.options import options_of
+from deqcert.registry import Registry
+from deqcert.solvers import SOLVERS, get_solver
+from deqcert.solvers.gradients import GRADIENTS, get_gradient
 
 ROOT = Path(deqcert.__file__).parent
 PACKAGES = sorted(
     ".".join(("deqcert", *path.parent.relative_to(ROOT).parts))
     for path in ROOT.rglob("__init__.py")
 )
+
+
+@pytest.mark.parametrize(
+    ("registry", "make"), [(SOLVERS, get_solver), (GRADIENTS, get_gradient), (ATTACKS, get_attack)]
+)
+def test_a_misspelled_option_is_answered_with_the_nearest_and_with_all(registry, make) -> None:
+    for name in registry:
+        thing = make(name)
+        options = getattr(thing, "options", None) or options_of(type(thing))
+        for option in options:
+            with pytest.raises(ConfigError) as caught:
+                make(name, **{f"{option}x": 1})
+            said = f"{registry.kind} '{name}' has no option '{option}x'; did you mean {option}?"
+            assert str(caught.value).startswith(said)
+            assert all(known in str(caught.value).rpartition("it has")[2] for known in options)
+
+
+def test_other_packages_can_name_the_entry_points_of_every_registry() -> None:
+    """Groups are words with dots between; the packaging specification allows no others."""
+    groups: dict[int, str] = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        if "] = Registry(" in path.read_text(encoding="utf-8"):
+            module = importlib.import_module(
+                ".".join(("deqcert", *path.relative_to(ROOT).with_suffix("").parts))
+            )
+            found = [thing for thing in vars(module).values() if isinstance(thing, Registry)]
+            groups |= {id(registry): registry.plural for registry in found}
+    assert len(groups) > 10
+    assert len(set(groups.values())) == len(groups)
+    assert not [group for group in groups.values() if not re.fullmatch(r"\w+", group)]
 
 
 @pytest.mark.parametrize("name", PACKAGES)

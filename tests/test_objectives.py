@@ -6,7 +6,6 @@ import dataclasses
 import importlib
 import json
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -484,54 +483,58 @@ def test_the_command_refuses_wrong_options(
     assert not (tmp_path / "out").exists()
 
 
-BRIER = next(
-    code
-    for code in re.findall(
-        r"```python\n(.*?)```",
-        (Path(__file__).parent.parent / "docs" / "training.md").read_text(encoding="utf-8"),
-        re.DOTALL,
-    )
-    if "Brier" in code
+GUIDE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text(encoding="utf-8")
+SHOWN, REGISTERS, _ = (
+    GUIDE.partition("## An objective\n")[2]
+    .partition("```python\n")[2]
+    .partition('OBJECTIVES.register("smooth-labels", Smooth)\n')
 )
-"""The objective from outside that the documentation shows; its last line registers it."""
+SHOWN = f"""
+from dataclasses import dataclass
+from typing import ClassVar
+from deqcert.options import number
+{SHOWN}"""
+"""The objective from outside that the documentation shows, as a module of its own."""
 
 
 @pytest.mark.parametrize("comes", ["registered", "by an entry point"])
 def test_an_objective_from_outside_is_used_by_the_command(
     comes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, registers, _ = BRIER.rpartition("OBJECTIVES.register(")
     plugin = tmp_path / "plugin"
-    (plugin / "brier-1.0.dist-info").mkdir(parents=True)
-    (plugin / f"brier_{comes[:2]}.py").write_text(BRIER if comes == "registered" else code)
-    assert registers
+    (plugin / "smooth-1.0.dist-info").mkdir(parents=True)
+    (plugin / f"smooth_{comes[:2]}.py").write_text(
+        SHOWN + REGISTERS if comes == "registered" else SHOWN
+    )
+    assert REGISTERS
     monkeypatch.syspath_prepend(plugin)
     if comes == "registered":
-        importlib.import_module("brier_re")
+        importlib.import_module("smooth_re")
     else:
-        (plugin / "brier-1.0.dist-info" / "METADATA").write_text("Name: brier\nVersion: 1.0\n")
-        points = "[deqcert.objectives]\nbrier = brier_by:Brier\n"
-        (plugin / "brier-1.0.dist-info" / "entry_points.txt").write_text(points)
+        (plugin / "smooth-1.0.dist-info" / "METADATA").write_text("Name: smooth\nVersion: 1.0\n")
+        points = "[deqcert.objectives]\nsmooth-labels = smooth_by:Smooth\n"
+        (plugin / "smooth-1.0.dist-info" / "entry_points.txt").write_text(points)
         monkeypatch.delitem(OBJECTIVES.__dict__, "_plugins", raising=False)
     try:
         assert main(["train", "--help"]) == 0
-        assert "|brier]" in capsys.readouterr().out
+        assert "|smooth-labels]" in capsys.readouterr().out
         images = small_training(tmp_path)
         given = f"train --data {images.data} --test-data {images.test_data} "
         given += f"--model-config {images.model_config} "
         given += f"--batch 32 --epochs 1 --test-draws 1 --quiet --out {tmp_path / 'out'} "
-        given += "--objective brier --objective-option weight="
+        given += "--objective smooth-labels --objective-option softening="
         assert main(f"{given}-1".split()) == 2
         assert (
-            "brier option weight is -1, but it must be a number from 0" in capsys.readouterr().err
+            "smooth-labels option softening is -1, but it must be a number from 0 to below 1"
+            in capsys.readouterr().err
         )
-        assert main(f"{given}2".split()) == 0
+        assert main(f"{given}0.2".split()) == 0
         record = json.loads((tmp_path / "out" / "model.json").read_text())
-        assert record["parameters"]["objective"] == "brier"
-        assert record["parameters"]["objective_options"] == {"weight": 2.0}
+        assert record["parameters"]["objective"] == "smooth-labels"
+        assert record["parameters"]["objective_options"] == {"softening": 0.2}
         assert load_model(tmp_path / "out" / "model.pth").num_classes == 3
     finally:
-        OBJECTIVES.unregister("brier")
+        OBJECTIVES.unregister("smooth-labels")
         OBJECTIVES.__dict__.pop("_plugins", None)
     assert main(["train", "--out", str(tmp_path), "--objective", "smoothav"]) == 2
     assert "did you mean smoothadv?" in capsys.readouterr().err

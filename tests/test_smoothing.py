@@ -25,7 +25,7 @@ from deqcert.smoothing import (
     SmoothingEngine,
     noisy_copies,
 )
-from deqcert.solvers import Picard, StopRule, get_solver, solver_names
+from deqcert.solvers import SOLVERS, Picard, StopRule, get_solver
 from deqcert.starts import get_start, start_names
 
 X = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 8, 8)
@@ -72,7 +72,7 @@ def predictor(solver="anderson", start="cold", stop=None, **options):
 FIXED = StopRule(tol=0, max_nfe=4)
 
 
-@pytest.mark.parametrize("solver", solver_names())
+@pytest.mark.parametrize("solver", SOLVERS.names())
 @pytest.mark.parametrize("stop", [StopRule(tol=1e-4, max_nfe=40), FIXED])
 def test_votes_of_independent_starts_do_not_depend_on_the_batch(solver, stop):
     for batch, n in ((1, 40), (7, 150), (64, 150)):
@@ -156,7 +156,7 @@ def test_the_callers_grad_mode_is_its_own_between_two_batches(stop, mode):
 
 
 @pytest.mark.parametrize("tol", [1e-3, 0.5, 1e3])
-@pytest.mark.parametrize("solver", solver_names())
+@pytest.mark.parametrize("solver", SOLVERS.names())
 @pytest.mark.parametrize("early", [EarlyStop(0.2), DecidedStop(1.0, 0.1)])
 def test_one_evaluation_with_an_early_stop_reads_out_the_state_after_it(tol, solver, early):
     # With one evaluation there is nothing for a tolerance to end.

@@ -11,11 +11,11 @@ from deqcert.errors import ConfigError
 from deqcert.models import ARCHITECTURES, MDEQ
 from deqcert.solvers import StopRule, get_solver
 from deqcert.solvers.gradients import (
+    GRADIENTS,
     AdjointMemory,
     Implicit,
     equilibrium,
     get_gradient,
-    gradient_names,
 )
 from deqcert.solvers.jacobian import jacobian_penalty, spectral_radius
 
@@ -39,7 +39,7 @@ def exact(name: str):
     return get_gradient(name, **options[name])
 
 
-@pytest.mark.parametrize("name", gradient_names())
+@pytest.mark.parametrize("name", GRADIENTS.names())
 @pytest.mark.parametrize("solver", ["picard", "anderson", "broyden"])
 def test_gradcheck(name: str, solver: str) -> None:
     weight, context = contraction()
@@ -124,7 +124,7 @@ def bytes_kept(name: str, forward_nfe: int) -> int:
     return kept
 
 
-@pytest.mark.parametrize("name", gradient_names())
+@pytest.mark.parametrize("name", GRADIENTS.names())
 def test_memory_does_not_grow_with_the_forward_solve(name: str) -> None:
     grows = bytes_kept(name, 24) > bytes_kept(name, 4)
     assert grows == (name == "unroll")

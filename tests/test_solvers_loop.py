@@ -9,7 +9,7 @@ import torch
 
 from deqcert import kernels
 from deqcert.memory import peak_memory
-from deqcert.solvers import Status, StopRule, bind, get_solver, solver_names
+from deqcert.solvers import SOLVERS, Status, StopRule, bind, get_solver
 from deqcert.solvers.loop import SolveLoop
 
 DEPTH = 5
@@ -25,7 +25,7 @@ def fixed(name, c):
     return get_solver(name).solve(bind(contraction, c), start, StopRule(tol=0.0, max_nfe=DEPTH))
 
 
-@pytest.mark.parametrize("name", solver_names())
+@pytest.mark.parametrize("name", SOLVERS.names())
 def test_rows_begun_at_different_times_each_end_at_the_depth(name):
     generator = torch.Generator().manual_seed(3)
     contexts = torch.randn(7, 12, generator=generator)
@@ -52,7 +52,7 @@ def test_rows_begun_at_different_times_each_end_at_the_depth(name):
         assert status == alone.status[0]
 
 
-@pytest.mark.parametrize("name", solver_names())
+@pytest.mark.parametrize("name", SOLVERS.names())
 def test_a_row_lost_early_says_when_although_nobody_looked(name):
     context = torch.zeros(2, 4)
     context[1] = math.nan

@@ -22,7 +22,6 @@ from deqcert.solvers import (
     arrays,
     get_solver,
     solve,
-    solver_names,
 )
 from deqcert.solvers.gradients import GRADIENTS, Implicit, Phantom, Unroll
 
@@ -85,7 +84,7 @@ TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", solver_names())
+@pytest.mark.parametrize("name", SOLVERS.names())
 def test_every_solver_solves_every_structure_in_every_type(name, dtype, structure):
     make = STRUCTURES[structure]
     real = numbers(3, 2, seed=1), numbers(3, 2, 2, seed=2)
@@ -124,7 +123,7 @@ def test_states_of_mixed_types_keep_each_its_own():
     assert {k: v.dtype for k, v in found.z.items()} == {k: v.dtype for k, v in x.items()}
 
 
-ADJOINTS = list(itertools.product(GRADIENTS.names(), solver_names()))
+ADJOINTS = list(itertools.product(GRADIENTS.names(), SOLVERS.names()))
 
 
 @pytest.mark.parametrize(("adjoint", "method"), ADJOINTS)
@@ -308,7 +307,7 @@ def works_in_place(z, x):
     return z.mul_(0.5).add_(x).tanh_()
 
 
-@pytest.mark.parametrize("name", solver_names())
+@pytest.mark.parametrize("name", SOLVERS.names())
 def test_cells_that_work_in_place_are_noticed(name):
     x = numbers(3, 4)
     wanted = solve(lambda z, x: torch.tanh(0.5 * z + x), torch.zeros_like(x), x, stop=TIGHT).z
@@ -394,7 +393,7 @@ def test_numpy_numbers_are_numbers():
     assert type(Anderson(window=np.int32(3)).window) is int
 
 
-@pytest.mark.parametrize("name", solver_names())
+@pytest.mark.parametrize("name", SOLVERS.names())
 @pytest.mark.parametrize("shape", [(0, 4), (0, 2, 3)])
 def test_empty_states_are_answers(name, shape):
     x = torch.zeros(*shape, requires_grad=True)

@@ -13,8 +13,10 @@ import torch
 from test_smoothing import FIXED, SmallDeq, X, engine
 from toys import ORIGIN, SIGMA, HalfLine
 
+from deqcert import SmoothedClassifier, load_dataset
 from deqcert.certifiers import get_certifier
 from deqcert.cli import main
+from deqcert.compose import describe_predictor
 from deqcert.errors import CheckpointError, ConfigError, RunError
 from deqcert.models import MDEQ, architecture, file_hash, load_model
 from deqcert.models.zoo import SHIPPED
@@ -320,8 +322,6 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_fitted_start_is_worth_more_than_a_cold_cell(digits: Path) -> None:
-    from deqcert.data import load_dataset
-
     model, start = load_model(digits), load_start(start_path(digits), digits)
     data = load_dataset("digits", "test")
     agreement, residual = [], []
@@ -391,8 +391,6 @@ def test_two_trainings_of_one_start_file_are_refused_and_nothing_is_lost(
 
 
 def test_what_is_followed_is_what_a_solve_reads_out(digits: Path) -> None:
-    from deqcert.data import load_dataset
-
     model, net = load_model(digits), load_start(start_path(digits), digits).net
     data = load_dataset("digits", "train")
     found = follow(model, net, data, sigma=0.25, images=20, steps=3, seed=2)
@@ -430,6 +428,10 @@ def test_a_start_is_refused_with_another_model_and_when_damaged(
     torch.save(weights, other)
     damaged = tmp_path / "damaged.start.pth"
     damaged.write_bytes(good.read_bytes()[:1000])
+    flipped = tmp_path / "flipped.start.pth"
+    content = bytearray(good.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    flipped.write_bytes(content)
     content = torch.load(good, weights_only=True)
     changed = {
         "version": {**content, "version": 99},
@@ -442,6 +444,7 @@ def test_a_start_is_refused_with_another_model_and_when_damaged(
         (good, other, "another model"),
         (tmp_path / "none.pth", digits, "there is no start"),
         (damaged, digits, "damaged"),
+        (flipped, digits, "damaged"),
         (digits, digits, "no start network"),
         (tmp_path / "version.pth", digits, "format version 99"),
         (tmp_path / "weights.pth", digits, "damaged"),
@@ -509,6 +512,34 @@ def test_certify_with_a_learned_start(digits: Path, tmp_path: Path, capsys) -> N
     capsys.readouterr()
     assert certify(digits, tmp_path / "named", "--start", "learned", "--steps", "3") == 2
     assert "max_nfe was 2 and is now 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--start learned",
+        "--start learned --steps 2",
+        "--start learned --steps 3 --early 0.2",
+        "--start learned --steps 3 --margin 2",
+        "--start learned --steps 0 --depth 25",
+    ],
+)
+def test_what_was_certified_with_a_learned_start_is_asked_with_the_same_settings(
+    digits: Path, tmp_path: Path, capsys, options: str
+) -> None:
+    assert certify(digits, tmp_path / "run", *options.split()) == 0
+    manifest = tmp_path / "run" / "manifest.json"
+    asked = f"predict --config {manifest} --images 0:1 --n 60 --json"
+    capsys.readouterr()
+    assert main(asked.split()) == 0
+    answer = json.loads(capsys.readouterr().out)
+    given = json.loads(manifest.read_text())["notes"]["settings"]
+    smooth = SmoothedClassifier(**{k: v for k, v in given.items() if k not in ("data", "images")})
+    assert (
+        describe_predictor(smooth.predictor)
+        == json.loads(manifest.read_text())["parameters"]["predictor"]
+    ), "the very classifier"
+    assert answer["predict"] == smooth.predict(load_dataset("digits").image(0), 0, n=60)
 
 
 @pytest.mark.parametrize(

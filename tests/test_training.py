@@ -13,7 +13,7 @@ from trainings import TINY_YAML, small_training
 
 from deqcert.errors import ConfigError, DataError, RunError
 from deqcert.models import file_hash, load_model
-from deqcert.solvers.gradients import gradient_names
+from deqcert.solvers.gradients import GRADIENTS
 from deqcert.training import AUGMENTATIONS, TrainConfig, get_objective, train
 from deqcert.training import loop as loop_module
 
@@ -27,7 +27,7 @@ def record(path: Path) -> dict:
     return json.loads(path.with_suffix(".json").read_text())
 
 
-@pytest.mark.parametrize("gradient", gradient_names())
+@pytest.mark.parametrize("gradient", GRADIENTS.names())
 def test_a_short_training_learns(config: TrainConfig, gradient: str) -> None:
     path = train(dataclasses.replace(config, gradient=gradient))
     found = record(path)

@@ -3,6 +3,5 @@ from .base import Climb as Climb
 from .base import Task as Task
 from .base import View as View
 from .registry import ATTACKS as ATTACKS
-from .registry import attack_names as attack_names
 from .registry import get_attack as get_attack
 from .target import Target as Target

@@ -17,6 +17,7 @@ from deqcert.attacks.ball import check_ball, column
 from deqcert.attacks.target import Target
 from deqcert.errors import ConfigError, DataError
 from deqcert.options import Option, check_options, options_of
+from deqcert.registry import unknown_option
 from deqcert.smoothing.stage import Stage
 
 Scores = Callable[[Tensor], Tensor]
@@ -145,8 +146,7 @@ class Attack:
         known = self.options
         for name in options:
             if name not in known:
-                has = f"it has {', '.join(known)}" if known else "it has none"
-                raise ConfigError(f"attack '{self.name}' has no option '{name}'; {has}.")
+                raise ConfigError(unknown_option(f"attack '{self.name}'", name, known))
 
         def changed(part: Any) -> Any:
             mine = {name: options[name] for name in options_of(type(part)) if name in options}

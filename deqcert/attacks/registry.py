@@ -28,16 +28,11 @@ ATTACKS: Registry[Attack] = Registry(
 """Every attack, imported when it is first asked for; add yours with ``ATTACKS.register``."""
 
 
-def attack_names() -> tuple[str, ...]:
-    """Return the names that :func:`get_attack` knows."""
-    return ATTACKS.names()
-
-
 def get_attack(name: str, **options: Any) -> Attack:
     """Return the attack of that name.
 
     Args:
-        name: One of :func:`attack_names`.
+        name: One of the names of :data:`ATTACKS`.
         **options: Its options, such as ``steps``; see :attr:`Attack.options`.
 
     Raises:

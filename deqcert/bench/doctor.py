@@ -13,7 +13,7 @@ from deqcert.certifiers import CERTIFIERS
 from deqcert.data import LOADERS, dataset_names
 from deqcert.models import ZOO
 from deqcert.runs import machine, versions
-from deqcert.solvers import solver_names
+from deqcert.solvers import SOLVERS
 from deqcert.starts import STARTS
 
 
@@ -21,12 +21,12 @@ def examine() -> dict[str, Any]:
     """Collect what matters for speed, for last bits, and for what will work here.
 
     Returns:
-        dict: kernels (`deqcert.kernels.KernelStatus`), versions, machine, threads, gpus (names),
+        kernels (:class:`deqcert.kernels.KernelStatus`), versions, machine, threads, gpus (names),
         models (shipped ones that are there), loaders (whether each kind of data can be read), and
         the names of solvers, starts and methods.
 
     Raises:
-        KernelError: DEQCERT_KERNELS holds an unknown value.
+        KernelError: If DEQCERT_KERNELS holds an unknown value.
     """
     return {
         "kernels": dataclasses.asdict(kernels.status()),
@@ -36,7 +36,7 @@ def examine() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "models": [name for name in ZOO if ZOO.get(name).is_file()],
         "loaders": {name: _works(name) for name in dataset_names()},
-        "solvers": list(solver_names()),
+        "solvers": list(SOLVERS),
         "starts": list(STARTS),
         "methods": list(CERTIFIERS),
     }
@@ -51,7 +51,7 @@ def _needs(name: str) -> str:
 
 
 def say(found: dict[str, Any]) -> str:
-    """Format `examine`'s answer for people, one fact a line."""
+    """Format `examine`'s answer for people, one fact per line."""
     live = found["kernels"]
     extra = ", ".join(
         part for part in (live["isa"], live["compiler"]) if part and live["path"] == "native"

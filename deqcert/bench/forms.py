@@ -56,7 +56,7 @@ class FormBench:
     """Timings of all forms, and what they have in common.
 
     Args:
-        timings: One a form; "eager" is the first.
+        timings: One per form; "eager" is the first.
         facts: Rows, threads and the like.
     """
 
@@ -135,7 +135,7 @@ def bench_forms(
         FormBench: one timing a form.
 
     Raises:
-        ConfigError: A number is out of range, the device is not there, or the model has no such
+        ConfigError: If a number is out of range, the device is not there, or the model has no such
             form.
     """
     if rounds < 1 or evaluations < 1:

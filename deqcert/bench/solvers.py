@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from deqcert import kernels
 from deqcert.errors import ConfigError
-from deqcert.files import write_atomically
 from deqcert.memory import keep_freed_memory, peak_memory
 from deqcert.solvers import SOLVERS, StopRule, bind, get_solver
 
@@ -128,7 +126,7 @@ def floor_states(solver: str, window: int, iterations: int) -> float:
         iterations: Evaluations of the solve.
 
     Returns:
-        float: states per iteration; NaN for a solver that is not built in.
+        States per iteration; NaN for a solver that is not built in.
     """
     if solver == "picard":
         return 3.0
@@ -168,7 +166,7 @@ def bench_solvers(
         sizes: Elements of a state.
         batches: States solved together.
         window: Of Anderson's method; Broyden's holds every iteration, as torchdeq's does.
-        iterations: Evaluations a solve, at least 4.
+        iterations: Evaluations per solve, at least 4.
         rounds: How often everything is run.
         device: As torch names it.
         dtype: Of the states: float32, float64, or bfloat16, in which torchdeq is not run because
@@ -179,7 +177,7 @@ def bench_solvers(
         SolverBench: one timing for each solver, size and batch.
 
     Raises:
-        ConfigError: A name or a number that cannot be measured.
+        ConfigError: If a name or a number cannot be measured.
     """
     for name in solvers:
         SOLVERS.get(name)
@@ -353,59 +351,3 @@ def _plain(solver: Any, f: Callable[[Tensor], Tensor], start: Tensor, iterations
 def _wait(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
-
-
-def draw_solver_bench(benches: Sequence[SolverBench], path: str | Path) -> Path:
-    """Draw cost against size, batch, window and threads, each where it was varied alone.
-
-    Args:
-        benches: What :func:`bench_solvers` returned, for one or more windows and thread counts.
-        path: File to write; its ending chooses the format.
-
-    Returns:
-        Path: the file written.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    timings = [timing for bench in benches for timing in bench.timings]
-    axes_names = ("size", "rows", "window", "threads")
-    figure, panels = pyplot.subplots(1, 4, figsize=(16, 3.8), constrained_layout=True)
-    for panel, name in zip(panels, axes_names, strict=True):
-        others = [other for other in axes_names if other != name]
-        for solver in dict.fromkeys(timing.solver for timing in timings):
-            groups: dict[tuple[int, ...], list[Timing]] = {}
-            for timing in timings:
-                if timing.solver == solver:
-                    key = tuple(getattr(timing, other) for other in others)
-                    groups.setdefault(key, []).append(timing)
-            if not groups:
-                continue
-            # The family with the most points, and of those the largest problem.
-            key, line = max(
-                groups.items(),
-                key=lambda item: (len({getattr(t, name) for t in item[1]}), item[0]),
-            )
-            line = sorted(line, key=lambda timing: int(getattr(timing, name)))
-            x = [getattr(timing, name) for timing in line]
-            if len(set(x)) < 2:
-                continue
-            fixed = ", ".join(f"{o} {v}" for o, v in zip(others, key, strict=True))
-            (drawn,) = panel.plot(x, [t.ours for t in line], "o-", label=f"{solver} ({fixed})")
-            panel.plot(x, [t.floor for t in line], ":", color=drawn.get_color())
-            panel.plot(x, [t.torchdeq for t in line], "x--", color=drawn.get_color(), alpha=0.6)
-        varied = sorted({getattr(timing, name) for timing in timings})
-        panel.set(
-            xlabel=name, ylabel="ms per iteration beyond the cell", xscale="log", yscale="log"
-        )
-        panel.set_xticks(varied, [str(value) for value in varied])
-        panel.minorticks_off()
-        if panel.get_legend_handles_labels()[0]:
-            panel.legend(fontsize=6, frameon=False)
-    figure.suptitle("solid: ours; dotted: floor at copy bandwidth; dashed: torchdeq", fontsize=9)
-    target = Path(path)
-    write_atomically(target, lambda file: figure.savefig(file, format=target.suffix[1:], dpi=110))
-    pyplot.close(figure)
-    return target

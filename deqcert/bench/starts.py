@@ -1,8 +1,7 @@
 """How many cell evaluations does a solver, a start or a depth need on a given model?
 
 Every setting votes on the same noisy copies, so its agreement with the converged cold solve is
-measured sample by sample, and it is certified as a user would: independent starts by the standard
-method, chained ones by the serialized method with its audit.
+measured sample by sample, and it is certified as a user would: by the method that fits its start.
 """
 
 from __future__ import annotations
@@ -13,18 +12,16 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deqcert import kernels
-from deqcert.certifiers import get_certifier
+from deqcert.certifiers import default_method, make_certifier
 from deqcert.certifiers.metrics import average_certified_radius, certified_accuracy
 from deqcert.errors import ConfigError
 from deqcert.models import ImplicitModel
-from deqcert.report.picture import COLOURS, dashes, new_figure, plain, save_figure
 from deqcert.smoothing import (
     NO_VOTE,
     DecidedStop,
@@ -41,8 +38,6 @@ from deqcert.starts import StartPolicy
 
 if TYPE_CHECKING:
     from deqcert.data import Dataset
-
-MARKERS = "osD^v<>P"
 
 
 @dataclass(frozen=True)
@@ -246,7 +241,7 @@ def grid(
         warm start has to beat it.
 
     Raises:
-        ConfigError: A value is out of range.
+        ConfigError: If a value is out of range.
     """
     settings = []
     for name, solver in solvers.items():
@@ -320,32 +315,26 @@ def bench(
         One row per setting.
 
     Raises:
-        ConfigError: A value is out of range, or n is too small for alpha.
+        ConfigError: If a value is out of range, or n is too small for alpha.
     """
     if not images or not settings:
         raise ConfigError("there is nothing to measure; give at least one image and one depth")
     engine = SmoothingEngine(model, sigma=sigma, seed=seed, batch=batch, shape=shape, device=device)
     observer = _Observer(engine)
-    options: dict[str, Any] = {"n0": n0, "n": n, "alpha": alpha}
-    audits = {**options, "reference": auditor, "audit": audit}
+    pool = {"n0": n0, "n": n, "alpha": alpha, "reference": auditor, "audit": audit}
     certifiers = [
-        get_certifier("standard", setting.predictor, **options)
-        if setting.predictor.independent
-        else get_certifier("serialized", setting.predictor, **audits)
-        for setting in settings
+        make_certifier(default_method(each), pool, {"predictor": each})
+        for each in (setting.predictor for setting in settings)
     ]
     if n <= batch and any(not setting.predictor.independent for setting in settings):
         raise ConfigError(
             f"n is {n} and the batch {batch}, so that every vote of a warm start would be in its "
             "cold first batch; give a larger n or a smaller batch"
         )
-    inputs = [dataset.image(image) for image in images]
-    labels = np.array([dataset.label(image) for image in images])
+    inputs = [Input(dataset.image(index), index) for index in images]
+    labels = np.array([dataset.label(index) for index in images])
     truth = np.stack(
-        [
-            engine.votes(reference, Input(x, image), Stage.ESTIMATE, n).predictions
-            for x, image in zip(inputs, images, strict=True)
-        ]
+        [engine.votes(reference, each, Stage.ESTIMATE, n).predictions for each in inputs]
     )
     known, silence = truth != NO_VOTE, Silence()
     engine.callbacks.append(silence)
@@ -355,8 +344,8 @@ def bench(
         observer.watch(setting.predictor)
         began, answers = time.perf_counter(), []
         cast, warm = np.full_like(truth, NO_VOTE), np.zeros(truth.shape, dtype=bool)
-        for i, (x, image) in enumerate(zip(inputs, images, strict=True)):
-            answers.append(certifier.certify(engine, Input(x, image)))
+        for i, each in enumerate(inputs):
+            answers.append(certifier.certify(engine, each))
             for samples, predictions, counted in observer.cast:
                 cast[i, samples], warm[i, samples] = predictions, counted
             observer.cast.clear()
@@ -411,71 +400,3 @@ def _cell(value: float, form: str) -> str:
 
 def _share(hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:
     return float(np.mean(hits[among])) if among.any() else float("nan")
-
-
-def draw_bench(result: Bench, path: str | Path, *, title: str = "Agreement") -> Path:
-    """Draw evaluations per vote against agreement: a colour per start, a marker per solver.
-
-    Args:
-        result: What `bench` returned.
-        path: File to write; its ending chooses the format.
-        title: What stands above the picture.
-
-    Returns:
-        The file written.
-
-    Raises:
-        RunError: It cannot be written.
-    """
-    figure, axes = new_figure()
-    starts = list(dict.fromkeys(row.start for row in result.rows))
-    solvers = list(dict.fromkeys(row.solver for row in result.rows))
-    lines: dict[tuple[str, str], list[Measurement]] = {}
-    for row in result.rows:
-        if math.isfinite(row.nfe) and math.isfinite(row.agreement):  # what else is there to see?
-            lines.setdefault((row.solver, row.start), []).append(row)
-    depths = sorted({row.depth for row in result.rows if row.depth.isdigit()}, key=int)
-    heights = []
-    for rows in lines.values():
-        places = {row.depth: (100 * row.agreement, 10 * row.nfe) for row in rows}
-        where = [places.get(depth, (np.nan, np.nan)) for depth in depths]
-        heights.append(np.array(where, dtype=np.float64).ravel())
-    for ((solver, start), rows), dash in zip(lines.items(), dashes(heights), strict=True):
-        i, j = solvers.index(solver), starts.index(start)
-        fixed = [row for row in rows if row.depth.isdigit()]
-        style: dict[str, Any] = {
-            "color": COLOURS[j % len(COLOURS)],
-            "marker": MARKERS[i % len(MARKERS)],
-        }
-        if fixed:
-            # The markers of lines that coincide are rings, one within the other.
-            around = 4.5 if dash is None else 4.5 + 1.6 * dash[0] / dash[1][0]
-            axes.plot(
-                [row.nfe for row in fixed],
-                [100 * row.agreement for row in fixed],
-                markersize=around,
-                markerfacecolor=style["color"] if dash is None or dash[0] == 0 else "none",
-                linewidth=1.4,
-                linestyle=dash or ("-", "--", ":")[i % 3],
-                label=plain(f"{start}, {solver}"),
-                **style,
-            )
-        for row in rows:
-            if not row.depth.isdigit():
-                axes.plot(
-                    [row.nfe],
-                    [100 * row.agreement],
-                    markersize=9,
-                    markerfacecolor="none",
-                    linestyle="none",
-                    label=plain(f"{start}, {solver}, {row.depth}"),
-                    **style,
-                )
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel("cell evaluations of a vote (warm-up and audit not counted)")
-    axes.set_ylabel("agreement with the converged cold solve (%)")
-    axes.set_title(plain(title), loc="left", fontsize=11, fontweight="bold")
-    if lines:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8)
-    return save_figure(figure, Path(path))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from deqcert.errors import ConfigError
-from deqcert.registry import Registry
+from deqcert.registry import Registry, unknown_option
 
 if TYPE_CHECKING:
     from deqcert.certifiers.base import Certifier
@@ -52,8 +52,7 @@ def make_certifier(
     for option in asked:
         if option not in fields:
             known = [field for field in fields if field != "predictor"]
-            has = f"it has {', '.join(known)}" if known else "it has none"
-            raise ConfigError(f"method '{name}' has no option '{option}'; {has}.")
+            raise ConfigError(unknown_option(f"method '{name}'", option, known))
     values = {field: asked.get(field, pool.get(field)) for field in fields}
     values = {field: value for field, value in values.items() if value is not None}
     missing = [

@@ -1,4 +1,4 @@
-"""The command line: one module a command, loaded only when it is asked for.
+"""The command line: one module per command, loaded only when it is asked for.
 
 Every user error ends as one sentence on standard error and exit code 2; Ctrl-C exits with 130.
 Nothing here imports torch before a command needs it, so that ``deqcert --help`` and
@@ -7,7 +7,6 @@ Nothing here imports torch before a command needs it, so that ``deqcert --help``
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -19,6 +18,7 @@ from click.shell_completion import shell_complete
 from deqcert import __version__
 from deqcert.cli.streams import abandon, prepare
 from deqcert.errors import ConfigError, DeqcertError
+from deqcert.registry import nearest, unknown_name
 
 COMMANDS = (
     "train",
@@ -60,9 +60,7 @@ class LazyGroup(click.Group):
         """Find the command, or say which one is nearest."""
         unknown = args[0] not in COMMANDS and not args[0].startswith("-")
         if unknown and not ctx.resilient_parsing:  # completion keeps quiet about it
-            nearest = difflib.get_close_matches(args[0], COMMANDS, n=1, cutoff=0.6)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(COMMANDS)}"
-            raise ConfigError(f"there is no command {args[0]}; {hint}")
+            raise ConfigError(unknown_name("command", args[0], COMMANDS))
         return super().resolve_command(ctx, args)
 
 
@@ -80,11 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: what follows the program's name; default: this process's.
+        arguments: What follows the program's name; those of this process if not given.
 
     Returns:
-        int: 0 for success, 2 for a user error (said in one sentence on standard error), 130
-        after Ctrl-C.
+        0 for success, 2 for a user error (said in one sentence on standard error), 130 after
+        Ctrl-C.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if completion := os.environ.get("_DEQCERT_COMPLETE"):
@@ -138,8 +136,8 @@ def usage_sentence(error: click.ClickException) -> str:
             for parameter in (context.command.params if context is not None else [])
             for name in parameter.opts
         ]
-        nearest = difflib.get_close_matches(error.option_name, [*names, "--help"], n=1, cutoff=0.6)
-        hint = f"did you mean {nearest[0]}" if nearest else "there is none like it"
+        near = nearest(error.option_name, [*names, "--help"])
+        hint = f"did you mean {near}" if near else "there is none like it"
         return f"there is no option {error.option_name}; {hint} ({command} --help lists all)"
     text = error.format_message()
     return f"{text[0].lower()}{text[1:].rstrip('.')} ({command} --help says more)"

@@ -12,8 +12,9 @@ import click
 
 from deqcert.api import SmoothedClassifier, parse_images
 from deqcert.attacks import ATTACKS
+from deqcert.certifiers.bounds import write_down
 from deqcert.cli.fields import options_from, renamed
-from deqcert.cli.options import parse_radii
+from deqcert.cli.options import parse_radii, quiet_option, radii_option
 from deqcert.errors import ConfigError, Interrupted, RunError
 from deqcert.options import number, parse_pairs
 
@@ -69,8 +70,8 @@ class Attacking:
 @click.option("--data", metavar="SPEC", help="The images, if they are elsewhere now.")
 @click.option("--start", metavar="learned:FILE", help="A learned start, if it is elsewhere now.")
 @click.option("--out", metavar="DIR", help="Folder of the attacks; default: RUN-attacks.")
-@click.option("--radii", metavar="R,R,...", help="Radii of the table; default: 0,0.25,...")
-@click.option("--quiet", is_flag=True, help="Print alarms and the table only.")
+@radii_option
+@quiet_option("alarms and the table")
 def command(
     run: str,
     attacks: tuple[str, ...],
@@ -228,7 +229,7 @@ def _progress(outcome: Outcome, made: Run) -> None:
         found = f"another class from {norms[nearest]:.3f} on ({nearest.partition(':')[2]})"
     print(
         f"image {outcome.idx} ({made.done} of {len(made.images)}): class {outcome.answer}, label "
-        f"{outcome.label}, certified within {outcome.radius:.3f}; {found}",
+        f"{outcome.label}, certified within {write_down(outcome.radius, 3)}; {found}",
         file=sys.stderr,
         flush=True,
     )

@@ -13,10 +13,18 @@ import click
 from deqcert.api import SmoothedClassifier
 from deqcert.cli.benches import Benches
 from deqcert.cli.fields import options_from
-from deqcert.cli.options import parse_numbers, parse_radii, say, settings_options
+from deqcert.cli.options import (
+    json_option,
+    parse_numbers,
+    parse_radii,
+    quiet_option,
+    say,
+    settings_options,
+)
 from deqcert.errors import ConfigError
-from deqcert.options import number
+from deqcert.options import number, split_pairs
 from deqcert.settings import Certifying, Solving, Starting
+from deqcert.solvers import SOLVERS
 
 if TYPE_CHECKING:
     from deqcert.bench.starts import Measurement
@@ -66,7 +74,7 @@ class Measuring:
     default=("anderson",),
     show_default=True,
     metavar="NAME[:KEY=VALUE,...]",
-    help="picard, anderson or broyden, with options, as in anderson:window=3,damping=0.8; may be "
+    help=f"{', '.join(SOLVERS)}; with options as in anderson:window=3,damping=0.8; may be "
     "repeated.",
 )
 @click.option(
@@ -104,8 +112,8 @@ class Measuring:
 @click.option(
     "--picture", metavar="FILE", help="Draw evaluations against agreement into a .png, .pdf, .svg."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
-@click.option("--quiet", is_flag=True, help="Print the table only.")
+@json_option
+@quiet_option()
 def starts_command(
     model: str,
     model_config: str | None,
@@ -128,7 +136,8 @@ def starts_command(
     Every setting votes on the same noisy copies. Baselines are measured beside them: cold at
     every depth asked for, cold at the largest depth, and cold stopped at each tolerance.
     """
-    from deqcert.bench.starts import bench, draw_bench, grid
+    from deqcert.bench.pictures import draw_bench
+    from deqcert.bench.starts import bench, grid
     from deqcert.report.picture import check_picture
     from deqcert.smoothing import Predictor
     from deqcert.solvers import StopRule, get_solver
@@ -202,9 +211,5 @@ def _solver(text: str) -> Solver[Any]:
     from deqcert import compose
 
     name, _, given = text.partition(":")
-    pairs = [pair.partition("=") for pair in given.split(",") if pair]
-    for key, equals, _ in pairs:
-        if not equals:
-            raise ConfigError(f"solver option {key!r} must read KEY=VALUE, as in damping=0.8")
-    options = {key: value for key, _, value in pairs}
+    options = split_pairs("solver option", [pair for pair in given.split(",") if pair])
     return compose.make_solver(Solving(solver=name, solver_options=options))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import click
 
 from deqcert.cli.fields import options_from, renamed
+from deqcert.cli.options import json_option, model_options
 from deqcert.options import number
 from deqcert.settings import Machine
 
@@ -29,22 +30,11 @@ class Timing:
 
 
 @click.command(short_help="Time of a model in each of its forms; the fastest is kept for --form.")
-@click.option(
-    "--model",
-    default="digits",
-    show_default=True,
-    metavar="NAME|FILE",
-    help="Checkpoint of the MDEQ-Vision family, or digits: the one that is shipped.",
-)
-@click.option(
-    "--model-config",
-    metavar="FILE",
-    help="The checkpoint's YAML configuration; default: the .yaml beside it.",
-)
+@model_options
 @renamed("config", "model_config")
 @options_from(Timing)
 @options_from(Machine, only=("device", "threads"))
-@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+@json_option
 def command(
     model: str,
     model_config: str | None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deqcert.cli.fields import options_from
-from deqcert.cli.options import parse_numbers
+from deqcert.cli.options import json_option, parse_numbers, quiet_option
 from deqcert.options import choice, number
 from deqcert.settings import Machine
 
@@ -37,8 +37,8 @@ class Measuring:
 @click.option("--batches", metavar="B,...", help="States solved together; default: 1 to 400.")
 @options_from(Measuring)
 @options_from(Machine, only=("device", "threads"))
-@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
-@click.option("--quiet", is_flag=True, help="Print the table only.")
+@json_option
+@quiet_option()
 def command(
     sizes: str | None,
     batches: str | None,

@@ -14,7 +14,7 @@ class Benches(click.Group):
     """A group with a command of its own for everything that does not begin with a name.
 
     Args:
-        default: that command.
+        default: That command.
     """
 
     def __init__(self, default: click.Command, **options: Any) -> None:

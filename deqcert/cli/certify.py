@@ -8,7 +8,7 @@ import click
 
 from deqcert.api import SmoothedClassifier
 from deqcert.certifiers import CERTIFIERS
-from deqcert.cli.options import parse_radii, say, settings_options
+from deqcert.cli.options import parse_radii, quiet_option, radii_option, say, settings_options
 from deqcert.errors import DeqcertError
 
 
@@ -33,8 +33,8 @@ def _summary(name: str) -> str:
 )
 @settings_options(data=":")
 @click.option("--out", metavar="DIR", help="The run folder; default: runs/MODEL-METHOD-sigmaS.")
-@click.option("--radii", metavar="R,R,...", help="Radii of the table; default: 0,0.25,...")
-@click.option("--quiet", is_flag=True, help="Print the table only.")
+@radii_option
+@quiet_option()
 def command(
     data: str,
     split: str,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from deqcert.cli.options import json_option
+
 
 @click.command(short_help="Which kernels are live and why, versions, cores, GPU, loaders.")
-@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+@json_option
 def command(as_json: bool) -> None:
     """Say what deqcert runs on here."""
     import json

@@ -13,7 +13,7 @@ import click
 from deqcert.api import SmoothedClassifier
 from deqcert.cli.fields import Decorator, options_from
 from deqcert.errors import ConfigError
-from deqcert.options import options_of, parse_number
+from deqcert.options import options_of, parse_number, split_pairs
 from deqcert.presets import PRESETS
 from deqcert.registry import nearest
 from deqcert.settings import Data
@@ -46,33 +46,21 @@ def settings_options(
         command = options_from(SmoothedClassifier, skip=skip, defaults=defaults)(command)
         if data is not None:
             command = options_from(Data, defaults={"images": data})(command)
-        for option in reversed(_MODEL):
+        for option in reversed(_SETTINGS):
             command = option(command)
-        return command
+        return model_options(command)
 
     return decorate
 
 
 def _pairs(called: str, name: str, about: str) -> Decorator:
     """Make a repeatable option KEY=VALUE; the command gets a mapping to texts."""
-
-    def read(context: click.Context, parameter: click.Parameter, given: Any) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for pair in given:
-            key, equals, value = pair.partition("=")
-            if not equals or not key:
-                raise ConfigError(f"{called} {pair!r} must read KEY=VALUE")
-            if key in values:
-                raise ConfigError(f"{called} gives {key} twice; give it once")
-            values[key] = value
-        return values
-
     return click.option(
         called,
         name,
         multiple=True,
         metavar="KEY=VALUE",
-        callback=read,
+        callback=lambda context, parameter, given: split_pairs(called, given),
         help=f"{about}; may be repeated.",
     )
 
@@ -160,19 +148,35 @@ def read_settings(path: Path) -> dict[str, Any]:
     return content
 
 
-_MODEL: tuple[Decorator, ...] = (
-    click.option(
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command a checkpoint and its configuration."""
+    configuration = click.option(
+        "--model-config",
+        metavar="FILE",
+        help="The checkpoint's YAML configuration; default: the .yaml beside it.",
+    )
+    checkpoint = click.option(
         "--model",
         default="digits",
         show_default=True,
         metavar="NAME|FILE",
         help="Checkpoint of the MDEQ-Vision family, or digits: the one that is shipped.",
-    ),
-    click.option(
-        "--model-config",
-        metavar="FILE",
-        help="The checkpoint's YAML configuration; default: the .yaml beside it.",
-    ),
+    )
+    return checkpoint(configuration(command))
+
+
+radii_option = click.option(
+    "--radii", metavar="R,R,...", help="Radii of the table; default: 0,0.25,..."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+
+
+def quiet_option(printed: str = "the table") -> Decorator:
+    """Give a command ``--quiet``, and say what it still prints."""
+    return click.option("--quiet", is_flag=True, help=f"Print {printed} only.")
+
+
+_SETTINGS: tuple[Decorator, ...] = (
     click.option(
         "--config",
         is_eager=True,

@@ -3,32 +3,53 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from deqcert.api import SmoothedClassifier
-from deqcert.cli.options import say, settings_options
+from deqcert.cli.options import json_option, say, settings_options
+from deqcert.errors import ConfigError
 
 UNUSED = ("method", "n0", "n", "audit", "goal", "method_options")
 """Settings of certificates that a prediction has no use for."""
 
 
 @click.command(short_help="The smoothed classifier's class for images, or an abstention.")
+@click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path())
 @settings_options(skip=UNUSED, data="0:10")
 @click.option("--n", type=int, default=1000, show_default=True, help="Noisy copies of each image.")
-@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
-def command(data: str, split: str, images: str, n: int, as_json: bool, **settings: Any) -> None:
+@json_option
+def command(
+    files: tuple[str, ...],
+    data: str,
+    split: str,
+    images: str,
+    n: int,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Classify images with the smoothed classifier, or abstain.
 
-    One line per image: index, label, class (-1 for an abstention) and the class's name. The start
-    must be independent of other samples: cold or learned.
+    Images are those of a data set, or FILEs of the model's size: PNG, JPEG and the like, or .npy
+    (uint8, or floats in [0, 1]). One line per image: index, label, class (-1 for an abstention) and
+    the class's name; for a FILE its name and the class. The start must be independent of other
+    samples: cold or learned.
     """
     from deqcert.smoothing import Silence
 
-    smooth = SmoothedClassifier(**settings)
+    smooth, silence = SmoothedClassifier(**settings), Silence()
+    if files:
+        _refuse_data(click.get_current_context())
+        smooth.engine.callbacks.append(silence)
+        _predict_files(smooth, files, n, as_json)
+        say(silence.note())
+        return
     dataset, indices = smooth.dataset(data, split=split, images=images)
-    names, silence = dataset.classes, Silence()
+    names = dataset.classes
     smooth.engine.callbacks.append(silence)
     for place, index in enumerate(indices):
         label, found = dataset.label(index), smooth.predict(dataset.image(index), index, n=n)
@@ -42,3 +63,33 @@ def command(data: str, split: str, images: str, n: int, as_json: bool, **setting
             print("idx\tlabel\tpredict\tname")
         print(f"{index}\t{label}\t{-1 if found is None else found}\t{name}", flush=True)
     say(silence.note())
+
+
+def _refuse_data(context: click.Context) -> None:
+    for name in ("data", "split", "images"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise ConfigError(f"--{name} chooses images of a data set; leave it or the files out")
+
+
+def _predict_files(smooth: SmoothedClassifier, files: Sequence[str], n: int, as_json: bool) -> None:
+    from deqcert.data import read_image
+
+    model: Any = smooth.engine.raw
+    shape: tuple[int, ...] = model.input_shape
+    for file in files:  # before the first solve
+        read_image(file, shape)
+    for place, file in enumerate(files):
+        found = smooth.predict(read_image(file, shape), place, n=n)
+        if as_json:
+            print(json.dumps({"file": file, "predict": found}), flush=True)
+            continue
+        if place == 0:
+            print("file\tpredict")
+        print(f"{_printable(file)}\t{-1 if found is None else found}", flush=True)
+
+
+def _printable(name: str) -> str:
+    """Write a name so that it is one field of one line, in any encoding."""
+    name = name.translate({ord(c): repr(c)[1:-1] for c in "\t\n\r"})
+    encoding = sys.stdout.encoding or "utf-8"
+    return name.encode(encoding, "backslashreplace").decode(encoding)

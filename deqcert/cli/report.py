@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deqcert.cli.options import parse_radii
+from deqcert.cli.options import json_option, parse_radii, radii_option
 
 if TYPE_CHECKING:
     from deqcert.report import Results
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Table, ACR and curves of one or more runs.")
 @click.argument("runs", nargs=-1, metavar="[NAME=]RUN...")
-@click.option("--radii", metavar="R,R,...", help="Radii of the table; default: 0,0.25,...")
+@radii_option
 @click.option(
     "--picture", metavar="FILE", help="Draw the curves of all runs into a .png, .pdf or .svg."
 )
 @click.option("--title", default="Certified accuracy", show_default=True, help="Of the picture.")
-@click.option("--json", "as_json", is_flag=True, help="Print the table for machines.")
+@json_option
 def command(
     runs: tuple[str, ...], radii: str | None, picture: str | None, title: str, as_json: bool
 ) -> None:

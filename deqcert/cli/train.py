@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from deqcert.cli.fields import options_from
+from deqcert.cli.options import quiet_option
 from deqcert.settings import Machine
 from deqcert.training.config import TrainConfig
 
@@ -21,7 +22,7 @@ from deqcert.training.config import TrainConfig
     help="An option of the objective, for instance draws=4; may be repeated.",
 )
 @options_from(Machine, only=("threads",))
-@click.option("--quiet", is_flag=True, help="Print the checkpoint's path only.")
+@quiet_option("the checkpoint's path")
 def command(pairs: tuple[str, ...], threads: int | None, quiet: bool, **given: Any) -> None:
     """Train a deep equilibrium model with Gaussian noise and save it in the public format.
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from deqcert.cli.fields import options_from
+from deqcert.cli.options import quiet_option
 from deqcert.settings import Machine
 from deqcert.training.starts.config import StartConfig
 
@@ -15,7 +16,7 @@ from deqcert.training.starts.config import StartConfig
 @click.command(short_help="Fit a network that guesses where a model's solves should start.")
 @options_from(StartConfig, old_names={"config": "model_config"})
 @options_from(Machine, only=("threads",))
-@click.option("--quiet", is_flag=True, help="Print the file's path only.")
+@quiet_option("the file's path")
 def command(threads: int | None, quiet: bool, **given: Any) -> None:
     """Fit a small network from the injection to the equilibrium, for --start learned.
 
@@ -35,10 +36,10 @@ def command(threads: int | None, quiet: bool, **given: Any) -> None:
         early = "".join(f" --{name} {value:g}" for name, value in rules.items())
         print(
             f"{found['parameters']} weights, {100 * found['share_of_parameters']:.1f}% of the "
-            f"model's; {found['cost']:.2f} cell evaluations a start\n"
+            f"model's; {found['cost']:.2f} cell evaluations per start\n"
             f"agreement with the converged solve after 1, 2, 3 cells: "
             + ", ".join(f"{100 * share:.1f}%" for share in found["agreement"][:3])
-            + f"\ndepth kept: --steps {depth['steps']}{early}: {depth['nfe']:.2f} evaluations a "
+            + f"\ndepth kept: --steps {depth['steps']}{early}: {depth['nfe']:.2f} evaluations per "
             f"vote after the start, {100 * depth['disagreement']:.2f}% of the votes differ"
         )
     print(f"start: {path}")

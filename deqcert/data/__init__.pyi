@@ -1,4 +1,13 @@
 from .base import ArrayDataset, Dataset, Loader
+from .image_file import read_image
 from .registry import LOADERS, dataset_names, load_dataset
 
-__all__ = ["LOADERS", "ArrayDataset", "Dataset", "Loader", "dataset_names", "load_dataset"]
+__all__ = [
+    "LOADERS",
+    "ArrayDataset",
+    "Dataset",
+    "Loader",
+    "dataset_names",
+    "load_dataset",
+    "read_image",
+]

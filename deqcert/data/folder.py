@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqcert.data.base import Dataset, Loader, to_unit
+from deqcert.data.image_file import ENDINGS, decode, to_pixels
 from deqcert.errors import DataError
 
-ENDINGS = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".webp"))
 RESIZED, CROPPED = 256, 224
 HASHED_WHOLE = 512 * 2**20
 """Sets up to this many bytes are hashed by content; of larger ones, names and sizes."""
@@ -153,11 +153,7 @@ def _read(path: Path, *, grey: bool, resize: bool) -> NDArray[np.uint8]:
     """Read pixels, shape (C, H, W); one channel only where grey is allowed and the file is grey."""
     from PIL import Image
 
-    try:
-        with Image.open(path) as file:
-            image = file.convert("L" if grey and file.mode in ("1", "L") else "RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise DataError(f"{path} cannot be read as an image; replace or remove it.") from None
+    image = decode(path, grey=grey)
     if resize:
         width, height = image.size
         scale = RESIZED / min(width, height)
@@ -165,5 +161,4 @@ def _read(path: Path, *, grey: bool, resize: bool) -> NDArray[np.uint8]:
         image = image.resize(size, Image.Resampling.BILINEAR)
         left, top = ((side - CROPPED) // 2 for side in image.size)
         image = image.crop((left, top, left + CROPPED, top + CROPPED))
-    pixels = np.asarray(image, dtype=np.uint8)
-    return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
+    return to_pixels(image)

@@ -90,7 +90,7 @@ def anderson_step(
         workspace: What :func:`deqcert.kernels.workspace` returned; default: allocated here.
 
     Raises:
-        KernelError: An argument has the wrong dtype, shape, device, layout or range.
+        KernelError: If an argument has the wrong dtype, shape, device, layout or range.
     """
     last = judge_norms(z, out, *residual_norms.reference(z, fz), watch)
     rows, m = window_f.shape[0], window_f.shape[1]

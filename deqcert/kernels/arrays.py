@@ -26,7 +26,7 @@ def check_array(
     """Return ``tensor`` if it is what a kernel takes.
 
     Raises:
-        KernelError: It is not; the sentence names the argument.
+        KernelError: If it is not; the sentence names the argument.
     """
     if not isinstance(tensor, Tensor):
         raise KernelError(f"{name}: expected a torch tensor, got {type(tensor).__name__}")
@@ -53,7 +53,7 @@ def check_states(name: str, tensor: object) -> Tensor:
     """Return ``tensor`` if it holds states: (B, D), D >= 1, of a dtype that kernels know.
 
     Raises:
-        KernelError: It does not; the sentence names the argument.
+        KernelError: If it does not; the sentence names the argument.
     """
     if not isinstance(tensor, Tensor):
         raise KernelError(f"{name}: expected a torch tensor, got {type(tensor).__name__}")

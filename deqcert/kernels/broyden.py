@@ -52,7 +52,7 @@ def broyden_step(
     ``d_j = -H_j g_j`` are all that is kept (Kelley 1995, section 7.3, where lengths are 1). H is
     applied by one read of each. The new direction satisfies the secant equation of the last step.
     Inner products with the
-    directions are summed in the states' precision over eight terms a lane, then in float64. When
+    directions are summed in the states' precision over eight terms per lane, then in float64. When
     the window is full, or the update has no pivot (below 1e-8 of its terms), the row begins
     again with ``H = -I``, so a window of 1 is Picard iteration. All that a row reads and writes is
     its own.
@@ -76,7 +76,7 @@ def broyden_step(
         workspace: What :func:`deqcert.kernels.workspace` returned; default: allocated here.
 
     Raises:
-        KernelError: An argument has the wrong dtype, shape, device or layout.
+        KernelError: If an argument has the wrong dtype, shape, device or layout.
     """
     m = directions.shape[1]
     square, fz_square = residual_norms.reference(z, fz)

@@ -119,7 +119,7 @@ def uses_native(device: torch.device) -> bool:
     """Whether the extension handles tensors on ``device``.
 
     Raises:
-        KernelError: ``DEQCERT_KERNELS`` holds an unknown value or one that cannot be met.
+        KernelError: If ``DEQCERT_KERNELS`` holds an unknown value or one that cannot be met.
     """
     reason = _why_reference(device)
     if reason and _forced() == "native":
@@ -134,7 +134,7 @@ def status() -> KernelStatus:
     """Say which path is live and why.
 
     Raises:
-        KernelError: ``DEQCERT_KERNELS`` holds an unknown value or one that cannot be met.
+        KernelError: If ``DEQCERT_KERNELS`` holds an unknown value or one that cannot be met.
     """
     native = uses_native(torch.device("cpu"))
     reason = _why_reference(torch.device("cpu")) or "the compiled extension is installed"
@@ -156,7 +156,7 @@ def run(name: str, *arguments: object, device: torch.device, **options: object) 
     """Call a function of the extension on torch's current stream.
 
     Raises:
-        KernelError: The extension refuses an argument, which it names.
+        KernelError: If the extension refuses an argument, which it names.
     """
     stream = 0
     if device.type == "cuda":

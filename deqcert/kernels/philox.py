@@ -133,7 +133,7 @@ def philox_normal(out: Tensor, *, seed: int, index: int, stage: int, first: int)
         first: Index of the first row's sample, 0 <= first, first + n <= 2^32.
 
     Raises:
-        KernelError: An argument has the wrong dtype, shape, layout or range.
+        KernelError: If an argument has the wrong dtype, shape, layout or range.
     """
     n, d = out.shape
     blocks = (d + 3) // 4

@@ -49,7 +49,7 @@ def residual_norms(z: Tensor, fz: Tensor) -> tuple[Tensor, Tensor]:
         infinity shows in its own row only.
 
     Raises:
-        KernelError: An argument has the wrong dtype, shape, device or layout.
+        KernelError: If an argument has the wrong dtype, shape, device or layout.
     """
     fz64 = fz.double()
     # The difference is taken in the state's own precision: it is the residual that a solver uses.

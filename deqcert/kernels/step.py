@@ -184,7 +184,7 @@ def workspace(method: str, z: Tensor, window: int = 1) -> Tensor:
         (B, k) float64 of no meaning; k is 0 where the reference runs.
 
     Raises:
-        KernelError: The method has no kernel, or ``z`` is no state.
+        KernelError: If the method has no kernel, or ``z`` is no state.
     """
     if method not in STEPS:
         raise KernelError(f"method: expected one of {', '.join(sorted(STEPS))}, got {method!r}")

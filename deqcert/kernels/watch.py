@@ -91,7 +91,7 @@ def judge(z: Tensor, fz: Tensor, out: Tensor, watch: Watch | None) -> Tensor:
         The rows that make their last step of a fixed depth now, (B,) bool.
 
     Raises:
-        KernelError: An argument has the wrong dtype, shape, device or layout.
+        KernelError: If an argument has the wrong dtype, shape, device or layout.
     """
     check_states("z", z)
     check_array("out", out, tuple(z.shape), z.dtype, z.device)

@@ -1,13 +1,8 @@
-"""Checkpoints in: weights only, in the formats of the public MDEQ repositories and our own.
-
-A file is read with torch's restricted unpickler, so nothing in it is ever executed.
-"""
+"""Checkpoints in: weights only, in the formats of the public MDEQ repositories and our own."""
 
 from __future__ import annotations
 
 import hashlib
-import pickle
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +13,12 @@ from torch import Tensor
 from deqcert.errors import CheckpointError, ConfigError
 from deqcert.models.architectures import read_config
 from deqcert.models.base import ModelConfig, TrainableModel
+from deqcert.models.parameter_names import fit_names
+from deqcert.models.weight_files import read_weight_file
 from deqcert.models.zoo import ZOO, checkpoint_path
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")
 """Keys under which training scripts store the weights among other things."""
-
-PREFIXES = ("module.", "1.")
-"""What wrappers put before every name: data parallelism, a normalisation layer in front."""
 
 
 def file_hash(path: str | Path) -> str:
@@ -67,8 +61,15 @@ def load_model(
     if config is None or isinstance(config, str | Path):
         config = read_config(config if config is not None else _beside(path))
     model = config.build()
-    _check_names(path, weights, model.state_dict())
+    wanted = model.state_dict()
+    weights = fit_names(weights, wanted)
+    _check_names(path, weights, wanted)
     for name, value in weights.items():
+        if value.is_meta or value.layout != torch.strided or value.is_quantized:
+            raise CheckpointError(
+                f"checkpoint {path} has '{name}' as something else than plain numbers; save the "
+                "state_dict() of a model that is neither empty, sparse nor quantised."
+            )
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise CheckpointError(
                 f"checkpoint {path} holds values that are not finite in '{name}'; the training "
@@ -79,34 +80,17 @@ def load_model(
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read the state_dict in a checkpoint file, without wrapper and without prefix.
+    """Read the state_dict in a checkpoint file, without wrapper, with the names as they are.
 
     Raises:
         CheckpointError: If the file is missing, damaged or holds anything but weights.
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            empty = not file.read(1)
+        content = read_weight_file(path)
     except OSError as error:
         raise CheckpointError(_unreadable(path, error)) from None
-    if empty:
-        raise CheckpointError(f"checkpoint {path} is empty; download or save it again.")
-    try:
-        with warnings.catch_warnings():
-            # Remarks on old pickle protocols would stand between the user and the one sentence.
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error) or "Weights only" in str(error):
-            raise CheckpointError(
-                f"checkpoint {path} holds Python objects besides weights, which are never "
-                "executed here; save model.state_dict() alone with torch.save."
-            ) from None
-        raise CheckpointError(_damaged(path)) from None
-    except Exception:  # a damaged archive makes torch raise nearly anything
-        raise CheckpointError(_damaged(path)) from None
-    return _strip(_unwrap(path, content))
+    return _unwrap(path, content)
 
 
 def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:
@@ -124,13 +108,6 @@ def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:
 
 def _is_weights(candidate: Mapping[Any, Any]) -> bool:
     return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in candidate.items())
-
-
-def _strip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in PREFIXES * 2:
-        if all(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
-    return weights
 
 
 def _check_names(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
@@ -167,11 +144,4 @@ def _unreadable(path: Path, error: OSError) -> str:
     return (
         f"cannot read checkpoint {path} ({reason}); give the path of a state_dict file, or one of "
         f"the names {', '.join(ZOO)}."
-    )
-
-
-def _damaged(path: Path) -> str:
-    return (
-        f"checkpoint {path} is damaged or is not a torch file; download it again or save it "
-        "anew with torch.save(model.state_dict(), path)."
     )

@@ -32,8 +32,10 @@ IGNORED = {
 _IGNORED_MODEL = {
     *("CONV_INJECTION", "HEATMAP_SIZE", "INIT_WEIGHTS", "NUM_JOINTS", "PRETRAINED", "SIGMA"),
     *("TAG_PER_JOINT", "TARGET_TYPE"),
+    *("B_THRES", "F_THRES"),
 }
-"""Keys of ``MODEL`` that the public code defines and its classifiers never read."""
+"""Keys of ``MODEL`` that the public code defines and its classifiers never read; the last two say
+how deep the code of 2020 solves, as the section ``DEQ`` does in that of 2021."""
 
 _STATISTICS = {"cifar10": CIFAR10_STATISTICS, "imagenet": IMAGENET_STATISTICS}
 
@@ -192,6 +194,8 @@ def _fields(data: Any) -> dict[str, Any]:
     known = set(_MODEL_KEYS) | _IGNORED_MODEL | {"NAME", "IMAGE_SIZE", "EXTRA"}
     _refuse_unknown(model, known, "MODEL.")
     extra = _mapping(model.get("EXTRA"), "MODEL.EXTRA")
+    if "FINAL_CONV_KERNEL" in extra:
+        raise ConfigError("this is a model for segmentation, but only classifiers can be used.")
     _refuse_unknown(extra, {"FULL_STAGE"}, "MODEL.EXTRA.")
     stage = _mapping(extra.get("FULL_STAGE"), "MODEL.EXTRA.FULL_STAGE")
     prefix = "MODEL.EXTRA.FULL_STAGE."
@@ -204,6 +208,8 @@ def _fields(data: Any) -> dict[str, Any]:
     fields |= {_MODEL_KEYS[key]: value for key, value in model.items() if key in _MODEL_KEYS}
     for key, field in _STAGE_KEYS.items():
         if key not in stage:
+            if field == "big_kernels":  # the code of 2020 has none
+                continue
             raise ConfigError(f"{prefix}{key} is missing; classifiers need it.")
         fields[field] = tuple(stage[key]) if isinstance(stage[key], list) else stage[key]
     if stage.get("NUM_BRANCHES", len(fields["channels"])) != len(fields["channels"]):

@@ -24,7 +24,7 @@ def join_parts(parts: Sequence[Results]) -> Results:
         All images of all parts; sound if every part is.
 
     Raises:
-        RunError: Two parts hold the same image, or were made with other parameters (as far as
+        RunError: If two parts hold the same image, or were made with other parameters (as far as
             the files tell: the whole manifest for run folders, else the columns).
     """
     first, *others = parts

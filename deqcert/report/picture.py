@@ -65,8 +65,8 @@ def draw_curves(
         The file written.
 
     Raises:
-        ConfigError: No runs, runs of different norms, or an ending that is not a picture's.
-        RunError: The file cannot be written.
+        ConfigError: If there are no runs, norms differ, or the ending is not a picture's.
+        RunError: If the file cannot be written.
     """
     if not runs:
         raise ConfigError("no runs to draw; give at least one")
@@ -152,7 +152,7 @@ def check_picture(path: str | Path) -> Path:
     """Refuse a name that no picture can be written to, before anything is computed for it.
 
     Raises:
-        ConfigError: The ending is not a picture's, or the folder is not there.
+        ConfigError: If the ending is not a picture's, or the folder is not there.
     """
     target = Path(path)
     if target.suffix.lower() not in {".png", ".pdf", ".svg"}:
@@ -187,7 +187,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure, whole or not at all.
 
     Raises:
-        RunError: The file cannot be written.
+        RunError: If the file cannot be written.
     """
     kind = path.suffix.lower().removeprefix(".")
     write_atomically(

@@ -91,7 +91,7 @@ def read_results(path: str | Path, name: str | None = None) -> Results:
         was killed) is left out.
 
     Raises:
-        RunError: The file is missing, empty or damaged; the message names the line.
+        RunError: If the file is missing, empty or damaged; the message names the line.
     """
     given = Path(path)
     file = given / "certificates.tsv" if given.is_dir() else given

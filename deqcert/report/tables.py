@@ -124,7 +124,7 @@ def table(runs: Sequence[Results], radii: Sequence[float] | None = None) -> Tabl
         One row per run.
 
     Raises:
-        ConfigError: A radius is negative or not finite, or the runs' norms differ.
+        ConfigError: If a radius is negative or not finite, or the runs' norms differ.
     """
     chosen = tuple(sorted(set(default_radii(runs) if radii is None else map(float, radii))))
     if not chosen or not all(math.isfinite(radius) and radius >= 0 for radius in chosen):

@@ -40,7 +40,7 @@ class Run:
             :func:`certificate_layout`.
 
     Raises:
-        RunError: The folder holds something else, another run, or a run that another process is
+        RunError: If the folder holds something else, another run, or a run that another process is
             writing; or it cannot be written.
     """
 
@@ -96,7 +96,7 @@ class Run:
         """Put the next image's line on the disk.
 
         Raises:
-            RunError: It could not be written; everything before it is safe.
+            RunError: If it could not be written; everything before it is safe.
         """
         self._journal.append(row)
 
@@ -104,7 +104,7 @@ class Run:
         """Write summary.json, whole or not at all.
 
         Raises:
-            RunError: It cannot be written.
+            RunError: If it cannot be written.
         """
         write_atomically(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
@@ -194,17 +194,17 @@ def certify_images(
         tell: Called after each line is safe.
 
     Raises:
-        ConfigError: A certificate is of another method or norm than its certifier.
-        RunError: A line could not be written; everything before it is safe.
+        ConfigError: If a certificate is of another method or norm than its certifier.
+        RunError: If a line could not be written; everything before it is safe.
     """
-    for image in run.remaining:
-        certificate = certifier.certify(subject, Input(dataset.image(image), image))
+    for index in run.remaining:
+        certificate = certifier.certify(subject, Input(dataset.image(index), index))
         if (certificate.method, certificate.norm) != (certifier.name, certifier.norm):
             raise ConfigError(
                 f"method '{certifier.name}' ({certifier.norm}) returned a certificate of method "
                 f"'{certificate.method}' ({certificate.norm}); it must return its own."
             )
-        row = Row(image, dataset.label(image), certificate)
+        row = Row(index, dataset.label(index), certificate)
         run.append(row)
         if tell is not None:
             tell(row)

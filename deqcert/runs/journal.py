@@ -173,7 +173,7 @@ class Journal:
         layout: What the lines hold.
 
     Raises:
-        RunError: The file cannot be written, or lines before the last are not this run's.
+        RunError: If the file cannot be written, or lines before the last are not this run's.
     """
 
     def __init__(self, folder: Path, images: Sequence[int], layout: Layout = CERTIFICATES) -> None:
@@ -203,7 +203,7 @@ class Journal:
             row: The result of the next image in order.
 
         Raises:
-            RunError: It could not be written; the lines before it are safe.
+            RunError: If it could not be written; the lines before it are safe.
         """
         assert row.idx == self._images[self.done], "rows come in the order of the run"
         line = row.line()

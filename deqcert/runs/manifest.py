@@ -63,7 +63,7 @@ class Manifest:
         """Write it into a run folder, whole or not at all.
 
         Raises:
-            RunError: the folder cannot be written.
+            RunError: If the folder cannot be written.
         """
         content = {
             "format": FORMAT,
@@ -85,7 +85,7 @@ class Manifest:
             Manifest, or None where there is no file of that name.
 
         Raises:
-            RunError: it is not one of ours, or damaged.
+            RunError: If it is not one of ours, or damaged.
         """
         path = folder / NAME
         try:
@@ -131,7 +131,7 @@ def parse_images(text: str) -> tuple[int, ...]:
     """Read what `describe_images` wrote.
 
     Raises:
-        ValueError: It is neither form.
+        ValueError: If it is neither form.
     """
     if ":" in text:
         start, stop, step = map(int, text.split(":"))

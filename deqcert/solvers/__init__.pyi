@@ -4,7 +4,7 @@ from .broyden import Broyden
 from .cells import Cell, bind
 from .fixed_point import Solution, solve
 from .picard import Picard
-from .registry import SOLVERS, get_solver, register_solver, solver_names, solver_options
+from .registry import SOLVERS, get_solver, register_solver
 from .result import SolveResult, Status, StopRule
 from .warm import Warm
 
@@ -25,6 +25,4 @@ __all__ = [
     "get_solver",
     "register_solver",
     "solve",
-    "solver_names",
-    "solver_options",
 ]

@@ -57,9 +57,9 @@ class Anderson(Solver[AndersonState]):
     Raises:
         ConfigError: If an option is outside its range.
 
-    Source: D. G. Anderson (1965); H. F. Walker and P. Ni, "Anderson acceleration for fixed-point
-    iterations" (2011), type II; safeguards in the spirit of J. Zhang, B. O'Donoghue, S. Boyd
-    (2020).
+    **Source:** D. G. Anderson (1965); H. F. Walker and P. Ni, "Anderson acceleration for
+    fixed-point iterations" (2011), type II; safeguards in the spirit of J. Zhang, B. O'Donoghue,
+    S. Boyd (2020).
     """
 
     window: int = number(5, low=1)

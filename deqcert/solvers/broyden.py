@@ -57,7 +57,7 @@ class Broyden(Solver[BroydenState]):
     Raises:
         ConfigError: If an option is outside its range.
 
-    Source: C. G. Broyden (1965), first method; C. T. Kelley, "Iterative Methods for Linear and
+    **Source:** C. G. Broyden (1965), first method; C. T. Kelley, "Iterative Methods for Linear and
     Nonlinear Equations" (1995), section 7.3, for the form with one vector an iteration; S. Bai,
     V. Koltun, J. Z. Kolter (2020) for its use in deep equilibrium models.
     """

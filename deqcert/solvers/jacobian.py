@@ -26,7 +26,7 @@ def jacobian_penalty(
         draws: Random vectors, from 1; one suffices in training.
         generator: Source of the random vectors.
 
-    Source: Bai, Koltun, Kolter 2021, section 3.2, equation 7.
+    **Source:** Bai, Koltun, Kolter 2021, section 3.2, equation 7.
     """
     z = z.detach().requires_grad_()
     fz = f(z, *context)
@@ -60,8 +60,8 @@ def spectral_radius(
     Returns:
         Shape (B,), float64. No bound: an eigenvalue that the first vector hardly sees is missed.
 
-    Source: Bai, Koltun, Kolter 2021, section 3.1, for its use; von Mises, Pollaczek-Geiringer 1929,
-    for the iteration.
+    **Source:** Bai, Koltun, Kolter 2021, section 3.1, for its use; von Mises, Pollaczek-Geiringer
+    1929, for the iteration.
     """
     with torch.enable_grad():
         z = z.detach().requires_grad_()

@@ -36,7 +36,7 @@ class Picard(Solver[PicardState]):
     Raises:
         ConfigError: If damping is outside its range.
 
-    Source: E. Picard (1890); the damped form is Krasnoselskii (1955) and Mann (1953).
+    **Source:** E. Picard (1890); the damped form is Krasnoselskii (1955) and Mann (1953).
     """
 
     damping: float = number(1.0, above=0.0, high=1.0)

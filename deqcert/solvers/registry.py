@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from deqcert.errors import ConfigError
-from deqcert.registry import Registry
+from deqcert.registry import Registry, make_named
 
 if TYPE_CHECKING:
     from deqcert.solvers.base import Solver
@@ -27,36 +27,17 @@ SOLVERS: Registry[type[Solver[Any]]] = Registry(
 points ``deqcert.solvers``."""
 
 
-def solver_names() -> tuple[str, ...]:
-    """Return the names that :func:`get_solver` knows."""
-    return SOLVERS.names()
-
-
-def solver_options(name: str) -> dict[str, Any]:
-    """Return the options of a solver with their default values.
-
-    Raises:
-        ConfigError: If there is no solver of that name.
-    """
-    return {field.name: field.default for field in dataclasses.fields(SOLVERS.get(name))}  # type: ignore[arg-type]
-
-
 def get_solver(name: str, **options: Any) -> Solver[Any]:
     """Make the solver of that name.
 
     Args:
-        name: One of :func:`solver_names`.
+        name: One of the names of :data:`SOLVERS`.
         **options: Its options; see the class for ranges.
 
     Raises:
         ConfigError: If there is no such solver, it has no such option, or a value is out of range.
     """
-    kind, known = SOLVERS.get(name), solver_options(name)
-    for option in options:
-        if option not in known:
-            has = f"it has {', '.join(known)}" if known else "it has none"
-            raise ConfigError(f"solver '{name}' has no option '{option}'; {has}.")
-    return kind(**options)
+    return make_named(SOLVERS, name, options)
 
 
 def register_solver(solver: S) -> S:
@@ -88,9 +69,11 @@ def register_solver(solver: S) -> S:
             raise ConfigError(
                 f"option {entry.name} of solver '{name}' has no default; give it one."
             )
-    there = SOLVERS.get(name) if name in SOLVERS else None
-    again = there is not None and there.__qualname__ == solver.__qualname__
-    SOLVERS.register(name, solver, replace=again and there.__module__ == solver.__module__)
+    if name in SOLVERS and not SOLVERS.announced(name, solver):
+        there = SOLVERS.get(name)
+        if (there.__module__, there.__qualname__) != (solver.__module__, solver.__qualname__):
+            raise ConfigError(f"there is a solver '{name}' already; give yours another name.")
+    SOLVERS.register(name, solver, replace=True)
     inside = sys.modules.get("deqcert.solvers.torchdeq")
     if inside is not None:
         inside.offer(name)

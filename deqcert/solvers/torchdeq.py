@@ -1,8 +1,8 @@
 """Our solvers inside torchdeq; importing this module registers them.
 
 ``get_deq(f_solver="deqcert_anderson")`` then works, for ``b_solver`` too; the names are
-``deqcert_`` and one of :func:`deqcert.solvers.solver_names`. A solver that is registered later
-joins when it is.
+``deqcert_`` and a name of :data:`deqcert.solvers.SOLVERS`. A solver that is registered later joins
+when it is.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from torch import nn
 from deqcert.errors import CheckpointError, ConfigError
 from deqcert.files import write_atomically
 from deqcert.models.checkpoints import file_hash
+from deqcert.models.weight_files import read_torch_file
 from deqcert.models.zoo import checkpoint_path
 from deqcert.starts.network import build_start
 
@@ -87,7 +88,7 @@ def load_start(path: str | Path, model: str | Path) -> StartFile:
     """
     wanted = file_hash(model)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_torch_file(Path(path))
     except FileNotFoundError:
         raise CheckpointError(
             f"there is no start network {path}; make one with deqcert train-start."

@@ -108,7 +108,9 @@ class LowRankStart(nn.Module):
 
 
 NETWORKS: Registry[type[nn.Module]] = Registry(
-    "start network", {"pyramid": PyramidStart, "low-rank": LowRankStart}
+    "start network",
+    {"pyramid": PyramidStart, "low-rank": LowRankStart},
+    plural="start_networks",
 )
 """What a start network can be: its class by the kind that a file holds, made from keywords."""
 

@@ -20,7 +20,7 @@ class Average:
         model: The model that is trained.
         decay: Share that the average keeps of itself at each step, in (0, 1).
 
-    Source: Polyak, Juditsky 1992, "Acceleration of Stochastic Approximation by Averaging", for
+    **Source:** Polyak, Juditsky 1992, "Acceleration of Stochastic Approximation by Averaging", for
     averages; the exponential one with this warm-up is common practice.
     """
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deqcert.data import dataset_names
 from deqcert.errors import ConfigError
 from deqcert.models.architectures import ARCHITECTURES
 from deqcert.options import REQUIRED, check_options, choice, flag, number, path, text
@@ -80,13 +81,13 @@ class TrainConfig:
     """
 
     out: Path = path(REQUIRED, metavar="DIR")
-    data: str = text("digits", metavar="SPEC")
-    test_data: str | None = text(None, metavar="SPEC")
+    data: str = text("digits", metavar="SPEC", words=dataset_names)
+    test_data: str | None = text(None, metavar="SPEC", words=dataset_names)
     name: str = text("model")
     architecture: str = choice("tiny", ARCHITECTURES)
     model_config: Path | None = path(None)
     init: str | None = text(None, metavar="NAME|FILE")
-    extra: str | None = text(None, metavar="SPEC")
+    extra: str | None = text(None, metavar="SPEC", words=dataset_names)
     teacher: str | None = text(None, metavar="NAME|FILE")
     objective: str = choice("gaussian", OBJECTIVES)
     objective_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)

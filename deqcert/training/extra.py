@@ -70,8 +70,8 @@ def with_extra(config: TrainConfig, data: Dataset) -> Joined:
         CheckpointError: If the teacher cannot be read.
         DataError: If the images cannot be used.
 
-    Source: Carmon, Raghunathan, Schmidt, Liang, Duchi 2019, "Unlabeled Data Improves Adversarial
-    Robustness", section 4; for smoothing as in Salman et al. 2019, section 4.
+    **Source:** Carmon, Raghunathan, Schmidt, Liang, Duchi 2019, "Unlabeled Data Improves
+    Adversarial Robustness", section 4; for smoothing as in Salman et al. 2019, section 4.
     """
     assert config.extra is not None
     assert config.teacher is not None

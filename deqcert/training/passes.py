@@ -16,6 +16,7 @@ from torch import Tensor
 from deqcert.models import TrainableModel
 from deqcert.solvers import StopRule, get_solver
 from deqcert.solvers.gradients import (
+    GRADIENTS,
     AdjointMemory,
     Gradient,
     Implicit,
@@ -174,7 +175,13 @@ class Passes:
 
     @staticmethod
     def _options(config: TrainConfig) -> dict[str, Any]:
-        if config.gradient == "implicit":
-            stop = StopRule(tol=config.tol, max_nfe=config.backward_nfe)
-            return {"solver": get_solver(config.solver), "stop": stop}
-        return {"steps": config.backward_nfe if config.gradient == "phantom" else config.max_nfe}
+        """Return what the settings say about those options that the gradient has."""
+        kind = GRADIENTS.get(config.gradient)
+        forward = issubclass(kind, Unroll)
+        said = {
+            "solver": get_solver(config.solver),
+            "stop": StopRule(tol=config.tol, max_nfe=config.backward_nfe),
+            "steps": config.max_nfe if forward else config.backward_nfe,
+        }
+        has = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+        return {name: value for name, value in said.items() if name in has}

@@ -2,7 +2,7 @@ from .adjoint import AdjointMemory
 from .base import Gradient, equilibrium
 from .implicit import Implicit
 from .phantom import Phantom
-from .registry import GRADIENTS, get_gradient, gradient_names
+from .registry import GRADIENTS, get_gradient
 from .unroll import Unroll
 
 __all__ = [
@@ -14,5 +14,4 @@ __all__ = [
     "Unroll",
     "equilibrium",
     "get_gradient",
-    "gradient_names",
 ]

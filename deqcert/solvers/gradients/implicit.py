@@ -32,7 +32,7 @@ class Implicit:
         memory: Where the adjoint of an earlier pass over the same rows is; each backward pass
             starts there and leaves its own.
 
-    Source: Bai, Kolter, Koltun 2019, "Deep Equilibrium Models", theorem 1.
+    **Source:** Bai, Kolter, Koltun 2019, "Deep Equilibrium Models", theorem 1.
     """
 
     name: ClassVar[str] = "implicit"

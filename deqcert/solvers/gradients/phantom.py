@@ -28,7 +28,7 @@ class Phantom:
     Raises:
         ConfigError: If a value is out of range.
 
-    Source: Geng, Zhang, Bai, Wang, Lin 2021, "On Training Implicit Models", section 3.
+    **Source:** Geng, Zhang, Bai, Wang, Lin 2021, "On Training Implicit Models", section 3.
     """
 
     name: ClassVar[str] = "phantom"

@@ -25,7 +25,7 @@ class Consistency(Objective):
             on MNIST 10 for sigma 0.25 and 5 above.
         entropy: Weight of the entropy, eta in the paper.
 
-    Source: Jeong, Shin 2020, "Consistency Regularization for Certified Robustness of Smoothed
+    **Source:** Jeong, Shin 2020, "Consistency Regularization for Certified Robustness of Smoothed
     Classifiers", equations 8 to 10; with two weights as in the code that accompanies it.
     """
 

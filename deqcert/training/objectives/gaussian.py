@@ -16,7 +16,7 @@ class Gaussian(Objective):
 
     ``E[-log p(y | x + e)]`` with ``e ~ N(0, sigma^2 I)``.
 
-    Source: Cohen, Rosenfeld, Kolter 2019, "Certified Adversarial Robustness via Randomized
+    **Source:** Cohen, Rosenfeld, Kolter 2019, "Certified Adversarial Robustness via Randomized
     Smoothing", section 3.3.
     """
 

@@ -30,7 +30,7 @@ class Macer(Objective):
         deferred: Share of the training before the hinge sets in. The paper defers it where the
             model does not learn otherwise, at sigma 1.
 
-    Source: Zhai, Dan, He, Zhang, Gong, Ravikumar, Hsieh, Wang 2020, "MACER: Attack-free and
+    **Source:** Zhai, Dan, He, Zhang, Gong, Ravikumar, Hsieh, Wang 2020, "MACER: Attack-free and
     Scalable Robust Training via Maximizing Certified Radius", algorithm 1.
     """
 

@@ -31,9 +31,9 @@ class SmoothAdv(Objective):
         attack: "pgd", or "ddn" for the nearest image that fools, which is often inside the ball.
         warmup: Share of the training in which the radius grows.
 
-    Source: Salman, Yang, Li, Zhang, Zhang, Razenshteyn, Bubeck 2019, "Provably Robust Deep Learning
-    via Adversarially Trained Smoothed Classifiers", section 2.2 and pseudocode 1; that the model is
-    attacked in evaluation mode, and the warm-up, as in the code that accompanies it.
+    **Source:** Salman, Yang, Li, Zhang, Zhang, Razenshteyn, Bubeck 2019, "Provably Robust Deep
+    Learning via Adversarially Trained Smoothed Classifiers", section 2.2 and pseudocode 1; that the
+    model is attacked in evaluation mode, and the warm-up, as in the code that accompanies it.
     """
 
     draws: int = number(2, low=1, high=1000)
@@ -63,5 +63,5 @@ class SmoothAdv(Objective):
         return pgd(loss, batch.x, radius=radius, steps=self.steps)
 
     def radii(self, batch: TrainingBatch) -> float | Tensor:
-        """Return the radius of the attack: a number, or one an image, shape (B,)."""
+        """Return the radius of the attack: a number, or one per image, shape (B,)."""
         return self.radius * min(1.0, batch.share / self.warmup) if self.warmup else self.radius

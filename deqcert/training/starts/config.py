@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from deqcert.data import dataset_names
 from deqcert.options import check_options, choice, number, path, text
 from deqcert.training.registry import AUGMENTATIONS
 
@@ -56,7 +57,7 @@ class StartConfig:
     model_config: Path | None = path(None)
     out: Path | None = path(None)
     init: Path | None = path(None)
-    data: str = text("digits", metavar="SPEC")
+    data: str = text("digits", metavar="SPEC", words=dataset_names)
     sigma: float = number(0.25, low=0.0)
     steps: int = number(2000, low=1)
     minutes: float = number(0.0, low=0.0)

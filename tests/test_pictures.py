@@ -10,8 +10,9 @@ import pytest
 from matplotlib import colors, image
 from matplotlib.figure import Figure
 
-from deqcert.bench import starts
-from deqcert.bench.starts import Bench, Measurement, draw_bench
+from deqcert.bench import pictures
+from deqcert.bench.pictures import draw_bench
+from deqcert.bench.starts import Bench, Measurement
 from deqcert.report import draw_curves, picture, read_results
 from deqcert.report.attacks import Attacked, draw_attacks
 from deqcert.report.picture import COLOURS, dashes
@@ -110,7 +111,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         return picture_saved(figure, path)
 
     picture_saved = picture.save_figure
-    monkeypatch.setattr(starts, "save_figure", keep)
+    monkeypatch.setattr(pictures, "save_figure", keep)
     monkeypatch.setattr(picture, "save_figure", keep)
     return kept
 

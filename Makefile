@@ -28,7 +28,7 @@ certify: $(VENV)/.installed
 	$(BIN)/deqcert report runs/digits
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 # The extension is built beside the package, and the address sanitizer's runtime is loaded before
 # Python. OpenMP and torch keep memory until the process ends, so leaks are not looked for.

@@ -114,7 +114,7 @@ def test_registering_again_replaces_and_another_class_may_not(momentum):
     class Impostor(Momentum):
         pass
 
-    with pytest.raises(ConfigError, match="solver 'momentum' exists already"):
+    with pytest.raises(ConfigError, match="there is a solver 'momentum' already"):
         register_solver(Impostor)
 
 

@@ -17,7 +17,8 @@ def prepare() -> bool:
     """
     _fill_descriptors()
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # for as long as the process runs
+        # For as long as the process runs.
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), mode="w")
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -204,11 +204,11 @@ class SmoothedClassifier(Settings):
             **loaded.identity,
             **compose.describe_data(chosen.data, chosen.split, dataset),
         }
-        each, silence = 1, Silence()
+        each, sigma, silence = 0, None, Silence()
         if certifier.noise:
             subject = compose.make_engine(loaded.model, self, self._sigma)
-            each = self.n0 + self.n + int(parameters.get("audit", 0))
-            parameters |= compose.describe_evaluation(self, subject.sigma, loaded.form)
+            each, sigma = self.n0 + self.n + int(parameters.get("audit", 0)), subject.sigma
+        parameters |= compose.describe_evaluation(self, sigma, loaded.form)
         certifier.check(subject)
         notes = {
             **loaded.notes,
@@ -229,8 +229,7 @@ class SmoothedClassifier(Settings):
                 earlier = read_results(run.certificates)
                 before = list(zip(earlier.correct.tolist(), earlier.radius.tolist(), strict=True))
             kind = progress_kind(quiet=not progress)
-            at = getattr(subject, "sigma", 0.25)
-            with kind(len(run.images), each, at, before) as shown:
+            with kind(len(run.images), each, sigma, before) as shown:
                 if certifier.noise:
                     subject.callbacks += [shown, silence]
                 try:

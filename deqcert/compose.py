@@ -106,13 +106,22 @@ def load(
     return Loaded(formed, model, form, config, identity, notes)
 
 
-def describe_evaluation(machine: Machine, sigma: float, form: str) -> dict[str, Any]:
-    """Return what decides a vote besides model, data and predictor, as JSON values."""
-    return {
+def describe_evaluation(machine: Machine, sigma: float | None, form: str) -> dict[str, Any]:
+    """Return what decides an answer besides model, data and predictor, as JSON values.
+
+    Args:
+        machine: How the model is evaluated.
+        sigma: Standard deviation of the noise; None where none is drawn.
+        form: Form of the model.
+    """
+    noise = {
         "sigma": sigma,
         "seed": machine.seed,
         "batch": machine.batch,
         "shape": machine.batch if machine.shape is None else machine.shape,
+    }
+    return {
+        **({} if sigma is None else noise),
         "device": machine.device,
         "form": form,
         "threads": torch.get_num_threads(),

@@ -6,6 +6,7 @@ is registered, or named by an entry point, is found by the command line, its hel
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -88,6 +89,13 @@ def test_certify_takes_toys(options: tuple[str, ...], tmp_path: Path) -> None:
     assert len(results) == 3
     assert results.correct.any()
     assert main(["report", str(tmp_path / "run")]) == 0
+
+
+def test_a_proof_says_how_it_was_computed_and_nothing_of_noise(tmp_path: Path) -> None:
+    certify(tmp_path, "--method", "toy-proof")
+    found = json.loads((tmp_path / "run" / "manifest.json").read_text())["parameters"]
+    assert {"device", "form", "threads", "deqcert", "checkpoint_sha256", "data_hash"} <= set(found)
+    assert not {"sigma", "seed", "n", "n0", "alpha", "predictor"} & set(found)
 
 
 def test_options_of_a_toy_are_checked_in_a_sentence(capsys: pytest.CaptureFixture) -> None:

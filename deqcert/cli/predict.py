@@ -5,23 +5,37 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from deqcert.api import SmoothedClassifier
+from deqcert.cli.fields import options_from
 from deqcert.cli.options import json_option, say, settings_options
 from deqcert.errors import ConfigError
+from deqcert.options import number
 
 UNUSED = ("method", "n0", "n", "audit", "goal", "method_options")
 """Settings of certificates that a prediction has no use for."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Copies:
+    """How many votes a prediction has.
+
+    Args:
+        n: Noisy copies of each image.
+    """
+
+    n: int = number(1000, low=1, metavar="N")
+
+
 @click.command(short_help="The smoothed classifier's class for images, or an abstention.")
 @click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path())
 @settings_options(skip=UNUSED, data="0:10")
-@click.option("--n", type=int, default=1000, show_default=True, help="Noisy copies of each image.")
+@options_from(Copies)
 @json_option
 def command(
     files: tuple[str, ...],

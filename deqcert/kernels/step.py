@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -66,26 +67,39 @@ class Method:
         states = Kept((ROWS, SIZE))
         self._arrays = {"fz": states, **keeps, "out": states}
         self._windowed = next((name for name, kept in keeps.items() if WINDOW in kept.shape), None)
+        # A solve steps the same shapes again and again.
+        self._expected = functools.lru_cache(maxsize=64)(self._expect)
 
     def check(self, given: Mapping[str, Any]) -> int:
         """Refuse the first argument that a step cannot take; return the window."""
         z = check_states("z", given["z"])
         dtype, device = z.dtype, z.device
-        extents = {ROWS: z.shape[0], SIZE: z.shape[1], WINDOW: 1}
-        for name, (shape, own) in self._arrays.items():
-            if name == self._windowed:
-                extents[WINDOW] = self._window(name, given[name], shape, extents)
-            expected = tuple([extents[extent] for extent in shape])
-            check_array(name, given[name], expected, own or dtype, device, written=name != "fz")
+        rows, size = z.shape
+        window = 1
+        if self._windowed is not None:
+            window = self._window(given[self._windowed], rows, size)
+        for name, shape, own, written in self._expected(rows, size, window):
+            check_array(name, given[name], shape, own or dtype, device, written=written)
         for name, (words, holds) in self.constants.items():
             if not holds(given[name]):
                 raise KernelError(f"{name}: expected {words}, got {given[name]}")
         check_watch(given["watch"], z)
-        return extents[WINDOW]
+        return window
 
-    def _window(
-        self, name: str, tensor: object, shape: tuple[str, ...], extents: Mapping[str, int]
-    ) -> int:
+    def _expect(
+        self, rows: int, size: int, window: int
+    ) -> list[tuple[str, tuple[int, ...], torch.dtype | None, bool]]:
+        """Return name, shape, own dtype and whether it is written, per array."""
+        extents = {ROWS: rows, SIZE: size, WINDOW: window}
+        return [
+            (name, tuple([extents[extent] for extent in shape]), own, name != "fz")
+            for name, (shape, own) in self._arrays.items()
+        ]
+
+    def _window(self, tensor: object, rows: int, size: int) -> int:
+        name, extents = self._windowed, {ROWS: rows, SIZE: size}
+        assert name is not None
+        shape = self._arrays[name].shape
         if not isinstance(tensor, Tensor) or tensor.dim() != len(shape):
             words = ", ".join("m" if e == WINDOW else str(extents[e]) for e in shape)
             raise KernelError(f"{name}: expected a tensor of shape ({words})")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from deqcert.certifiers import Certifier
+    from deqcert.certifiers.goals import Goal
     from deqcert.compose import Loaded
     from deqcert.data import Dataset
     from deqcert.report import Results
@@ -84,8 +85,7 @@ class SmoothedClassifier(Settings):
         from deqcert import compose
         from deqcert.certifiers import CERTIFIERS, default_method, make_certifier
 
-        goal = compose.make_goal(self)
-        method = self.method
+        goal, method = self._goal, self.method
         if method == "auto":
             method = default_method(self.predictor, goal)
         pool = {
@@ -106,7 +106,7 @@ class SmoothedClassifier(Settings):
         """The engine that casts votes."""
         from deqcert import compose
 
-        return compose.make_engine(self._loaded.model, self, self._sigma)
+        return compose.make_engine(self._loaded.model, self, self.noise_level)
 
     def certify(self, x: ArrayLike, index: int = 0) -> Any:
         """Certify one input, or each of several.
@@ -206,7 +206,7 @@ class SmoothedClassifier(Settings):
         }
         each, sigma, silence = 0, None, Silence()
         if certifier.noise:
-            subject = compose.make_engine(loaded.model, self, self._sigma)
+            subject = compose.make_engine(loaded.model, self, self.noise_level)
             each, sigma = self.n0 + self.n + int(parameters.get("audit", 0)), subject.sigma
         parameters |= compose.describe_evaluation(self, sigma, loaded.form)
         certifier.check(subject)
@@ -296,10 +296,24 @@ class SmoothedClassifier(Settings):
         return found
 
     @cached_property
-    def _sigma(self) -> float:
+    def noise_level(self) -> float:
+        """Sigma: as given, or as the training's record beside the checkpoint says.
+
+        Raises:
+            ConfigError: If it is not given and there is no record.
+            CheckpointError: If there is no such checkpoint.
+        """
+        if self.sigma is not None:
+            return self.sigma
         from deqcert import compose
 
-        return compose.noise_level(self.model, self.sigma)
+        return compose.recorded_noise_level(self.model)
+
+    @cached_property
+    def _goal(self) -> Goal | None:
+        from deqcert.certifiers.goals import parse_goal
+
+        return parse_goal(self.goal)
 
     @cached_property
     def _loaded(self) -> Loaded:
@@ -321,16 +335,13 @@ class SmoothedClassifier(Settings):
         if out is not None:
             return Path(out)
         model = self.model if isinstance(self.model, str | Path) else type(self.model).__name__
-        sigma = f"-sigma{self._sigma:g}" if self.certifier.noise else ""
+        sigma = f"-sigma{self.noise_level:g}" if self.certifier.noise else ""
         return Path(f"runs/{Path(model).name}-{self.certifier.name}{sigma}")
 
     @property
     def goal_radii(self) -> list[float] | None:
         """The radii that the goal decides about; None where it is about none."""
-        from deqcert import compose
-
-        goal = compose.make_goal(self)
-        radii = getattr(goal, "radii", None)
+        radii = getattr(self._goal, "radii", None)
         return None if radii is None else list(radii)
 
     def _each(self, x: Any, index: int, answer: Callable[[Input], Any]) -> Any:

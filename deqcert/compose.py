@@ -14,7 +14,6 @@ from torch import nn
 
 from deqcert import __version__, form_cache, kernels
 from deqcert.certifiers import Certifier
-from deqcert.certifiers.goals import Goal, parse_goal
 from deqcert.data import Dataset
 from deqcert.errors import CheckpointError, ConfigError, DataError, RunError
 from deqcert.memory import keep_freed_memory
@@ -29,7 +28,7 @@ from deqcert.models import (
 )
 from deqcert.options import options_of, read_options
 from deqcert.runs import Manifest
-from deqcert.settings import Certifying, Machine, Solving, Starting
+from deqcert.settings import Machine, Solving, Starting
 from deqcert.smoothing import DecidedStop, EarlyStop, Predictor, SmoothingEngine
 from deqcert.solvers import SOLVERS, Solver, StopRule, get_solver
 from deqcert.starts import StartFile, StartPolicy, get_start, make_start
@@ -155,15 +154,13 @@ def choose_form(
     return "folded" if "folded" in possible else "eager"
 
 
-def noise_level(given: Any, sigma: float | None) -> float:
-    """Return sigma: as given, or as `deqcert train` recorded it beside the checkpoint.
+def recorded_noise_level(given: Any) -> float:
+    """Return the sigma that `deqcert train` recorded beside a checkpoint.
 
     Raises:
-        ConfigError: If it is not given and there is no record.
+        ConfigError: If there is no record.
         CheckpointError: If there is no such checkpoint.
     """
-    if sigma is not None:
-        return sigma
     try:
         record = checkpoint_path(given).with_suffix(".json")
         return float(json.loads(record.read_text(encoding="utf-8"))["parameters"]["sigma"])
@@ -290,11 +287,6 @@ def early_stop(tuned: StartFile) -> EarlyStop | DecidedStop | None:
     if tuned.margin is not None:
         return DecidedStop(tuned.margin, tuned.readout)
     return None if tuned.early is None else EarlyStop(tuned.early)
-
-
-def make_goal(certifying: Certifying) -> Goal | None:
-    """Read the goal."""
-    return parse_goal(certifying.goal)
 
 
 def describe_predictors(certifier: Certifier[Any]) -> dict[str, Any]:

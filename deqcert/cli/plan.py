@@ -67,7 +67,7 @@ def command(
     asked = Radii(tuple(sorted(set(parse_radii(radii) or ()))))
     chances = _chances(guesses)
     smooth = SmoothedClassifier(**settings)
-    sigma, alpha, n = _sigma(smooth), smooth.alpha, smooth.n
+    sigma, alpha, n = smooth.noise_level, smooth.alpha, smooth.n
     _refuse(asked, chances, sigma, alpha, n)
     print(_table(asked, chances, sigma, alpha, n, wrong))
     if pilot is None:
@@ -89,14 +89,6 @@ def _chances(text: str | None) -> list[float]:
             f"p is {text!r}, but it must be probabilities with commas between, as in 0.9,0.999"
         )
     return chances
-
-
-def _sigma(smooth: SmoothedClassifier) -> float:
-    if smooth.sigma is not None:
-        return smooth.sigma
-    from deqcert import compose
-
-    return compose.noise_level(smooth.model, None)
 
 
 def _refuse(asked: Radii, chances: list[float], sigma: float, alpha: float, n: int) -> None:

@@ -177,8 +177,10 @@ class SmoothedClassifier(Settings):
             note: Called with a sentence about what a reader of the results should know.
 
         Returns:
-            The certificates, as :func:`deqcert.report.read_results` reads them. The folder also
-            holds a manifest, a summary, and the curve of certified accuracy.
+            The certificates, as :func:`deqcert.report.read_results` reads them; where another
+            classifier than the converged model is certified, their ``agreement`` says how often
+            the two agree. The folder also holds a manifest, a summary, and the curve of certified
+            accuracy.
 
         Raises:
             ConfigError: If the settings do not fit each other, the model or the data.
@@ -189,7 +191,15 @@ class SmoothedClassifier(Settings):
         from deqcert import compose
         from deqcert.progress import progress_kind
         from deqcert.report import draw_curves, read_results, table
-        from deqcert.runs import Run, certificate_layout, certify_images, machine, versions
+        from deqcert.runs import (
+            Agreements,
+            Row,
+            Run,
+            certificate_layout,
+            certify_images,
+            machine,
+            versions,
+        )
         from deqcert.smoothing import Silence
 
         chosen = Data(data=data if isinstance(data, str) else data.name, split=split, images=images)
@@ -204,24 +214,31 @@ class SmoothedClassifier(Settings):
             **loaded.identity,
             **compose.describe_data(chosen.data, chosen.split, dataset),
         }
-        each, sigma, silence = 0, None, Silence()
+        each, sigma, silence, audit = 0, None, Silence(), None
         if certifier.noise:
             subject = compose.make_engine(loaded.model, self, self.noise_level)
+            audit = compose.make_agreement_audit(certifier, subject, loaded, self, self.agreement)
             each, sigma = self.n0 + self.n + int(parameters.get("audit", 0)), subject.sigma
         parameters |= compose.describe_evaluation(self, sigma, loaded.form)
         certifier.check(subject)
+        compared = compose.compared_with(certifier, self)
         notes = {
             **loaded.notes,
             "data": chosen.data,
+            "classifier": certifier.about(),
+            **({} if compared is None else {"compared": compared.about()}),
             "assumptions": certifier.assumptions(),
             "sound": certifier.sound,
             "settings": self.written(chosen),
         }
         environment = {**versions(), **machine()}
         layout = certificate_layout(noise=certifier.noise, norm=certifier.norm)
-        with Run(
-            folder, parameters, indices, environment=environment, notes=notes, layout=layout
-        ) as run:
+        with (
+            Run(
+                folder, parameters, indices, environment=environment, notes=notes, layout=layout
+            ) as run,
+            Agreements(run, audit, dataset) as agreements,
+        ):
             for change in run.changes:
                 note(f"{change} since this run began; recorded")
             before = []
@@ -230,10 +247,16 @@ class SmoothedClassifier(Settings):
                 before = list(zip(earlier.correct.tolist(), earlier.radius.tolist(), strict=True))
             kind = progress_kind(quiet=not progress)
             with kind(len(run.images), each, sigma, before) as shown:
+
+                def tell(row: Row) -> None:
+                    shown.image(row)
+                    agreements.take(row)
+
                 if certifier.noise:
                     subject.callbacks += [shown, silence]
                 try:
-                    certify_images(run, certifier, subject, dataset, shown.image)
+                    agreements.catch_up()
+                    certify_images(run, certifier, subject, dataset, tell)
                 except KeyboardInterrupt:
                     raise Interrupted(
                         f"interrupted; {run.done} of {len(run.images)} images are safe in "
@@ -241,11 +264,16 @@ class SmoothedClassifier(Settings):
                     ) from None
             results = read_results(folder)
             made = table([results], radii or self.goal_radii)
-            about = {"assumptions": certifier.assumptions(), "form": loaded.form}
+            about = {
+                "classifier": certifier.about(),
+                "assumptions": certifier.assumptions(),
+                "form": loaded.form,
+            }
             run.finish({"radii": list(made.radii), **made.rows[0], **about})
             draw_curves([results], folder / "curve.png")
-            if (sentence := silence.note()) is not None:
-                note(sentence)
+            for sentence in (silence.note(), results.warning()):
+                if sentence is not None:
+                    note(sentence)
         return results
 
     def dataset(

@@ -86,6 +86,7 @@ def test_certify_leaves_a_table_a_curve_and_a_run_folder(
     assert {path.name for path in out.iterdir()} == {
         "manifest.json",
         "certificates.tsv",
+        "agreement.tsv",
         "summary.json",
         "curve.png",
     }

@@ -48,6 +48,11 @@ class Audited(SmoothingCertifier):
             object.__setattr__(self, "audit", min(1000, self.n))
         super().__post_init__()
 
+    @property
+    def classifier(self) -> Predictor:
+        """The reference: what certificates are about, whoever casts the votes."""
+        return self.reference
+
     def check_numbers(self) -> None:
         """Refuse numbers out of range, an audit of more votes than there are among them."""
         super().check_numbers()
@@ -66,7 +71,7 @@ class Audited(SmoothingCertifier):
     def assumptions(self) -> str:
         """Say what the certificate is about."""
         return (
-            f"holds for the classifier smoothed from: {self.reference.describe()}; votes cast by: "
+            f"holds for {self.about()}, smoothed: {self.reference.describe()}; votes cast by: "
             f"{self.predictor.describe()}"
         )
 
@@ -90,7 +95,13 @@ def audit_subset(
     return np.sort(chosen)
 
 
-def audit_generator(*, seed: int, index: int) -> np.random.Generator:
-    """Return the random stream that chooses what is audited of an image, and nothing else."""
-    stream = np.random.SeedSequence([seed, index, int(Stage.AUDIT)])
+def audit_generator(*, seed: int, index: int, stage: Stage = Stage.AUDIT) -> np.random.Generator:
+    """Return the random stream that chooses what is audited of an image, and nothing else.
+
+    Args:
+        seed: Seed of the run.
+        index: Index of the input.
+        stage: Which audit it is for; different ones share no random number.
+    """
+    stream = np.random.SeedSequence([seed, index, int(stage)])
     return np.random.Generator(np.random.Philox(stream))

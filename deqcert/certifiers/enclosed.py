@@ -47,6 +47,15 @@ class Enclosed(SmoothingCertifier):
 
     depth: int = number(30, low=1)
 
+    @property
+    def classifier(self) -> None:
+        """No solve: votes are proven to be the exact equilibrium's."""
+        return
+
+    def about(self) -> str:
+        """Name the classifier that the certificates are about; see :meth:`Certifier.about`."""
+        return "the exact equilibrium"
+
     def best_p_lower(self) -> float:
         """Return the bound of a unanimous vote that is proven to the last sample."""
         return lower_confidence_bound(self.n, self.n, self.alpha)
@@ -85,7 +94,7 @@ class Enclosed(SmoothingCertifier):
     def assumptions(self) -> str:
         """Say what the certificate is about."""
         return (
-            "holds for the classifier smoothed from the exact equilibrium (infinitely many "
-            "iterations in exact arithmetic on the stored weights); proofs begin at: "
+            f"holds for {self.about()} (infinitely many iterations in exact arithmetic on the "
+            "stored weights), smoothed; proofs begin at: "
             f"{self.predictor.describe()}, and take at most {self.depth} evaluations"
         )

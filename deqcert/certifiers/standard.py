@@ -60,4 +60,4 @@ class Standard(SmoothingCertifier):
 
     def assumptions(self) -> str:
         """Say what the certificate is about."""
-        return f"holds for the classifier smoothed from: {self.predictor.describe()}"
+        return f"holds for {self.about()}, smoothed: {self.predictor.describe()}"

@@ -8,6 +8,7 @@ import enum
 class Stage(enum.IntEnum):
     """What noise is drawn for; different stages never share a random number.
 
+    ``AUDIT`` and ``AGREEMENT`` choose samples of ``ESTIMATE`` and draw no noise of their own.
     Each verdict of an attack evaluation has a stage of its own: ``VERDICT`` plus its number.
     """
 
@@ -15,6 +16,7 @@ class Stage(enum.IntEnum):
     ESTIMATE = 1
     AUDIT = 2
     PREDICT = 3
+    AGREEMENT = 16
     ATTACK = 2**16
     ANSWER = 2**17
     SEARCH = 2**17 + 1

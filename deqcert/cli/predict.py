@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -16,6 +16,9 @@ from deqcert.cli.fields import options_from
 from deqcert.cli.options import json_option, say, settings_options
 from deqcert.errors import ConfigError
 from deqcert.options import number
+
+if TYPE_CHECKING:
+    from deqcert.smoothing import Silence
 
 UNUSED = ("method", "n0", "n", "audit", "goal", "agreement", "method_options")
 """Settings of certificates that a prediction has no use for."""
@@ -60,7 +63,7 @@ def command(
         _refuse_data(click.get_current_context())
         smooth.engine.callbacks.append(silence)
         _predict_files(smooth, files, n, as_json)
-        say(silence.note())
+        _conclude(smooth, silence)
         return
     dataset, indices = smooth.dataset(data, split=split, images=images)
     names = dataset.classes
@@ -76,6 +79,13 @@ def command(
         if place == 0:  # not before the first answer: a refusal is all there is to say
             print("idx\tlabel\tpredict\tname")
         print(f"{index}\t{label}\t{-1 if found is None else found}\t{name}", flush=True)
+    _conclude(smooth, silence)
+
+
+def _conclude(smooth: SmoothedClassifier, silence: Silence) -> None:
+    """Say what a reader of the answers should know."""
+    if not smooth.predictor.converged:
+        say(f"the answers are those of {smooth.predictor.about()}, smoothed")
     say(silence.note())
 
 

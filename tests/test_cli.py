@@ -533,8 +533,10 @@ def test_bench_measures_warm_starts_against_honest_baselines(
             assert row["nfe_total"] > row["nfe"] or row["start"] != "cold"
         assert 0 <= row["accuracy"] <= 1
         assert 0 <= row["agreement"] <= 1
+        assert 0 <= row["shift"] <= row["shift_most"] <= 1
         if row["depth"] == "tol 0.3":  # the reference itself, whatever order its rows ended in
             assert row["agreement"] == 1
+            assert row["shift_most"] == 0
     assert (tmp_path / "bench.png").stat().st_size > 10_000
     assert main([*given.split(), "--quiet", "--starts", "cold", "--depths", "1"]) == 0
     said = capsys.readouterr()

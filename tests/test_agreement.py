@@ -180,6 +180,17 @@ def test_the_dearest_audit_keeps_to_its_budget(
     assert size == pytest.approx(min(n, n * audit.share), abs=1)
 
 
+@given(st.integers(1, 300), st.integers(0, 300), st.floats(1e-4, 0.5))
+def test_an_interval_holds_its_share_and_turns_with_the_question(
+    n: int, agreed: int, alpha: float
+) -> None:
+    agreed = min(agreed, n)
+    low, high = confidence_interval(agreed, n, alpha)
+    assert 0 <= low <= agreed / n <= high <= 1
+    other = confidence_interval(n - agreed, n, alpha)
+    assert (low, high) == pytest.approx((1 - other[1], 1 - other[0]))
+
+
 @pytest.mark.parametrize(
     ("predictor", "name"),
     [

@@ -10,6 +10,7 @@ from deqcert.certifiers.bounds import lower_confidence_bound
 from deqcert.certifiers.certificate import Certificate
 from deqcert.certifiers.smoothed import SmoothingCertifier
 from deqcert.options import number
+from deqcert.smoothing.naming import EXACT
 from deqcert.smoothing.stage import Stage
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Enclosed(SmoothingCertifier):
 
     def about(self) -> str:
         """Name the classifier that the certificates are about; see :meth:`Certifier.about`."""
-        return "the exact equilibrium"
+        return EXACT
 
     def best_p_lower(self) -> float:
         """Return the bound of a unanimous vote that is proven to the last sample."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from deqcert.smoothing.naming import classifier
+from deqcert.smoothing.naming import EXACT, classifier
 
 
 def classifier_name(parameters: Mapping[str, Any]) -> str | None:
@@ -20,7 +20,7 @@ def classifier_name(parameters: Mapping[str, Any]) -> str | None:
         What :meth:`deqcert.certifiers.Certifier.about` says; None where that cannot be told.
     """
     if parameters.get("method") == "enclosed":
-        return "the exact equilibrium"
+        return EXACT
     held = parameters.get("reference", parameters.get("predictor"))
     try:
         return classifier(held["start"], held["stop"], held.get("early"))

@@ -12,6 +12,9 @@ from typing import Any
 CONVERGED = 1e-3
 """Largest relative residual at which a solve is called converged."""
 
+EXACT = "the exact equilibrium"
+"""What a proof is about that no solve enters."""
+
 
 def converged(stop: Mapping[str, Any]) -> bool:
     """Say whether solves that vote have all come to a relative residual of at most 1e-3.

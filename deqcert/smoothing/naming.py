@@ -45,8 +45,8 @@ def classifier(start: str, stop: Mapping[str, Any], early: Mapping[str, Any] | N
     """
     most, more = f"at most {stop['max_nfe']} evaluations", []
     if early is not None:
-        rule = "margin" if "margin" in early else "residual"
-        what, more = "stop-rule classifier", [f"{rule} {early[rule]:g}", most]
+        rules = [f"{key} {early[key]:g}" for key in ("margin", "residual") if key in early]
+        what, more = "stop-rule classifier", [*rules, most]
     elif fixed_depth(stop):
         what = f"{stop['max_nfe']}-evaluation classifier"
     elif converged(stop):

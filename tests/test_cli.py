@@ -455,7 +455,9 @@ def test_predict_takes_image_files(
     """As the Python front door answers for the same arrays."""
     given = f"predict --model {files.model} --sigma 0.25 --n 60 --tol 0 --depth 2 --batch 20"
     assert main([*given.split(), *map(str, pictures)]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
+    assert "the answers are those of the 2-evaluation classifier, smoothed" in said.err
+    lines = said.out.splitlines()
     assert lines[0] == "file\tpredict"
     assert [line.split("\t")[0] for line in lines[1:4]] == [str(path) for path in pictures[:3]]
     assert lines[4].split("\t")[0] == str(pictures[3]).replace("\t", r"\t").replace("\n", r"\n")

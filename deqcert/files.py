@@ -51,6 +51,11 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def aside(path: Path) -> Path:
+    """Return where a file is written before it takes its name; a kill may leave this behind."""
+    return path.with_name(f".{path.name}.tmp")
+
+
 def write_atomically(
     path: Path, content: str | bytes | Callable[[BinaryIO], object], hint: str = ""
 ) -> None:
@@ -67,9 +72,9 @@ def write_atomically(
     Raises:
         RunError: If it cannot be written; an older file of that name is as it was.
     """
-    aside = path.with_name(f".{path.name}.tmp")
+    beside = aside(path)
     try:
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
             if callable(content):
                 with open(descriptor, "wb", closefd=False) as file:
@@ -79,11 +84,11 @@ def write_atomically(
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        os.replace(aside, path)
+        os.replace(beside, path)
         sync_folder(path.parent)
     except (Exception, KeyboardInterrupt) as error:
         with suppress(OSError):
-            aside.unlink()
+            beside.unlink()
         if isinstance(error, OSError):
             raise explain(error, f"write {path}", hint) from None
         if isinstance(error.__context__, OSError):  # a writer that says it in words of its own

@@ -155,6 +155,19 @@ def test_the_callers_grad_mode_is_its_own_between_two_batches(stop, mode):
     assert inside == [False] * 3
 
 
+@pytest.mark.parametrize("solver", SOLVERS.names())
+def test_no_sample_votes_by_a_tolerance_that_nobody_measured(solver):
+    """After one evaluation far from the equilibrium every sample used to vote."""
+    for more in ({}, {"start": "previous"}):
+        with pytest.raises(ConfigError, match=r"tol of 0\.001 cannot be held .* 2 evaluations or"):
+            predictor(solver, stop=StopRule(tol=1e-3, max_nfe=1), **more)
+    once = StopRule(tol=1e-3, max_nfe=1)
+    with pytest.raises(ConfigError, match=r"tol of 0\.001 cannot be held"):
+        predictor(solver, stop=FIXED, start="previous", warmup=once)
+    twice = predictor(solver, stop=StopRule(tol=1e-9, max_nfe=2))
+    assert engine(batch=16).votes(twice, Input(X, 5), 1, 16).counts.sum() == 0
+
+
 @pytest.mark.parametrize("tol", [1e-3, 0.5, 1e3])
 @pytest.mark.parametrize("solver", SOLVERS.names())
 @pytest.mark.parametrize("early", [EarlyStop(0.2), DecidedStop(1.0, 0.1)])

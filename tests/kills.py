@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,33 +29,46 @@ SAID = {
 """What Ctrl-C may leave on standard error, by its meaning; the file that it names is there."""
 
 
-def prepare(folder: Path) -> dict[str, list[str]]:
+def commands(folder: Path) -> dict[str, list[str]]:
     """Make what both trainings need; return their command lines, all but the place to write to."""
-    import matplotlib.figure  # noqa: F401  here, not after each fork
     import torch
     from trainings import small_training
 
-    from deqcert.models import MDEQ, load_model, read_config
-    from deqcert.training import loop
-    from deqcert.training.starts import fit
-    from deqcert.training.starts import train as starts
+    from deqcert.models import MDEQ, read_config
 
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
     config = small_training(folder)
-    torch.save(MDEQ(read_config(config.model_config)).state_dict(), folder / "tiny.pth")
-    model = load_model(folder / "tiny.pth")
-    for optimizer in (torch.optim.Adam, torch.optim.AdamW):  # imports most of torch
-        optimizer(model.parameters())
-    for module in (loop, fit):  # after every step
-        module.SAVE_EVERY = module.SAVE_AT_END = 0.0
-    starts.costs = lambda *_, **__: (0.5, 0.25)  # a clock gives no two runs the same bytes
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(MDEQ(read_config(config.model_config)).state_dict(), folder / "tiny.pth")
     train = f"train --data {config.data} --test-data {config.test_data} --epochs 2 --ema 0.9"
     train += f" --model-config {config.model_config} --batch 32 --max-nfe 8 --test-draws 2"
     start = f"train-start --data {config.data} --model {folder / 'tiny.pth'} --steps 24 --batch 16"
     start += " --reuse 2 --tune-images 40 --most 3 --max-nfe 8"
     given = {"train": train, "train-start": start}
     return {name: [*line.split(), "--threads", "1", "--quiet"] for name, line in given.items()}
+
+
+def save_after_every_step(put: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Let trainings save all the time, and give them a clock that gives the same bytes again."""
+    from deqcert.training import loop
+    from deqcert.training.starts import fit
+    from deqcert.training.starts import train as starts
+
+    for module in (loop, fit):
+        put(module, "SAVE_EVERY", 0.0)
+        put(module, "SAVE_AT_END", 0.0)
+    put(starts, "costs", lambda *_, **__: (0.5, 0.25))
+
+
+def import_all(model: Path) -> None:
+    """Import what a training does, so that a fork need not."""
+    import matplotlib.figure  # noqa: F401
+    import torch
+
+    from deqcert.models import load_model
+
+    for optimizer in (torch.optim.Adam, torch.optim.AdamW):  # imports most of torch
+        optimizer(load_model(model).parameters())
 
 
 def out(name: str, folder: Path) -> list[str]:
@@ -64,11 +78,15 @@ def out(name: str, folder: Path) -> list[str]:
 
 def forked(arguments: list[str], said: Path) -> int:
     """Give a command in a process of its own, its standard error in a file; return its id."""
+    # A signal must not come while Python puts itself in order after the fork.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     child = os.fork()
     if child:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         return child
     code = 1
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         with said.open("wb") as file:
             os.dup2(file.fileno(), 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -125,7 +143,7 @@ def stop_at_random(name: str, given: list[str], folder: Path, times: int) -> dic
     waiting = [signal.SIGKILL, signal.SIGINT] * times
     draw.shuffle(waiting)
     counts: dict[str, dict[str, int]] = {number.name: {} for number in waiting}
-    ends = 0
+    ends, hidden = 0, set[str]()  # what a kill leaves half written
     while True:
         child = forked([*given, *out(name, place)], said)
         if waiting:
@@ -153,7 +171,8 @@ def stop_at_random(name: str, given: list[str], folder: Path, times: int) -> dic
             named = matches[meaning]
             assert named is not None
             assert meaning == "not begun" or Path(named[1]).exists(), text
-            assert not [path for path in left if path.startswith(".")], left
+            assert {path for path in left if path.startswith(".")} <= hidden, left
+        hidden = {path for path in left if path.startswith(".")}
         found = counts[number.name]
         found[meaning] = found.get(meaning, 0) + 1
 
@@ -162,10 +181,10 @@ def main() -> None:
     """Stop each training again and again; print what came of it as JSON."""
     root, times = Path(sys.argv[1]), int(sys.argv[2])
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    told = {
-        name: stop_at_random(name, given, root / name, times)
-        for name, given in prepare(root).items()
-    }
+    given = commands(root)
+    import_all(root / "tiny.pth")
+    save_after_every_step()
+    told = {name: stop_at_random(name, line, root / name, times) for name, line in given.items()}
     print(json.dumps(told))
 
 

@@ -75,7 +75,7 @@ trainings: $(VENV)/.installed
 	  $(if $(CIFAR10),--cifar10 $(CIFAR10)) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info deqcert/_native*.so
+	rm -rf $(VENV) build dist *.egg-info deqcert/_native*.so deqcert/_native_missing.txt
 
 $(VENV)/.created:
 	@test -n "$(PYTHON)" || { \

@@ -22,7 +22,8 @@ def command(threads: int | None, quiet: bool, **given: Any) -> None:
 
     The start is a function of the noisy input alone, so votes that begin there stay independent.
     The cheapest depth from it that changes at most the stated share of votes is found on training
-    images and kept in the file; a record of all of it is written beside.
+    images and kept in the file; a record of all of it is written beside. The same command goes on
+    with a training that was interrupted.
     """
     from deqcert.compose import prepare_process
     from deqcert.training import train_start

@@ -5,6 +5,7 @@ from .base import (
     ImplicitModel,
     MappedModel,
     ModelConfig,
+    ProvenModel,
     TrainableModel,
 )
 from .checkpoints import file_hash, load_model
@@ -14,7 +15,9 @@ from .folding import fold
 from .forms import FORMS, form_names, in_form
 from .functions import ImplicitClassifier
 from .mdeq import MDEQ
+from .monotone import MonotoneConfig, MonotoneDEQ
 from .normalize import Normalize
+from .relu_form import ReluForm
 from .state import StateLayout
 from .zoo import ZOO, checkpoint_path
 
@@ -32,7 +35,11 @@ __all__ = [
     "MDEQConfig",
     "MappedModel",
     "ModelConfig",
+    "MonotoneConfig",
+    "MonotoneDEQ",
     "Normalize",
+    "ProvenModel",
+    "ReluForm",
     "StateLayout",
     "TrainableModel",
     "architecture",

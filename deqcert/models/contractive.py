@@ -176,7 +176,8 @@ class ContractiveDEQ(TrainableModel):
         # Each pixel was rounded twice, as if the sums had two more terms.
         size = torch.linalg.vector_norm(self.normalize(x).flatten(1), dim=1)
         into = torch.linalg.matrix_norm(weight) * size + torch.linalg.vector_norm(bias)
-        return MARGIN * rounding_constant(weight.shape[1] + 8) * into + TINY
+        bound: Tensor = MARGIN * rounding_constant(weight.shape[1] + 8) * into + TINY
+        return bound
 
     @torch.no_grad()
     def _project(self) -> None:

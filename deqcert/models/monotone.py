@@ -179,7 +179,8 @@ class MonotoneDEQ(TrainableModel):
         gamma = rounding_constant(weight.shape[1] + len(weight) + 12)
         gain = torch.linalg.matrix_norm(splitting.gain).to(x.device)
         inverse = 2.0 * splitting.step * splitting.inverse_error
-        return MARGIN * (MARGIN * gamma * gain + inverse) * into + TINY
+        bound: Tensor = MARGIN * (MARGIN * gamma * gain + inverse) * into + TINY
+        return bound
 
     def rounding(self, z: Tensor, injection: Tensor) -> tuple[Tensor, Tensor]:
         """Bound the rounding of a float64 evaluation; see :class:`EnclosedModel`.
@@ -279,8 +280,8 @@ def _inverse_error(a: Tensor, b: Tensor, m: float, step: float, inverse: Tensor)
     inverse = inverse.cpu()
     identity = torch.eye(len(state), dtype=torch.float64)
     matrix = identity + step * (identity - state)
-    left = torch.linalg.matrix_norm(identity - matrix @ inverse).item()
-    size = torch.linalg.matrix_norm(matrix).item() * torch.linalg.matrix_norm(inverse).item()
+    left: float = torch.linalg.matrix_norm(identity - matrix @ inverse).item()
+    size: float = torch.linalg.matrix_norm(matrix).item() * torch.linalg.matrix_norm(inverse).item()
     left += rounding_constant(len(state) + 6) * (size + math.sqrt(len(state)))
     left += step * state_error * torch.linalg.matrix_norm(inverse).item()
     # R, H and V' are computed from one another by a sum and products with at most one rounding.

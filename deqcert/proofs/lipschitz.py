@@ -45,7 +45,7 @@ def pairwise_bounds(form: ReluForm, rule: str) -> Tensor:
                 bounds[i, j] = bounds[j, i] = multiplier_bound(form, rows[i] - rows[j])[0]
         return bounds
     state = MARGIN * (spectral_norm_bound(form.input) + form.input_error) / form.monotone
-    distances = torch.linalg.vector_norm(rows[:, None] - rows[None], dim=2)
+    distances: Tensor = torch.linalg.vector_norm(rows[:, None] - rows[None], dim=2)
     if rule == "published":
         distances = torch.full_like(distances, 2.0 * spectral_norm_bound(rows))
     return (MARGIN * MARGIN * state * distances).fill_diagonal_(0.0)

@@ -208,7 +208,7 @@ def test_what_was_asked_for_is_never_ignored(name):
     for option in POOL:
         if option in known:
             made = make_certifier(name, pool, {"n": 500, option: POOL[option]})
-            assert getattr(made, option) == POOL.get(option, options_of(kind)[option].default)
+            assert getattr(made, option) == POOL[option]
         else:
             with pytest.raises(ConfigError, match=f"'{name}' has no option '{option}'; it has"):
                 make_certifier(name, pool, {option: POOL[option]})

@@ -164,6 +164,7 @@ def test_an_unknown_word_in_a_file_names_the_known_ones(tmp_path: Path) -> None:
     path = tmp_path / "other.yaml"
     path.write_text("MODEL: {NAME: quantum}\n")
     with pytest.raises(
-        ConfigError, match="is 'quantum', but there are mdeq, contractive, monotone, toy"
+        ConfigError,
+        match="is 'quantum', but there are mdeq, contractive, monotone, monotone-conv, toy",
     ):
         read_config(path)

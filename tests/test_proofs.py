@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -16,7 +18,14 @@ from torch import Tensor
 
 from deqcert.certifiers import CERTIFIERS, get_certifier
 from deqcert.errors import CheckpointError, ConfigError, DataError
-from deqcert.models import ContractiveConfig, MonotoneConfig, architecture, load_model
+from deqcert.models import (
+    ContractiveConfig,
+    ContractiveDEQ,
+    MonotoneConfig,
+    MonotoneConvConfig,
+    architecture,
+    load_model,
+)
 from deqcert.models.spectral import spectral_norm_bound
 from deqcert.proofs import (
     RULES,
@@ -33,7 +42,7 @@ from deqcert.smoothing import Input
 SHARED = Path(__file__).parents[2] / "shared"
 GOLDEN = SHARED / "golden" / "mondeq"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="no ../shared/golden/mondeq")
-SHAPE = (1, 3, 3)
+SHAPE = (1, 4, 4)
 
 
 def network(kind: str, seed: int, scale: float = 2.0):
@@ -43,16 +52,19 @@ def network(kind: str, seed: int, scale: float = 2.0):
     config = {
         "contractive": lambda: ContractiveConfig(**sizes, factor=0.8),
         "monotone": lambda: MonotoneConfig(**sizes, monotone=0.5),
+        "monotone-conv": lambda: MonotoneConvConfig(
+            width=3, num_classes=4, image_size=(4, 4), mean=(0.4,), std=(0.3,), monotone=0.5
+        ),
     }[kind]()
     model = config.build().eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            if kind == "monotone":
+            if kind != "contractive":
                 parameter.mul_(scale)
     return model
 
 
-KINDS = ("contractive", "monotone")
+KINDS = ("contractive", "monotone", "monotone-conv")
 
 
 def equilibrium(form, bias: Tensor, x: Tensor) -> Tensor:
@@ -77,12 +89,14 @@ def equilibrium(form, bias: Tensor, x: Tensor) -> Tensor:
 def parts(model) -> tuple:
     """W, U, C and so on; the bias that enters; and that of the logits."""
     form = model.relu_form()
-    entering = model.mon.linear_module.U if hasattr(model, "mon") else model.encoder
-    readout = model.Wout if hasattr(model, "mon") else model.classifier
+    if isinstance(model, ContractiveDEQ):
+        weight, bias = model.encoder.weight.double(), model.encoder.bias.double()
+        readout = model.classifier
+    else:
+        (weight, bias), readout = model.input_matrix(), model.Wout
     std, mean = model.normalize.std.double(), model.normalize.mean.double()
     shift = (mean / std).expand(*model.input_shape).reshape(-1)
-    bias = entering.bias.double() - entering.weight.double() @ shift
-    return form, bias.detach(), readout.bias.double().detach()
+    return form, (bias - weight @ shift).detach(), readout.bias.double().detach()
 
 
 def slopes(form, z: Tensor) -> Tensor:
@@ -181,20 +195,54 @@ def test_a_bound_that_is_too_small_is_never_verified():
     assert not verified_bound(vague, row, multiplier, bound)
 
 
-@settings(deadline=None, max_examples=10)
-@given(seed=st.integers(0, 10**6))
-def test_the_computed_matrices_are_as_near_to_the_exact_ones_as_is_said(seed):
-    model = network("monotone", seed)
-    form = model.relu_form()
-    a, b = (
-        mpmath.matrix(getattr(model.mon.linear_module, name).weight.double().tolist())
-        for name in "AB"
+def circular(kernel, size: tuple[int, int]) -> Any:
+    """A convolution with circular padding as a matrix, in many digits, tap by tap."""
+    channels, (height, width) = len(kernel), size
+    matrix = mpmath.matrix(channels * height * width, channels * height * width)
+    for out in range(channels):
+        for into in range(channels):
+            for y, x, dy, dx in itertools.product(range(height), range(width), range(3), range(3)):
+                row = (out * height + y) * width + x
+                at = (into * height + (y + dy - 1) % height) * width + (x + dx - 1) % width
+                matrix[row, at] += mpmath.mpf(kernel[out][into][dy][dx])
+    return matrix
+
+
+def exact_state(model) -> Any:
+    """W in many digits, from the stored weights."""
+    linear, m = model.mon.linear_module, mpmath.mpf(model.monotone)
+    if isinstance(model.config, MonotoneConfig):
+        a, b = (mpmath.matrix(k.weight.double().tolist()) for k in (linear.A, linear.B))
+        return (1 - m) * mpmath.eye(b.rows) - a.T * a + b - b.T
+    size = model.config.state_size
+    a, b = (circular(k.weight.double().tolist(), size) for k in (linear.A, linear.B))
+    square_a, square_b = (
+        mpmath.fsum(mpmath.mpf(v) ** 2 for v in k.weight.double().flatten().tolist())
+        for k in (linear.A, linear.B)
     )
-    m = mpmath.mpf(model.config.monotone)
-    exact = (1 - m) * mpmath.eye(len(form.state)) - a.T * a + b - b.T
+    a *= mpmath.sqrt(mpmath.mpf(linear.g.item()) / square_a)
+    b *= mpmath.mpf(linear.h.item()) / mpmath.sqrt(square_b)
+    whole = (1 - m) * mpmath.eye(b.rows) - a.T * a + b - b.T
+    (height, width), channels = size, model.config.width
+    inside = [
+        (c * height + y) * width + x
+        for c in range(channels)
+        for y in range(1, height - 1)
+        for x in range(1, width - 1)
+    ]
+    return mpmath.matrix([[whole[i, j] for j in inside] for i in inside])
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+@settings(deadline=None, max_examples=4)
+@given(seed=st.integers(0, 10**6))
+def test_the_computed_matrices_are_as_near_to_the_exact_ones_as_is_said(kind, seed):
+    model = network(kind, seed)
+    form = model.relu_form()
+    exact = exact_state(model)
     off = mpmath.mnorm(exact - mpmath.matrix(form.state.tolist()), "f")
     assert off <= form.state_error
-    splitting = model._splitting()
+    splitting = model._proven()
     step = mpmath.mpf(splitting.step)
     inverse = (mpmath.eye(len(form.state)) + step * (mpmath.eye(len(form.state)) - exact)) ** -1
     computed = (mpmath.matrix(splitting.reflection.tolist()) + mpmath.eye(len(form.state))) / 2
@@ -303,22 +351,20 @@ def test_gaps_are_below_those_of_a_solve_in_forty_digits(kind):
     form, _, shift = parts(model)
     x = torch.rand(3, *SHAPE)
     with mpmath.workdps(40):
-        linear = model.mon.linear_module if kind == "monotone" else None
-        entering = linear.U if linear else model.encoder
-        u = mpmath.matrix(entering.weight.double().tolist())
         mean, std = (mpmath.mpf(v.item()) for v in (model.normalize.mean, model.normalize.std))
-        if linear:
-            a, b = (mpmath.matrix(p.weight.double().tolist()) for p in (linear.A, linear.B))
-            m = mpmath.mpf(model.config.monotone)
-            w = (1 - m) * mpmath.eye(len(form.state)) - a.T * a + b - b.T
-        else:
+        if kind == "contractive":
+            weight, offset = model.encoder.weight.double(), model.encoder.bias.double()
             w = mpmath.matrix(form.state.tolist())
+        else:
+            weight, offset = model.input_matrix()
+            w = exact_state(model)
+        u = mpmath.matrix(weight.tolist())
         operator = np.eye(len(form.state)) - form.state.numpy()
         step = mpmath.mpf(form.monotone / np.linalg.norm(operator, 2) ** 2)
         found = margins_of(model, "classical")
         for one in x:
             pixels = mpmath.matrix([(mpmath.mpf(p) - mean) / std for p in one.flatten().tolist()])
-            bias = u * pixels + mpmath.matrix(entering.bias.double().tolist())
+            bias = u * pixels + mpmath.matrix(offset.tolist())
             z = mpmath.matrix(len(form.state), 1)
             for _ in range(4000):
                 moved = z + step * (bias - z + w * z)
@@ -427,11 +473,24 @@ def test_a_published_network_without_m_is_refused_until_it_is_given(tmp_path):
         load_model(path, "g=1")
 
 
-def test_a_convolutional_published_network_is_named_as_what_it_is(tmp_path):
-    weights = {"mon.linear_module.U.weight": torch.zeros(8, 1, 6, 6)}
-    torch.save(weights, tmp_path / "conv_m20.pt")
-    with pytest.raises(CheckpointError, match="of another kind"):
-        load_model(tmp_path / "conv_m20.pt")
+def test_a_convolutional_published_network_is_read_with_the_stride_that_its_readout_tells(tmp_path):
+    config = MonotoneConvConfig(8, image_size=(28, 28), kernel=6, stride=3, monotone=20.0)
+    path = saved(tmp_path / "conv_m20.0.pt", config.build())
+    read = load_model(path).config
+    assert (read.kernel, read.stride, read.width, read.monotone) == (6, 3, 8, 20.0)
+    weights = torch.load(path, weights_only=True)
+    weights["Wout.weight"] = torch.zeros(10, 77)
+    torch.save(weights, path)
+    with pytest.raises(CheckpointError, match="no stride"):
+        load_model(path)
+
+
+def test_a_convolutional_network_with_a_negative_g_is_refused():
+    model = network("monotone-conv", 0)
+    with torch.no_grad():
+        model.mon.linear_module.g.fill_(-0.1)
+    with pytest.raises(CheckpointError, match=r"g is -0\.1"):
+        get_certifier("lipschitz").check(model)
 
 
 def test_a_matlab_file_is_read_in_float64_and_a_damaged_one_refused(tmp_path):

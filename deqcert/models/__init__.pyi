@@ -16,6 +16,7 @@ from .forms import FORMS, form_names, in_form
 from .functions import ImplicitClassifier
 from .mdeq import MDEQ
 from .monotone import MonotoneConfig, MonotoneDEQ
+from .monotone_conv import MonotoneConvConfig, MonotoneConvDEQ
 from .normalize import Normalize
 from .relu_form import ReluForm
 from .state import StateLayout
@@ -36,6 +37,8 @@ __all__ = [
     "MappedModel",
     "ModelConfig",
     "MonotoneConfig",
+    "MonotoneConvConfig",
+    "MonotoneConvDEQ",
     "MonotoneDEQ",
     "Normalize",
     "ProvenModel",

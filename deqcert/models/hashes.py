@@ -15,5 +15,7 @@ def weights_hash(model: Any) -> str:
     if isinstance(model, nn.Module):
         for name, value in model.state_dict().items():
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            )
     return digest.hexdigest()

@@ -21,6 +21,7 @@ from deqcert.errors import CheckpointError, ConfigError, DataError
 from deqcert.models import (
     ContractiveConfig,
     ContractiveDEQ,
+    LipschitzBoundedConfig,
     MonotoneConfig,
     MonotoneConvConfig,
     architecture,
@@ -52,6 +53,7 @@ def network(kind: str, seed: int, scale: float = 2.0):
     config = {
         "contractive": lambda: ContractiveConfig(**sizes, factor=0.8),
         "monotone": lambda: MonotoneConfig(**sizes, monotone=0.5),
+        "lipschitz-bounded": lambda: LipschitzBoundedConfig(**sizes, lipschitz=2.0),
         "monotone-conv": lambda: MonotoneConvConfig(
             width=3, num_classes=4, image_size=(4, 4), mean=(0.4,), std=(0.3,), monotone=0.5
         ),
@@ -59,12 +61,12 @@ def network(kind: str, seed: int, scale: float = 2.0):
     model = config.build().eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            if kind != "contractive":
+            if kind.startswith("monotone"):
                 parameter.mul_(scale)
     return model
 
 
-KINDS = ("contractive", "monotone", "monotone-conv")
+KINDS = ("contractive", "lipschitz-bounded", "monotone", "monotone-conv")
 
 
 def equilibrium(form, bias: Tensor, x: Tensor) -> Tensor:
@@ -211,6 +213,14 @@ def circular(kernel, size: tuple[int, int]) -> Any:
 def exact_state(model) -> Any:
     """W in many digits, from the stored weights."""
     linear, m = model.mon.linear_module, mpmath.mpf(model.monotone)
+    if isinstance(model.config, LipschitzBoundedConfig):
+        u, v, b, c = (
+            mpmath.matrix(k.weight.double().tolist())
+            for k in (linear.U, linear.V, linear.B, model.Wout)
+        )
+        std, g = mpmath.mpf(model.normalize.std.item()), mpmath.mpf(model.config.lipschitz)
+        inner = (c.T * c + u * u.T / std**2) / (2 * g) + v.T * v
+        return (1 - m) * mpmath.eye(b.rows) - inner + b - b.T
     if isinstance(model.config, MonotoneConfig):
         a, b = (mpmath.matrix(k.weight.double().tolist()) for k in (linear.A, linear.B))
         return (1 - m) * mpmath.eye(b.rows) - a.T * a + b - b.T
@@ -248,6 +258,23 @@ def test_the_computed_matrices_are_as_near_to_the_exact_ones_as_is_said(kind, se
     computed = (mpmath.matrix(splitting.reflection.tolist()) + mpmath.eye(len(form.state))) / 2
     assert mpmath.mnorm(inverse - computed, "f") <= splitting.inverse_error
     assert splitting.factor >= np.linalg.norm(splitting.reflection.numpy(), 2)
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 10**6), g=st.floats(0.1, 20.0), scale=st.floats(0.1, 10.0))
+def test_a_lipschitz_bounded_network_never_exceeds_its_constant(seed, g, scale):
+    torch.manual_seed(seed)
+    sizes = {"width": 10, "num_classes": 4, "image_size": SHAPE[1:], "mean": (0.4,), "std": (0.3,)}
+    model = LipschitzBoundedConfig(**sizes, lipschitz=g).build().eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(scale)
+    form, bias, _ = parts(model)
+    x = torch.rand(50, *SHAPE, dtype=torch.float64)
+    jacobians = slopes(form, equilibrium(form, bias, x))
+    assert torch.linalg.matrix_norm(jacobians, 2).max() <= g * (1 + 1e-9)
+    constants = pairwise_bounds(form, "multiplier")
+    assert constants.max() <= math.sqrt(2.0) * g * (1 + 1e-6)
 
 
 # --- radii -------------------------------------------------------------------------------------

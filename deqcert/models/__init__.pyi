@@ -14,6 +14,7 @@ from .contractive import ContractiveConfig, ContractiveDEQ
 from .folding import fold
 from .forms import FORMS, form_names, in_form
 from .functions import ImplicitClassifier
+from .lipschitz_bounded import LipschitzBoundedConfig, LipschitzBoundedDEQ
 from .mdeq import MDEQ
 from .monotone import MonotoneConfig, MonotoneDEQ
 from .monotone_conv import MonotoneConvConfig, MonotoneConvDEQ
@@ -33,6 +34,8 @@ __all__ = [
     "FoldableModel",
     "ImplicitClassifier",
     "ImplicitModel",
+    "LipschitzBoundedConfig",
+    "LipschitzBoundedDEQ",
     "MDEQConfig",
     "MappedModel",
     "ModelConfig",

@@ -22,6 +22,7 @@ ARCHITECTURES: Registry[ModelConfig] = Registry(
         "imagenet-small": "deqcert.models.mdeq_sizes:IMAGENET_SMALL",
         "contractive": "deqcert.models.contractive:CONTRACTIVE",
         "monotone": "deqcert.models.monotone:MONOTONE",
+        "lipschitz-bounded": "deqcert.models.lipschitz_bounded:LIPSCHITZ_BOUNDED",
         "monotone-conv": "deqcert.models.monotone_conv:MONOTONE_CONV",
     },
 )

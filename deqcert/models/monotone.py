@@ -85,6 +85,10 @@ class MonotoneModel(TrainableModel):
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return A, shape (any, D), and B, shape (D, D), in float64, with gradients."""
 
+    def shaping(self) -> tuple[Tensor, ...]:
+        """Return the weights that W depends on."""
+        return tuple(self.mon.linear_module.parameters())
+
     @abstractmethod
     def enter(self, pixels: Tensor) -> Tensor:
         """Map normalised images, shape (B, C, H, W), to U x + u, shape (B, D)."""
@@ -198,15 +202,14 @@ class MonotoneModel(TrainableModel):
 
     def _splitting(self) -> Splitting:
         """Return R and H, differentiable where gradients of the weights are recorded."""
-        weights = self.mon.linear_module.parameters()
-        if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
+        if torch.is_grad_enabled() and any(weight.requires_grad for weight in self.shaping()):
             return splitting(*self.factors(), self.monotone)
         return self._proven()
 
     @torch.no_grad()
     def _proven(self) -> Splitting:
         """Return R, H and what is proven of them; computed again when the weights changed."""
-        now = tuple(weight.detach() for weight in self.mon.linear_module.parameters())
+        now = tuple(weight.detach() for weight in self.shaping())
         # By content: a weight can change in ways that leave neither a version nor an address.
         if self._known is None or not all(map(_same, self._known[0], now)):
             found = proven_splitting(*self.factors(), self.monotone)

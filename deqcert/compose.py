@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from deqcert import __version__, form_cache, kernels
 from deqcert.certifiers import Certifier
@@ -26,6 +24,7 @@ from deqcert.models import (
     in_form,
     load_model,
 )
+from deqcert.models.hashes import weights_hash
 from deqcert.options import options_of, read_options
 from deqcert.runs import Manifest
 from deqcert.settings import Machine, Solving, Starting
@@ -317,16 +316,6 @@ def describe_predictor(predictor: Predictor) -> dict[str, Any]:
         parameters["warmup"] = dataclasses.asdict(predictor.warmup)
         parameters["refresh"] = predictor.refresh
     return parameters
-
-
-def weights_hash(model: Any) -> str:
-    """Return a SHA-256 of a model's weights, in hexadecimal; of nothing where it is no module."""
-    digest = hashlib.sha256()
-    if isinstance(model, nn.Module):
-        for name, value in model.state_dict().items():
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _checked(model: Any) -> Any:

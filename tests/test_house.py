@@ -33,7 +33,8 @@ ROOMS: dict[str, set[str]] = {
 }
 SOLVING = ERRORS | {"kernels", "solvers", "models"}
 ROOMS["starts"] = SOLVING
-ROOMS["smoothing"] = SOLVING | {"starts"}
+ROOMS["proofs"] = SOLVING
+ROOMS["smoothing"] = SOLVING | {"starts", "proofs"}
 ROOMS["certifiers"] = ROOMS["smoothing"] | {"smoothing"}
 ROOMS["runs"] = ROOMS["certifiers"] | {"certifiers", "data"}
 ROOMS["attacks"] = ROOMS["runs"] | {"runs"}

@@ -57,7 +57,7 @@ class Enclosed(SmoothingCertifier):
         Raises:
             ConfigError: If it is such a model.
         """
-        from deqcert.smoothing.enclosure import Enclosure
+        from deqcert.proofs.enclosure import Enclosure
 
         Enclosure(engine.raw)
 
@@ -68,7 +68,8 @@ class Enclosed(SmoothingCertifier):
             ConfigError: If the model offers no bounds, or is not proven to have an equilibrium.
             DataError: If the input does not fit the model.
         """
-        from deqcert.smoothing.enclosure import Enclosure, proven_votes
+        from deqcert.proofs.enclosure import Enclosure
+        from deqcert.smoothing.proven import proven_votes
 
         vote = functools.partial(
             proven_votes, engine, Enclosure(engine.raw), self.predictor, input, depth=self.depth

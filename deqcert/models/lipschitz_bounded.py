@@ -63,10 +63,10 @@ class LipschitzBoundedDEQ(MonotoneModel):
         W = I - (C'C + U U') / (2 g) - V'V - m I + B - B'
 
     With T = g I the matrix of the multiplier bound for L = g is 2 g^3 (V'V + m I), which is
-    positive definite whatever the weights are. A diagonal scaling of the state, which the published class has
-    besides, is already in C and U: it changes no logit. It is a monotone network, so the same
-    splitting finds the equilibrium; and method ``lipschitz`` proves a constant for each pair of
-    classes, at most sqrt(2) g and mostly smaller.
+    positive definite whatever the weights are. A diagonal scaling of the state, which the published
+    class has besides, is already in C and U: it changes no logit. It is a monotone network, so the
+    same splitting finds the equilibrium; and method ``lipschitz`` proves a constant for each pair
+    of classes, at most sqrt(2) g and mostly smaller.
 
     Args:
         config: Width, g, m and normalisation.

@@ -15,6 +15,7 @@ from torch import nn
 from deqcert import __version__, form_cache, kernels
 from deqcert.certifiers import Certifier
 from deqcert.data import Dataset
+from deqcert.devices import open_device
 from deqcert.errors import CheckpointError, ConfigError, DataError, RunError
 from deqcert.memory import keep_freed_memory
 from deqcert.models import (
@@ -83,6 +84,7 @@ def load(
         DeqcertError: If something is missing, damaged, or does not fit.
     """
     threads = prepare_process(machine.threads)
+    open_device(machine.device)
     if isinstance(given, str | Path):
         model: Any = load_model(given, model_config)
         config = dataclasses.asdict(model.config)

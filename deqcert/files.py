@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,39 @@ def explain(error: OSError, doing: str, hint: str = "") -> RunError:
     else:
         reason, way_out = error.strerror or str(error), "give another folder with --out"
     return RunError(f"cannot {doing}: {reason}; {hint or way_out}")
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading, in bytes.
+
+    Raises:
+        OSError: If it cannot be opened. A pipe or a device, which could make a reader wait for ever
+            or never end, and a name that no file can have are among what cannot.
+    """
+    try:
+        # Opened first and looked at then: nothing can be put in its place in between, and no pipe
+        # makes this wait for somebody to write into it.
+        file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115  the caller closes it
+    except ValueError as error:  # a null byte, or what the file system's encoding lacks
+        raise OSError(errno.EINVAL, "no file can have that name", str(path)) from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return file
+
+
+def read_regular(path: str | Path) -> bytes:
+    """Read the whole of a regular file.
+
+    Raises:
+        OSError: As for :func:`open_regular`.
+    """
+    with open_regular(path) as file:
+        return file.read()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def sync_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from deqcert.errors import CheckpointError, ConfigError
+from deqcert.files import open_regular
 from deqcert.models.architectures import read_config
 from deqcert.models.base import ModelConfig, TrainableModel
 from deqcert.models.parameter_names import fit_names
@@ -32,7 +33,7 @@ def file_hash(path: str | Path) -> str:
     """
     path = checkpoint_path(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(_unreadable(path, error)) from None

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 import yaml
 
 from deqcert.errors import ConfigError
+from deqcert.files import read_regular
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -24,8 +25,9 @@ def read_yaml(path: str | Path) -> Any:
         ConfigError: If it cannot be read or is not YAML.
     """
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return yaml.safe_load(read_regular(path).decode())
+    # ValueError: a date or a number that there cannot be.
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not YAML"
         raise ConfigError(f"cannot read the configuration {path} ({reason}).") from None
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from deqcert.data import load_dataset
+from deqcert.devices import open_device
 from deqcert.files import write_atomically
 from deqcert.models import file_hash, form_names, in_form, load_model
 from deqcert.starts.file import StartFile, load_start, save_start, start_path
@@ -36,6 +37,7 @@ def train_start(config: StartConfig) -> Path:
         DataError: If the images cannot be used.
         RunError: If the file exists already or cannot be written.
     """
+    open_device(config.device)
     path = start_path(config.model) if config.out is None else Path(config.out)
     with claim(path):
         return _train_start(config, path)

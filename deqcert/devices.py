@@ -19,7 +19,7 @@ def open_device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError, ValueError):
+    except (RuntimeError, AssertionError, ValueError, ImportError):
         # What torch says of a device that is not there goes on for a page.
         raise ConfigError(
             f"device {str(name)[:80]!r} cannot be used here; 'cpu' works everywhere."

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -125,6 +125,24 @@ def write_atomically(
         raise
 
 
+def check_writable(path: Path, hint: str = "") -> None:
+    """Find out whether :func:`write_atomically` could write a file, and leave nothing behind.
+
+    Args:
+        path: The file.
+        hint: What would work; see :func:`explain`.
+
+    Raises:
+        RunError: If it could not.
+    """
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        os.close(os.open(beside, os.O_WRONLY | os.O_CREAT, 0o666))
+        beside.unlink()
+    except OSError as error:
+        raise explain(error, f"write {path}", hint) from None
+
+
 class Lock:
     """Keep other processes out for as long as this one holds it; the lock dies with the process.
 
@@ -133,13 +151,15 @@ class Lock:
     Args:
         path: A folder that is there, or the name of a lock file, which is made and goes again.
         busy: What to say where another process holds it.
+        made: Folders that were made for the lock file, the innermost first; those in which nothing
+            was written go again, too.
 
     Raises:
         RunError: If another process holds it, or the file cannot be made.
     """
 
-    def __init__(self, path: Path, busy: str) -> None:
-        self._path = path
+    def __init__(self, path: Path, busy: str, made: Sequence[Path] = ()) -> None:
+        self._path, self._made = path, made
         self._folder = path.is_dir()
         self._descriptor = self._open(busy)
 
@@ -149,6 +169,9 @@ class Lock:
             with suppress(OSError):  # before it is let go: afterwards it may be another's
                 self._path.unlink()
         os.close(self._descriptor)
+        with suppress(OSError):  # up to the first that is not empty
+            for folder in self._made:
+                folder.rmdir()
 
     def __enter__(self) -> Self:
         return self

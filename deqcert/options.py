@@ -94,7 +94,7 @@ class Option:
         if self.kind == "bool":
             return "true or false"
         if self.kind in ("str", "path"):
-            return "text" if self.kind == "str" else "the path of a file or folder"
+            return "text, not empty" if self.kind == "str" else "the path of a file or folder"
         words = "a whole number" if self.kind == "int" else "a number"
         return f"{words} {self.bounds()}".rstrip()
 
@@ -126,7 +126,7 @@ class Option:
         if self.choices is not None and isinstance(value, str) and value not in self.choices():
             raise ConfigError(self._refusal(value, label))
         if self.kind == "str":
-            if isinstance(value, (str, os.PathLike)):
+            if isinstance(value, (str, os.PathLike)) and os.fspath(value) not in ("", b""):
                 return os.fsdecode(value)
         elif self.kind == "path":
             if isinstance(value, (str, os.PathLike)) and os.fspath(value) not in ("", b""):

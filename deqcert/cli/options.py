@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from deqcert.api import SmoothedClassifier
-from deqcert.cli.fields import Decorator, options_from
+from deqcert.cli.fields import FILLED, Decorator, options_from
 from deqcert.errors import ConfigError
 from deqcert.files import read_regular
 from deqcert.options import LARGEST_SIZE, LARGEST_WHOLE, Option, options_of, split_pairs
@@ -153,11 +153,13 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command a checkpoint and its configuration."""
     configuration = click.option(
         "--model-config",
+        type=FILLED,
         metavar="FILE",
         help="The checkpoint's YAML configuration; default: the .yaml beside it.",
     )
     checkpoint = click.option(
         "--model",
+        type=FILLED,
         default="digits",
         show_default=True,
         metavar="NAME|FILE",
@@ -180,6 +182,7 @@ def quiet_option(printed: str = "the table") -> Decorator:
 _SETTINGS: tuple[Decorator, ...] = (
     click.option(
         "--config",
+        type=FILLED,
         is_eager=True,
         expose_value=False,
         callback=_take_file,

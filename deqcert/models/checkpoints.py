@@ -15,6 +15,7 @@ from deqcert.files import open_regular
 from deqcert.models.architectures import read_config
 from deqcert.models.base import ModelConfig, TrainableModel
 from deqcert.models.parameter_names import fit_names
+from deqcert.models.skeleton import skeleton
 from deqcert.models.weight_files import read_weight_file
 from deqcert.models.zoo import ZOO, checkpoint_path
 
@@ -61,6 +62,9 @@ def load_model(
     weights = read_weights(path)
     if config is None or isinstance(config, str | Path):
         config = read_config(config if config is not None else _beside(path))
+    shapes = skeleton(config)  # what asks for terabytes is refused before it takes them
+    if shapes is not None:
+        _check_names(path, fit_names(weights, shapes), shapes)
     model = config.build()
     wanted = model.state_dict()
     weights = fit_names(weights, wanted)

@@ -45,6 +45,6 @@ def parse(kind: _Readable[T_co], data: Any, path: str | Path) -> T_co:
     """
     try:
         return kind.from_mapping(data)
-    except (ConfigError, TypeError, ValueError) as error:
+    except (ConfigError, TypeError, ValueError, KeyError, OverflowError, AttributeError) as error:
         text = str(error) if isinstance(error, ConfigError) else "a value has the wrong type."
         raise ConfigError(f"configuration {path}: {text}") from None

@@ -369,6 +369,10 @@ def _make_chained(solving: Solving, starting: Starting, start: StartPolicy) -> P
         raise ConfigError(
             f"start {starting.start!r} has a fixed depth; leave --early and --margin out"
         )
+    if starting.steps == 0:
+        raise ConfigError(
+            f"steps is 0, but a solve from start {starting.start!r} needs a whole number from 1"
+        )
     warmup = cold.stop
     if starting.warmup is not None:
         warmup = StopRule(tol=0.0, max_nfe=starting.warmup)

@@ -7,6 +7,7 @@ import io
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from wrong_calls import WrongCall, commands, make_files, wrong_calls, wrong_value
+from wrong_calls import ARGUMENTS, BASE, WrongCall, commands, make_files, wrong_calls, wrong_value
 
 from deqcert.cli import main
 
@@ -152,6 +153,19 @@ def test_every_option_says_what_it_does_not_take() -> None:
         for parameter in command.params:
             if not getattr(parameter, "is_flag", False):
                 wrong_value(name, parameter, random.Random(0))
+
+
+def test_the_calls_that_are_made_wrong_are_right(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(place / "run", tmp_path / "run")
+    for name in ("ok.pth", "ok.yaml", "data.npz", "other.npz"):
+        shutil.copy(place / name, tmp_path / name)
+    for command, right in BASE.items():
+        given = [*command.split(), *right.split(), *ARGUMENTS.get(command, [])]
+        with contextlib.chdir(tmp_path):
+            shutil.rmtree("new", ignore_errors=True)
+            assert main(given) == 0, (given, capsys.readouterr().err)
 
 
 @pytest.mark.fuzz

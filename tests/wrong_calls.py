@@ -33,11 +33,12 @@ NO_TEXT = os.fsdecode(b"\xff\xfe")
 
 BASE = {
     "train": "--out new --data npz:data.npz --test-data npz:other.npz --epochs 1 --batch 2",
-    "train-start": "--model ok.pth --data npz:data.npz --out new.pth --steps 1 --tune-images 2",
+    "train-start": "--model ok.pth --data npz:data.npz --out new.pth --steps 1 --batch 6 "
+    "--tune-images 2",
     "plan": "--model ok.pth --data npz:data.npz --sigma 0.25 --radii 0.1 --pilot 5 --n 2000",
     "certify": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 60 --out new",
     "predict": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 20",
-    "attack": "--attack square:steps=1 --n 20 --search 5 --out new",
+    "attack": "--attack square:steps=1 --n 200 --alpha 0.05 --search 5 --out new",
     "report": "",
     "bench starts": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 50 --n0 10 "
     "--starts cold --depths 1 --tol 0.3 --depth 5 --reference-tol 0.3 --reference-depth 5",
@@ -97,7 +98,7 @@ def make_files(folder: Path) -> None:
     for name, x in zip(("data", "other"), pixels, strict=True):
         np.savez(folder / f"{name}.npz", x=x, y=np.arange(12) % 10)
     Image.fromarray(pixels[0, 0, 0]).save(folder / "picture.png")
-    small = "certify --model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n0 10 --n 60"
+    small = "certify --model ok.pth --data npz:data.npz --sigma 0.01 --images 0:1 --n0 10 --n 60"
     assert main([*small.split(), "--tol", "0", "--depth", "2", "--out", "run", "--quiet"]) == 0
 
     (folder / "empty").write_bytes(b"")

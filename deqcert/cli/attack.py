@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,11 @@ def command(
     from deqcert.starts import make_start
 
     asked_radii = parse_radii(radii)
+    if out is not None and os.path.realpath(out) == os.path.realpath(run):
+        raise ConfigError(
+            f"--out {out} is the run itself; give another folder, or leave --out out for "
+            f"{run}-attacks"
+        )
     chosen = [parse_attack(text) for text in attacks or ATTACKS.names()]
     folder = Path(run)
     manifest = Manifest.read(folder)

@@ -172,8 +172,9 @@ def new_figure() -> tuple[Figure, Axes]:
     Returns:
         Matplotlib Figure and Axes.
     """
-    # A first import builds a font cache and says so on stderr, which is meant for errors.
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    # A first import builds a font cache, elsewhere where the usual place cannot be written, and
+    # says so on stderr, which is meant for errors.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

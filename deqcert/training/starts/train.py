@@ -12,8 +12,9 @@ import torch
 
 from deqcert.data import load_dataset
 from deqcert.devices import open_device
+from deqcert.errors import ConfigError
 from deqcert.files import write_atomically
-from deqcert.models import file_hash, form_names, in_form, load_model
+from deqcert.models import ZOO, file_hash, form_names, in_form, load_model
 from deqcert.starts.file import StartFile, load_start, save_start, start_path
 from deqcert.training.record import claim, command_line, parameters, thinned, versions
 from deqcert.training.starts.config import StartConfig
@@ -38,6 +39,11 @@ def train_start(config: StartConfig) -> Path:
         RunError: If the file exists already or cannot be written.
     """
     open_device(config.device)
+    if config.out is None and str(config.model) in ZOO:
+        raise ConfigError(
+            f"the model {config.model} lies in the installed package, where a start does not "
+            f"belong; name its file, as in --out {config.model}.start.pth."
+        )
     path = start_path(config.model) if config.out is None else Path(config.out)
     with claim(path):
         return _train_start(config, path)

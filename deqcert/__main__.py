@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+# The module under Python's signal, which takes milliseconds to load: those that this is about.
+import _signal
 import os
-import signal
 import sys
 from types import FrameType
 
@@ -15,17 +15,18 @@ def run() -> int:
     Until it is loaded there is nothing to save: Ctrl-C ends the process at once, because what an
     interrupted import leaves behind is somebody's traceback.
     """
-    before = signal.signal(signal.SIGINT, _leave)
+    before = _signal.signal(_signal.SIGINT, _leave)
     from deqcert.cli import main
 
-    signal.signal(signal.SIGINT, before)
+    _signal.signal(_signal.SIGINT, before)
     return main()
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    with contextlib.suppress(OSError):  # nobody may be there to hear it
+    try:
         os.write(2, b"deqcert: interrupted.\n")
-    os._exit(130)
+    finally:  # whether or not anybody is there to hear it
+        os._exit(130)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from deqcert.api import SmoothedClassifier
 from deqcert.cli.fields import FILLED, Decorator, options_from
 from deqcert.errors import ConfigError
 from deqcert.files import read_regular
+from deqcert.models.reading import parse_yaml
 from deqcert.options import LARGEST_SIZE, LARGEST_WHOLE, Option, options_of, split_pairs
 from deqcert.presets import PRESETS
 from deqcert.registry import nearest
@@ -120,7 +121,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
     try:
         text = read_regular(path).decode("utf-8-sig")
-        content = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+        content = tomllib.loads(text) if path.suffix == ".toml" else parse_yaml(text)
     except OSError as error:
         raise ConfigError(f"cannot read {path} ({error.strerror}); give another --config") from None
     except (ValueError, yaml.YAMLError, RecursionError):  # ValueError: TOML's, encodings', dates'

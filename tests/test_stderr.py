@@ -16,7 +16,7 @@ from wrong_calls import make_files
 OURS = re.compile(
     r"deqcert: .+"
     r"|image \d+ \(\d+ of \d+\): .+"  # certify and attack
-    r"|.+, .+, .+: .+ evaluations per vote.*"  # bench
+    r"|.+, .+, .+: (.+ evaluations per vote|no vote was cast).*"  # bench
     r"|\w+, B \d+, D \d+: .+ ms"  # bench solvers
     r"|(\w+: being made \.\.\.)"  # bench forms
     r"|\s*\d+%  .+"  # train and train-start
@@ -29,8 +29,8 @@ LINES = [
     f"certify {SMALL} --images 0:2 --n0 10 --n 60 --tol 0 --depth 2 --out new",
     f"predict {SMALL} --images 0:2 --n 20",
     f"plan {SMALL} --radii 0.001 --pilot 5 --n 2000 --images 0:1",
-    f"bench {SMALL} --images 0:1 --n 50 --batch 10 --n0 10 --starts cold,mean --depths 1 --depth 5 --tol 0.3 "
-    "--reference-tol 0.3 --reference-depth 5 --picture bench.svg",
+    f"bench {SMALL} --images 0:1 --n 50 --batch 10 --n0 10 --starts cold,mean --depths 1 --depth 5 "
+    "--tol 0.3 --reference-tol 0.3 --reference-depth 5 --picture bench.svg",
     "bench solvers --sizes 8 --batches 1 --rounds 1",
     "attack run --attack square:steps=1 --attack pgd-phantom:steps=1 --n 200 "
     "--alpha 0.05 --search 5",

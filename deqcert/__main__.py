@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # The module under Python's signal, which takes milliseconds to load: those that this is about.
-import _signal
+import _signal  # type: ignore[import-not-found]  # without stubs
 import os
 import sys
 from types import FrameType

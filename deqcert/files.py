@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -33,7 +34,7 @@ def explain(error: OSError, doing: str, hint: str = "") -> RunError:
     return RunError(f"cannot {doing}: {reason}; {hint or way_out}")
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BufferedReader:
     """Open a regular file for reading, in bytes.
 
     Raises:

@@ -13,6 +13,7 @@ import torch
 from deqcert import __version__, form_cache, kernels
 from deqcert.certifiers import Certifier
 from deqcert.data import Dataset
+from deqcert.devices import open_device
 from deqcert.errors import CheckpointError, ConfigError, DataError, RunError
 from deqcert.memory import keep_freed_memory
 from deqcert.models import (
@@ -82,6 +83,7 @@ def load(
         DeqcertError: If something is missing, damaged, or does not fit.
     """
     threads = prepare_process(machine.threads)
+    open_device(machine.device)
     if isinstance(given, str | Path):
         model: Any = load_model(given, model_config)
         config = dataclasses.asdict(model.config)
@@ -355,6 +357,10 @@ def _make_chained(solving: Solving, starting: Starting, start: StartPolicy) -> P
     if starting.early is not None or starting.margin is not None:
         raise ConfigError(
             f"start {starting.start!r} has a fixed depth; leave --early and --margin out"
+        )
+    if starting.steps == 0:
+        raise ConfigError(
+            f"steps is 0, but a solve from start {starting.start!r} needs a whole number from 1"
         )
     warmup = cold.stop
     if starting.warmup is not None:

@@ -26,6 +26,13 @@ Kind = Literal["int", "float", "bool", "str", "path"]
 REQUIRED: Any = dataclasses.MISSING
 """In place of a default: there is none, something must be given."""
 
+LARGEST_WHOLE = 2**31 - 1
+"""Largest whole number of an option that has no limit of its own: what arrays can be counted in."""
+
+SMALLEST_SIZE, LARGEST_SIZE = 1e-30, 1e30
+"""How near to 0 a number that is not 0 may be, and how large one that has no limit of its own: what
+float32, in which models compute, holds with its small multiples."""
+
 _KEY = "deqcert.option"
 _KNOWN: WeakKeyDictionary[type[Any], Mapping[str, Option]] = WeakKeyDictionary()
 _WORDS = {
@@ -87,7 +94,7 @@ class Option:
         if self.kind == "bool":
             return "true or false"
         if self.kind in ("str", "path"):
-            return "text" if self.kind == "str" else "the path of a file or folder"
+            return "text, not empty" if self.kind == "str" else "the path of a file or folder"
         words = "a whole number" if self.kind == "int" else "a number"
         return f"{words} {self.bounds()}".rstrip()
 
@@ -119,7 +126,7 @@ class Option:
         if self.choices is not None and isinstance(value, str) and value not in self.choices():
             raise ConfigError(self._refusal(value, label))
         if self.kind == "str":
-            if isinstance(value, (str, os.PathLike)):
+            if isinstance(value, (str, os.PathLike)) and os.fspath(value) not in ("", b""):
                 return os.fsdecode(value)
         elif self.kind == "path":
             if isinstance(value, (str, os.PathLike)) and os.fspath(value) not in ("", b""):
@@ -130,6 +137,8 @@ class Option:
         elif not isinstance(value, (bool, str, bytes)):
             number = _number(value, whole=self.kind == "int")
             if number is not None and self._inside(number):
+                if more := self._beyond(number):
+                    raise ConfigError(self._refusal(value, label, more))
                 return number
         raise ConfigError(self._refusal(value, label))
 
@@ -161,14 +170,26 @@ class Option:
         below = self.high is None or (value < self.high if self.high_open else value <= self.high)
         return above and below
 
-    def _refusal(self, value: Any, label: str | None) -> str:
-        shown = repr(value) if not isinstance(value, float) else f"{value:g}"
-        hint = ""
+    def _beyond(self, value: float) -> str:
+        """Say what is wrong with the size of a number that is in range; "" for nothing."""
+        largest = LARGEST_SIZE if self.kind == "float" else LARGEST_WHOLE
+        if self.high is None and abs(value) > largest:
+            return f", and at most {_shown(largest)}"
+        if self.kind == "float" and 0 < abs(value) < SMALLEST_SIZE:
+            return f", and not as near to 0 as {_shown(SMALLEST_SIZE)}"
+        return ""
+
+    def _refusal(self, value: Any, label: str | None, more: str = "") -> str:
+        try:
+            shown = repr(value) if not isinstance(value, float) else f"{value:g}"
+        except ValueError:  # Python writes no number of thousands of digits
+            shown = "a number of very many digits"
+        says = f"{label or self.name} is {shown[:80]}, but it must be {self.range()}{more}"
         if self.choices is not None and isinstance(value, str):
             near = nearest(value, self.choices())
-            hint = f"; did you mean {near}?" if near else ""
-        says = f"{label or self.name} is {shown[:80]}, but it must be {self.range()}"
-        return says + (hint or ".")
+            if near:
+                return f"{says}; did you mean {near}?"
+        return f"{says}."
 
 
 def number(

@@ -217,7 +217,7 @@ def bad_inputs() -> list[tuple[str, str]]:
         ("--start mean --audit 61", "audit is 61"),
         ("--start mean --audit 5", "can certify nothing"),
         ("--start mean --method standard", "needs independent samples"),
-        ("--start mean --steps 0", "max_nfe is 0"),
+        ("--start mean --steps 0", "steps is 0"),
         ("--start mean --refresh -1", "refresh is -1"),
         ("--refresh 2", "has no chain"),
         ("--audit 10", "has no option 'audit'"),

@@ -25,13 +25,14 @@ ROOMS: dict[str, set[str]] = {
     "options": {"errors", "registry", "docstrings"},
     "files": {"errors"},
     "memory": set(),
+    "devices": {"errors"},
     "kernels": ERRORS | {"_native"},
     "data": ERRORS,
     "solvers": ERRORS | {"registry", "options", "kernels"},
     "models": ERRORS | {"kernels", "solvers"},
     "zoo": set(),
 }
-SOLVING = ERRORS | {"kernels", "solvers", "models"}
+SOLVING = ERRORS | {"devices", "kernels", "solvers", "models"}
 ROOMS["starts"] = SOLVING
 ROOMS["proofs"] = SOLVING
 ROOMS["smoothing"] = SOLVING | {"starts", "proofs"}

@@ -8,6 +8,7 @@ import click
 
 from deqcert.api import SmoothedClassifier
 from deqcert.certifiers import CERTIFIERS
+from deqcert.cli.fields import FILLED
 from deqcert.cli.options import parse_radii, quiet_option, radii_option, say, settings_options
 from deqcert.errors import DeqcertError
 
@@ -32,7 +33,9 @@ def _summary(name: str) -> str:
     cls=WithMethods, short_help="Certify images; started again, it goes on where it stopped."
 )
 @settings_options(data=":")
-@click.option("--out", metavar="DIR", help="The run folder; default: runs/MODEL-METHOD-sigmaS.")
+@click.option(
+    "--out", type=FILLED, metavar="DIR", help="The run folder; default: runs/MODEL-METHOD-sigmaS."
+)
 @radii_option
 @quiet_option()
 def command(

@@ -69,8 +69,12 @@ def command(
     smooth = SmoothedClassifier(**settings)
     sigma, alpha, n = smooth.noise_level, smooth.alpha, smooth.n
     _refuse(asked, chances, sigma, alpha, n)
+    inputs = None
+    if pilot is not None:  # a refusal is all there is to say
+        inputs = smooth.dataset(data, split=split, images=images)
+        _ = smooth.predictor
     print(_table(asked, chances, sigma, alpha, n, wrong))
-    if pilot is None:
+    if pilot is None or inputs is None:
         for chance in chances:
             runs, _ = _sequential([chance] * RUNS, asked, sigma, alpha, n, smooth.batch)
             print(
@@ -78,8 +82,7 @@ def command(
                 "average"
             )
     else:
-        dataset, indices = smooth.dataset(data, split=split, images=images)
-        _pilot(smooth, dataset, indices, asked, pilot)
+        _pilot(smooth, *inputs, asked, pilot)
 
 
 def _chances(text: str | None) -> list[float]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqcert.errors import DataError
+from deqcert.files import read_regular
 
 
 class Dataset(ABC):
@@ -173,6 +174,6 @@ def read_bytes(path: Path, advice: str) -> bytes:
         DataError: If it cannot be read; the sentence ends with the advice.
     """
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}); {advice}") from None

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from deqcert.errors import CheckpointError, ConfigError
+from deqcert.files import open_regular
 from deqcert.models.architectures import read_config
 from deqcert.models.base import ModelConfig, TrainableModel
 from deqcert.models.parameter_names import fit_names
 from deqcert.models.published import PUBLISHED_NAMES, published_config
+from deqcert.models.skeleton import skeleton
 from deqcert.models.weight_files import read_weight_file
 from deqcert.models.zoo import ZOO, checkpoint_path
 from deqcert.options import Option, parse_pairs
@@ -37,7 +39,7 @@ def file_hash(path: str | Path) -> str:
     """
     path = checkpoint_path(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(_unreadable(path, error)) from None
@@ -69,6 +71,9 @@ def load_model(
     weights = read_weights(path)
     if config is None or isinstance(config, str | Path):
         config = _find_config(path, weights, config)
+    shapes = skeleton(config)  # what asks for terabytes is refused before it takes them
+    if shapes is not None:
+        _check_names(path, fit_names(weights, shapes), shapes)
     model = config.build()
     floats = [value.dtype for value in weights.values() if value.is_floating_point()]
     if floats and all(dtype == torch.float64 for dtype in floats):

@@ -45,9 +45,10 @@ class DenseConfig:
     def __post_init__(self) -> None:
         whole = (self.width, self.num_classes, self.input_channels, self.num_layers)
         for value in (*whole, *self.image_size):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
                 raise ConfigError(
-                    f"{value!r} is among the sizes, but each must be a whole number from 1."
+                    f"{str(value)[:40]!r} is among the sizes, but each must be a whole number "
+                    "from 1 to 2^31 - 1."
                 )
         if len(self.mean) != self.input_channels or len(self.std) != self.input_channels:
             raise ConfigError(

@@ -82,14 +82,10 @@ class LipschitzBoundedDEQ(MonotoneModel):
         linear = _Bounded(config.input_channels * height * width, config.width)
         readout = nn.Linear(config.width, config.num_classes)
         super().__init__(config, config.monotone, linear, readout)
-        # As large as g allows, shared between U and C; else the logits begin nearly constant.
-        with torch.no_grad():
-            nn.init.orthogonal_(linear.V.weight, gain=0.5)
-            linear.U.weight.mul_(1.0 / torch.linalg.matrix_norm(self._entering(), 2))
-            linear.U.weight.mul_(math.sqrt(config.lipschitz))
-            readout.weight.mul_(
-                math.sqrt(config.lipschitz) / torch.linalg.matrix_norm(readout.weight, 2)
-            )
+        # U, of plain pixels, and C have norms of about sqrt(g); else logits begin nearly constant.
+        for matrix, unit in ((linear.U.weight, min(config.std)), (readout.weight, 1.0)):
+            size = math.sqrt(matrix.shape[0]) + math.sqrt(matrix.shape[1])
+            nn.init.normal_(matrix, std=unit * math.sqrt(config.lipschitz) / size)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return A with A'A = (C'C + U U') / (2 g) + V'V, and B, in float64, with gradients."""

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from deqcert.errors import CheckpointError
+from deqcert.files import open_regular
 
 _FOREIGN = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file", "fetch it with git lfs pull"),
@@ -127,7 +128,7 @@ def read_torch_file(path: Path) -> Any:
         CheckpointError: If a checksum is wrong, or the archive is another program's.
         Exception: Whatever torch raises on a damaged file.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         archive = file.read(4) == b"PK\x03\x04"
     if archive:
         _check_archive(path)

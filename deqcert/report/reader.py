@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from deqcert.certifiers.certificate import LARGEST_RADIUS, NORMS
 from deqcert.certifiers.registry import CERTIFIERS
 from deqcert.errors import ConfigError, RunError
+from deqcert.files import read_regular
 from deqcert.options import parse_number
 from deqcert.report.columns import parse_seconds, parse_whole, read_text, shown
 
@@ -229,7 +230,7 @@ def _parse(file: Path, number: int, entry: dict[str, str]) -> dict[str, Any]:
 def _manifest(folder: Path) -> dict[str, Any]:
     """Read the manifest beside the certificates; a damaged one only costs the captions."""
     try:
-        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        found = json.loads(read_regular(folder / "manifest.json"))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SUMMARY = "summary.json"
 
+TOLD = 8
+"""Differences from another run that a sentence tells."""
+
 
 class Run:
     """A run folder, held open by this process alone.
@@ -140,8 +143,9 @@ class Run:
             return asked, Journal(self.folder, asked.images, self._layout)
         differing = found.differences(asked)
         if differing:
+            told = differing if len(differing) <= TOLD else [*differing[:TOLD], "and so on"]
             raise RunError(
-                f"{self.folder} holds a run with other parameters ({'; '.join(differing)}); "
+                f"{self.folder} holds a run with other parameters ({'; '.join(told)}); "
                 "give the earlier values to continue it, or another folder with --out"
             )
         journal = Journal(self.folder, found.images, self._layout)

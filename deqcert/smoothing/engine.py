@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from deqcert.devices import open_device
 from deqcert.errors import ConfigError, DataError
 from deqcert.models.base import ImplicitModel
 from deqcert.models.shaped import ShapedModel
@@ -131,7 +132,7 @@ class SmoothingEngine:
             if isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{name} is {value}, but it must be a whole number from 1.")
         check_counters(seed=seed, index=0, stage=0)
-        self.device = _device(device)
+        self.device = open_device(device)
         self.dtype = torch.float32
         if isinstance(model, torch.nn.Module):
             model.eval().to(self.device)
@@ -344,12 +345,3 @@ def _margins(batch: VoteBatch) -> NDArray[np.float32]:
         gaps[:] = (leading[:, 0] - leading[:, 1]).cpu().numpy()
     gaps[batch.predictions == NO_VOTE] = 0.0
     return gaps
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise ConfigError(f"device '{name}' cannot be used here; 'cpu' works everywhere.") from None
-    return device

@@ -48,8 +48,8 @@ def draw(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     Raises:
         RunError: If it cannot be written.
     """
-    # A first import builds a font cache and says so on stderr.
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    # A first import builds a font cache and says so (and where) on stderr.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.8, 5.0), dpi=110, layout="constrained")

@@ -87,7 +87,7 @@ def _train(config: TrainConfig, workers: Workers) -> Path:
             f"batch is {config.batch}, but {workers.size} processes share it; make it a multiple."
         )
     data = load_dataset(config.data, "train")
-    test = load_dataset(config.test_data or config.data, "test")
+    test = load_dataset(config.data if config.test_data is None else config.test_data, "test")
     if data.hash() == test.hash():
         raise ConfigError(
             f"training and test images are the same ({test.name}); give test_data with others."

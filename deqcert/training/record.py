@@ -42,12 +42,14 @@ def claim(path: Path, other: str = "another out or name") -> Lock:
             is there already.
     """
     try:
+        missing = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise explain(error, f"write to the folder {path.parent}") from None
     lock = Lock(
         path.with_name(f".{path.name}.lock"),
         f"another process is training for {path}; wait for it, or choose {other}.",
+        made=missing,
     )
     if path.exists() and not path.with_suffix(".unfinished").exists():
         lock.close()

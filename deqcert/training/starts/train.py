@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from deqcert.data import Dataset, load_dataset
+from deqcert.devices import open_device
 from deqcert.errors import ConfigError
 from deqcert.files import write_atomically
-from deqcert.models import TrainableModel, file_hash, form_names, in_form, load_model
+from deqcert.models import ZOO, TrainableModel, file_hash, form_names, in_form, load_model
 from deqcert.starts.file import StartFile, load_start, start_bytes, start_path
 from deqcert.training.progress import TrainingProgress
 from deqcert.training.record import claim, command_line, parameters, thinned, versions
@@ -50,6 +51,12 @@ def train_start(config: StartConfig) -> Path:
             another process works on.
         Interrupted: On Ctrl-C, when the step is done and everything is saved.
     """
+    open_device(config.device)
+    if config.out is None and str(config.model) in ZOO:
+        raise ConfigError(
+            f"the model {config.model} lies in the installed package, where a start does not "
+            f"belong; name its file, as in --out {config.model}.start.pth."
+        )
     path = start_path(config.model) if config.out is None else Path(config.out)
     if path.suffix in BESIDE:
         raise ConfigError(

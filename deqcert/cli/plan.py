@@ -93,7 +93,11 @@ def _chances(text: str | None) -> list[float]:
 
 def _refuse(asked: Radii, chances: list[float], sigma: float, alpha: float, n: int) -> None:
     """Refuse a radius that n cannot certify at all, and radii that no guess allows."""
-    from deqcert.certifiers.bounds import certified_radius, lower_confidence_bound
+    from deqcert.certifiers.bounds import (
+        certified_radius,
+        lower_confidence_bound,
+        write_radius,
+    )
     from deqcert.certifiers.plan import samples_needed
 
     most = certified_radius(lower_confidence_bound(n, n, alpha), sigma)
@@ -107,12 +111,12 @@ def _refuse(asked: Radii, chances: list[float], sigma: float, alpha: float, n: i
     if least > n:
         raise ConfigError(
             f"radius {largest:g} needs at least {least} samples, all for one class, but n is {n} "
-            f"(at most {most:.3f}); raise n or ask for less"
+            f"(at most {write_radius(most, 3)}); raise n or ask for less"
         )
     reachable = certified_radius(max(chances), sigma)
     if reachable <= min(asked.radii):
         raise ConfigError(
-            f"at p {max(chances):g} the true radius is {reachable:.3f}, so no number of samples "
+            f"at p {max(chances):g} the true radius is {write_radius(reachable, 3)}, so no number of samples "
             f"certifies {min(asked.radii):g}; ask for less"
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from deqcert.certifiers.bounds import write_radius
 from deqcert.certifiers.metrics import average_certified_radius, certified_accuracy
 from deqcert.errors import ConfigError
 from deqcert.options import parse_number
@@ -47,7 +48,7 @@ class Table:
                 row["title"],
                 str(row["images"]),
                 *(f"{100 * value:.1f}" for value in row["certified_accuracy"]),
-                f"{row['acr']:.3f}",
+                write_radius(row["acr"], 3),
                 f"{100 * row['abstained']:.1f}",
             ]
             for row in self.rows

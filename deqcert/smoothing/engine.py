@@ -24,6 +24,9 @@ from deqcert.solvers import SolveResult, Status, StopRule, bind
 NO_VOTE = -1
 """The prediction of a sample that votes for no class."""
 
+MOST_CLASSES = int(np.iinfo(np.int16).max)
+"""Classes that predictions can tell apart."""
+
 
 @dataclass(frozen=True, slots=True)
 class Votes:
@@ -131,6 +134,7 @@ class SmoothingEngine:
             if isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{name} is {value}, but it must be a whole number from 1.")
         check_counters(seed=seed, index=0, stage=0)
+        check_classes(getattr(model, "num_classes", None))
         self.device = _device(device)
         self.dtype = torch.float32
         if isinstance(model, torch.nn.Module):
@@ -299,6 +303,7 @@ class SmoothingEngine:
         usable = result.status != Status.NONFINITE if stop.fixed_depth else result.converged
         if logits is None:
             logits = self.model.readout(result.z)
+        check_classes(logits.shape[1])
         usable = usable & torch.isfinite(logits).all(dim=1)
         winners = torch.where(usable, logits.argmax(dim=1), NO_VOTE)
         batch = VoteBatch(
@@ -344,6 +349,19 @@ def _margins(batch: VoteBatch) -> NDArray[np.float32]:
         gaps[:] = (leading[:, 0] - leading[:, 1]).cpu().numpy()
     gaps[batch.predictions == NO_VOTE] = 0.0
     return gaps
+
+
+def check_classes(count: int | None) -> None:
+    """Refuse more classes than predictions can tell apart; None is not known yet.
+
+    Raises:
+        ConfigError: If there are more.
+    """
+    if count is not None and count > MOST_CLASSES:
+        raise ConfigError(
+            f"the model has {count} classes, but votes are counted for at most {MOST_CLASSES}; "
+            "give a model that answers with fewer."
+        )
 
 
 def _device(name: str) -> torch.device:

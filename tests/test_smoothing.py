@@ -308,7 +308,7 @@ def test_more_classes_than_votes_can_name_are_refused(says):
         return engine.votes(reference(), Input(ORIGIN, 0), 0, 10).counts
 
     assert counts(2**15 - 1).sum() == 10
-    with pytest.raises(ConfigError, match="32768 classes.* at most 32767"):
+    with pytest.raises(ConfigError, match=r"32768 classes.* at most 32767"):
         counts(2**15)
 
 

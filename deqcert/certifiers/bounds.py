@@ -116,9 +116,9 @@ def certified_radius(p_lower: float, sigma: float) -> float:
         sigma: Standard deviation of the noise, in input units ([0, 1] pixels), above 0.
 
     Returns:
-        sigma * Phi^-1(p_lower), rounded down to 6 decimals; 0 where p_lower is at most 1/2, or is no
-        number. Noise is scaled in float32, so sigma here is what is given or the float32 that is
-        nearest to it, whichever is smaller.
+        sigma * Phi^-1(p_lower), rounded down to 6 decimals; 0 where p_lower is at most 1/2, or is
+        no number. Noise is scaled in float32, so sigma here is what is given or the float32 that
+        is nearest to it, whichever is smaller.
 
     **Source:** J. Cohen, E. Rosenfeld, J. Z. Kolter (2019), theorem 1.
     """

@@ -116,8 +116,8 @@ def _refuse(asked: Radii, chances: list[float], sigma: float, alpha: float, n: i
     reachable = certified_radius(max(chances), sigma)
     if reachable <= min(asked.radii):
         raise ConfigError(
-            f"at p {max(chances):g} the true radius is {write_radius(reachable, 3)}, so no number of samples "
-            f"certifies {min(asked.radii):g}; ask for less"
+            f"at p {max(chances):g} the true radius is {write_radius(reachable, 3)}, so no number of "
+            f"samples certifies {min(asked.radii):g}; ask for less"
         )
 
 

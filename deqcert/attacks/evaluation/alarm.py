@@ -55,8 +55,8 @@ class Alarm:
         facts = ", ".join(f"{key} {value}" for key, value in self.facts.items())
         return (
             f"ALARM: image {self.index} is certified as class {self.answer} within "
-            f"{write_radius(self.radius)}, but at distance {self.counterexample.distance:.6f} class "
-            f"{verdict.leader} is answered: {other} votes against {mine}, p {verdict.p_value:.1e}; "
+            f"{write_radius(self.radius)}, but at distance {self.counterexample.distance:.6f} "
+            f"class {verdict.leader} is answered: {other} votes against {mine}, p {verdict.p_value:.1e}; "
             f"{self.attack.describe()}, {facts}, noise stage {verdict.stage}: {self.file}"
         )
 

@@ -291,7 +291,7 @@ def bench(
     device: str = "cpu",
     tell: Callable[[Measurement], None] | None = None,
 ) -> Bench:
-    """Measure every setting on the same noisy copies.
+    """Measure every setting on the same noisy copies, which no certificate of a run ever sees.
 
     Args:
         model: Any model of the protocol.
@@ -320,7 +320,15 @@ def bench(
     """
     if not images or not settings:
         raise ConfigError("there is nothing to measure; give at least one image and one depth")
-    engine = SmoothingEngine(model, sigma=sigma, seed=seed, batch=batch, shape=shape, device=device)
+    engine = SmoothingEngine(
+        model,
+        sigma=sigma,
+        seed=seed,
+        batch=batch,
+        shape=shape,
+        device=device,
+        base_stage=Stage.BENCH,
+    )
     observer = _Observer(engine)
     pool = {"n0": n0, "n": n, "alpha": alpha, "reference": auditor, "audit": audit}
     certifiers = [

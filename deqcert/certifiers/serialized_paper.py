@@ -79,7 +79,7 @@ class SerializedPaper(Audited):
 
     def audited_samples(self, engine: SmoothingEngine, input: Input) -> NDArray[np.int64]:
         """Return which samples are audited, shape (audit,): a random part of all of them."""
-        return audit_subset(np.arange(self.n), self.audit, seed=engine.seed, index=input.index)
+        return audit_subset(np.arange(self.n), self.audit, engine, input.index)
 
     def rated_class(self, guess: int, cast: NDArray[np.int16]) -> int:
         """Return the class whose rate of wrong votes is taken: the one that is certified."""

@@ -116,8 +116,8 @@ def _refuse(asked: Radii, chances: list[float], sigma: float, alpha: float, n: i
     reachable = certified_radius(max(chances), sigma)
     if reachable <= min(asked.radii):
         raise ConfigError(
-            f"at p {max(chances):g} the true radius is {write_radius(reachable, 3)}, so no number of "
-            f"samples certifies {min(asked.radii):g}; ask for less"
+            f"at p {max(chances):g} the true radius is {write_radius(reachable, 3)}, so that no "
+            f"number of samples certifies {min(asked.radii):g}; ask for less"
         )
 
 
@@ -191,7 +191,7 @@ def _pilot(
     nfe = seconds = 0.0
     for index in indices:
         input = Input(dataset.image(index), index)
-        votes = engine.votes(smooth.predictor, input, Stage.PREDICT, pilot)
+        votes = engine.votes(smooth.predictor, input, Stage.PILOT, pilot)
         leading.append(int(votes.counts.max()))
         nfe, seconds = nfe + votes.nfe, seconds + votes.seconds
     cast = pilot * len(indices)

@@ -18,6 +18,7 @@ from deqcert.models.shaped import ShapedModel
 from deqcert.smoothing.input import Input
 from deqcert.smoothing.noise import LIMIT, check_counters, noisy_copies
 from deqcert.smoothing.predictor import Predictor
+from deqcert.smoothing.stage import Stage
 from deqcert.smoothing.stream import solve_stream
 from deqcert.solvers import SolveResult, Status, StopRule, bind
 
@@ -104,13 +105,15 @@ class SmoothingEngine:
         model: Any model of the four-method protocol; put into evaluation mode and moved to the
             device where it is a torch module.
         sigma: Standard deviation of the noise, in input units ([0, 1] pixels), above 0.
-        seed: Seed of the noise, 0 to 2^64 - 1.
+        seed: Seed of the noise, 0 to 2^128 - 1.
         batch: Samples solved together, and slots of a chained start, at least 1.
         shape: Rows of every evaluation of the model; smaller batches are padded to it and larger
             ones are split. The default is the batch. Votes of independent starts do not depend on
             ``batch``; they may depend on ``shape`` in the last bit.
         device: Where the model runs, as torch names it.
         callbacks: Called with each batch once it is solved.
+        base_stage: Added to every stage that noise is asked for: 0, or ``Stage.BENCH`` where
+            nothing that is certified may see the same noise.
 
     Raises:
         ConfigError: If a value is out of range or the device is not there.
@@ -126,6 +129,7 @@ class SmoothingEngine:
         shape: int | None = None,
         device: str = "cpu",
         callbacks: Sequence[Callback] = (),
+        base_stage: int = 0,
     ) -> None:
         shape = batch if shape is None else shape
         if not 0.0 < sigma < float("inf"):
@@ -142,6 +146,7 @@ class SmoothingEngine:
             self.dtype = next((p.dtype for p in model.parameters()), torch.float32)
         self.sigma, self.seed, self.batch = float(sigma), int(seed), int(batch)
         self.callbacks = list(callbacks)
+        self.base_stage = int(base_stage)
         self.raw = model
         self.model = ShapedModel(model, int(shape))
 
@@ -227,9 +232,11 @@ class SmoothingEngine:
             raise ConfigError(f"sample indices must be one or more numbers from 0 to {LIMIT - 1}.")
         if len(np.unique(samples)) != len(samples):
             raise ConfigError("sample indices must differ: a sample has one vote.")
-        check_counters(seed=self.seed, index=input.index, stage=stage)
+        if not 0 <= stage < Stage.BENCH:
+            raise ConfigError(f"stage is {stage}, but it must be from 0 to {Stage.BENCH - 1}.")
+        check_counters(seed=self.seed, index=input.index, stage=self.base_stage + stage)
         clean = self._input(input.x)
-        blocks = self._blocks(clean, input.index, stage, samples)
+        blocks = self._blocks(clean, input.index, self.base_stage + stage, samples)
         if predictor.independent and not predictor.fixed_depth:
             solved = self._streamed(predictor, blocks)
         else:

@@ -56,8 +56,9 @@ class Alarm:
         return (
             f"ALARM: image {self.index} is certified as class {self.answer} within "
             f"{write_radius(self.radius)}, but at distance {self.counterexample.distance:.6f} "
-            f"class {verdict.leader} is answered: {other} votes against {mine}, p {verdict.p_value:.1e}; "
-            f"{self.attack.describe()}, {facts}, noise stage {verdict.stage}: {self.file}"
+            f"class {verdict.leader} is answered: {other} votes against {mine}, "
+            f"p {verdict.p_value:.1e}; {self.attack.describe()}, {facts}, noise stage "
+            f"{verdict.stage}: {self.file}"
         )
 
     def save(self, folder: Path) -> None:

@@ -50,9 +50,7 @@ USES: dict[str, tuple[list[str], set[int]]] = {
         {Stage.TUNE},
     ),
     "trainings": (
-        [
-            "train --data npz:images.npz --test-data npz:others.npz --epochs 1 --batch 8 --out trained"
-        ],
+        ["train --data npz:images.npz --test-data npz:others.npz --epochs 1 --batch 8 --out new"],
         set(),
     ),
 }

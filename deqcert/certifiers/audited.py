@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from deqcert.certifiers.smoothed import SmoothingCertifier
+from deqcert.certifiers.smoothed import INDEPENDENCE, SmoothingCertifier
 from deqcert.errors import ConfigError
 from deqcert.options import number
 from deqcert.smoothing.seed import noise_key
@@ -68,7 +68,7 @@ class Audited(SmoothingCertifier):
         """Say what the certificate is about."""
         return (
             f"holds for the classifier smoothed from: {self.reference.describe()}; votes cast by: "
-            f"{self.predictor.describe()}"
+            f"{self.predictor.describe()}{INDEPENDENCE}"
         )
 
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from deqcert.smoothing import Input, Predictor, SmoothingEngine, Votes
 
 
+INDEPENDENCE = "; the input and the model do not depend on the noise's seed"
+"""What every certificate from noise assumes: whoever knows the seed can choose lucky inputs."""
+
+
 @dataclass(frozen=True)
 class SmoothingCertifier(Certifier["SmoothingEngine"]):
     """Certify from votes for noisy copies of an input.

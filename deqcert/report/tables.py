@@ -161,8 +161,8 @@ def _odds(row: Mapping[str, Any]) -> str:
     up = Context(prec=2, rounding=ROUND_CEILING)
     expected = up.create_decimal_from_float(row["expected_wrong"])
     said = (
-        f"alpha is {row['alpha']:g} per image, so at most {float(expected):g} wrong certificates are "
-        f"to be expected among {row['images']} images"
+        f"alpha is {row['alpha']:g} per image, so at most {float(expected):g} wrong certificates "
+        f"are to be expected among {row['images']} images"
     )
     return f"{said}, and the same bounds the chance of any" if "alpha_total" in row else said
 

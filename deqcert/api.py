@@ -172,6 +172,7 @@ class SmoothedClassifier(Settings):
         radii: Sequence[float] | None = None,
         progress: bool = False,
         note: Callable[[str], None] = warnings.warn,
+        advice: str | None = None,
     ) -> Results:
         """Certify images of a data set into a run folder; called again, it goes on or reads it.
 
@@ -185,6 +186,7 @@ class SmoothedClassifier(Settings):
                 0, 0.25 and so on.
             progress: Whether to show a bar (lines, where there is no terminal) on standard error.
             note: Called with a sentence about what a reader of the results should know.
+            advice: A sentence for ``note`` once a new run has begun.
 
         Returns:
             The certificates, as :func:`deqcert.report.read_results` reads them. The folder also
@@ -240,6 +242,8 @@ class SmoothedClassifier(Settings):
         ) as run:
             for change in run.changes:
                 note(f"{change} since this run began; recorded")
+            if advice is not None and not run.done:
+                note(advice)
             before = []
             if run.done:
                 earlier = read_results(run.certificates)

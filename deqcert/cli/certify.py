@@ -36,7 +36,7 @@ def _refuse_two_alphas(context: click.Context) -> None:
         raise ConfigError("--alpha and --alpha-total are two ways to say one thing; give one")
 
 
-def _seed_note(context: click.Context, data: str) -> str | None:
+def _seed_advice(context: click.Context, smooth: SmoothedClassifier, data: str) -> str | None:
     """Propose a secret seed for images that anybody may have chosen; None where it was thought of.
 
     Published images were there before the seed, and a public seed lets everybody repeat a run.
@@ -44,7 +44,7 @@ def _seed_note(context: click.Context, data: str) -> str | None:
     name = data.partition(":")[0]
     if context.get_parameter_source("seed") is not ParameterSource.DEFAULT:
         return None
-    if name not in LOADERS or LOADERS.get(name).published:
+    if not smooth.certifier.noise or name not in LOADERS or LOADERS.get(name).published:
         return None
     return (
         "certificates hold for images that do not depend on the seed; if whoever chose these may "
@@ -80,8 +80,6 @@ def command(
     asked = parse_radii(radii)
     _refuse_two_alphas(click.get_current_context())
     smooth = SmoothedClassifier(**settings)
-    if smooth.certifier.noise and not (smooth.folder(out) / "manifest.json").exists():
-        say(_seed_note(click.get_current_context(), data))
     results = smooth.certify_dataset(
         data,
         split=split,
@@ -90,6 +88,7 @@ def command(
         radii=asked,
         progress=not quiet,
         note=say,
+        advice=_seed_advice(click.get_current_context(), smooth, data),
     )
     folder = smooth.folder(out)
     print(table([results], asked or smooth.goal_radii).text())

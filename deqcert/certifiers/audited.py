@@ -91,8 +91,16 @@ def audit_subset(
     return np.sort(chosen)
 
 
-def audit_generator(engine: SmoothingEngine, index: int) -> np.random.Generator:
-    """Return the random stream that chooses what is audited of an image, and nothing else."""
-    stage = engine.base_stage + Stage.AUDIT
-    stream = np.random.SeedSequence([noise_key(engine.seed, index, stage), index, stage])
+def audit_generator(
+    engine: SmoothingEngine, index: int, stage: int = Stage.AUDIT
+) -> np.random.Generator:
+    """Return the random stream that chooses what is audited of an image, and nothing else.
+
+    Args:
+        engine: The engine, for its seed and its stages.
+        index: Index of the input.
+        stage: Which audit it is for; different ones share no random number.
+    """
+    place = engine.base_stage + int(stage)
+    stream = np.random.SeedSequence([noise_key(engine.seed, index, place), index, place])
     return np.random.Generator(np.random.Philox(stream))

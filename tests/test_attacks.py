@@ -255,7 +255,6 @@ def test_an_attack_is_called_what_the_registry_calls_it_and_describes_itself(nam
     attack = get_attack(name)
     assert attack.name == name
     assert parse_attack(attack.describe()) == attack
-    assert attack.source
     for option in attack.options.values():
         assert option.help
         with pytest.raises(ConfigError, match=option.name):
@@ -288,8 +287,7 @@ class TowardsBlack(Climb):
 @pytest.fixture
 def toy() -> Iterator[Attack]:
     """An attack that is registered from outside the package."""
-    source = "this file"
-    yield ATTACKS.register("toy", Attack("toy", TowardsBlack(), Smoothed(draws=2), source))
+    yield ATTACKS.register("toy", Attack("toy", TowardsBlack(), Smoothed(draws=2)))
     ATTACKS.unregister("toy")
 
 

@@ -218,7 +218,10 @@ def test_a_remembered_adjoint_saves_evaluations_and_changes_nothing() -> None:
         return found, products
 
     memory = AdjointMemory()
+    assert memory.ended is None
     gradient(context, memory)
+    assert memory.ended is not None
+    assert memory.ended.converged.all()
     near = 2.0 * context + 1e-3
     cold, needed = gradient(1.001 * context, None)
     warm, saved = gradient(1.001 * context, memory)

@@ -116,13 +116,11 @@ class Attack:
         name: What the registry calls it.
         climb: The search.
         view: What it climbs on.
-        source: Who published it.
     """
 
     name: str
     climb: Climb
     view: View
-    source: str
 
     @property
     def smoothed(self) -> bool:

@@ -63,6 +63,7 @@ def command(
     noise that certificates never use, and forecasts the whole run from them.
     """
     from deqcert.certifiers.goals import Radii
+    from deqcert.certifiers.independent import Independent
 
     asked = Radii(tuple(sorted(set(parse_radii(radii) or ()))))
     chances = _chances(guesses)
@@ -74,8 +75,8 @@ def command(
         for chance in chances:
             runs, _ = _sequential([chance] * RUNS, asked, sigma, alpha, n, smooth.batch)
             print(
-                f"independent, --goal {asked.describe()}, at p {chance:g}: {runs:.0f} samples on "
-                "average"
+                f"{Independent.name}, --goal {asked.describe()}, at p {chance:g}: {runs:.0f} "
+                "samples on average"
             )
     else:
         dataset, indices = smooth.dataset(data, split=split, images=images)
@@ -126,8 +127,10 @@ def _table(
 ) -> str:
     """Tabulate what each radius needs at each guess."""
     from deqcert.certifiers.plan import audits_needed, probability_needed, samples_needed
+    from deqcert.certifiers.serialized import Serialized
+    from deqcert.certifiers.standard import Standard
 
-    lines = [["p", "radius", "needs p above", "standard n", f"serialized K of {n}"]]
+    lines = [["p", "radius", "needs p above", f"{Standard.name} n", f"{Serialized.name} K of {n}"]]
     for chance in chances:
         for radius in asked.radii:
             samples = samples_needed(radius, sigma, alpha, chance)
@@ -146,7 +149,7 @@ def _table(
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
         for line in lines
     ]
-    head = f"sigma {sigma:g}, alpha {alpha:g}; standard n: certified in nine of ten runs"
+    head = f"sigma {sigma:g}, alpha {alpha:g}; {Standard.name} n: certified in nine of ten runs"
     return "\n".join([head, *body])
 
 
@@ -183,6 +186,8 @@ def _pilot(
     """Cast a few votes for each image and forecast the run."""
     import numpy as np
 
+    from deqcert.certifiers.independent import Independent
+    from deqcert.certifiers.standard import Standard
     from deqcert.smoothing import Input, Silence, Stage
 
     engine, alpha, n, silence = smooth.engine, smooth.alpha, smooth.n, Silence()
@@ -206,8 +211,8 @@ def _pilot(
     print(
         f"pilot: {len(k)} images, {pilot} votes each; p from {low:.3f} to {high:.3f}, median "
         f"{middle:.3f}; {1000 * each:.3f} ms and {nfe / cast:.2f} evaluations per vote\n"
-        f"standard, --n {n}: {n * each:.1f} s per image\n"
-        f"independent, --n {n} --goal {asked.describe()}: {mean:.0f} samples and "
+        f"{Standard.name}, --n {n}: {n * each:.1f} s per image\n"
+        f"{Independent.name}, --n {n} --goal {asked.describe()}: {mean:.0f} samples and "
         f"{mean * each:.1f} s per image on average, {n / mean:.1f} times less; expected to certify "
         + ", ".join(
             f"{100 * share:.0f}% at {radius:g}"

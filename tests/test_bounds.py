@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import mpmath  # comes with torch
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import special, stats
 from toys import ORIGIN, SIGMA, AlwaysFirst, HalfLine, reference, warm
 
+import deqcert
 from deqcert.certifiers import CERTIFIERS, get_certifier
 from deqcert.certifiers.bounds import (
     SHAVE,
@@ -175,6 +178,13 @@ def test_what_scipy_cannot_evaluate_certifies_nothing(monkeypatch):
     for found in (method, looked):
         assert not found.best_p_lower() > 0.5
         assert found.certify(engine, origin).prediction is None
+
+
+def test_no_radius_is_printed_by_a_format_that_rounds_to_nearest():
+    rounded = re.compile(r"\{[^{}]*\b(?:radius|acr|reach)(?:['\"]\])?:\.\d+[fge]\}")
+    assert rounded.search('f"within {self.radius:.3f}"')
+    for path in Path(deqcert.__file__).parent.rglob("*.py"):
+        assert not rounded.findall(path.read_text(encoding="utf-8")), path
 
 
 @given(p=st.floats(0, 1, exclude_max=True), sigma=st.floats(1e-3, 10))

@@ -18,7 +18,7 @@ from deqcert.certifiers.bounds import lower_confidence_bound
 from deqcert.cli import main
 from deqcert.data import load_dataset
 from deqcert.errors import ConfigError, RunError
-from deqcert.report import join_parts, read_results
+from deqcert.report import join_parts, read_results, table
 from deqcert.report.tables import entry
 from deqcert.runs import Manifest, Run
 from deqcert.smoothing import noisy_copies
@@ -265,5 +265,11 @@ def test_the_expected_number_of_wrong_certificates_counts_every_image(tmp_path: 
     columns = "idx\tlabel\tpredict\tradius\tcorrect\ttime\talpha\n"
     rows = [f"{i}\t0\t{0 if i < 2 else -1}\t0.0\t{int(i < 2)}\t1.0\t0.001\n" for i in range(500)]
     (tmp_path / "run.tsv").write_text(columns + "".join(rows))
-    found = entry(read_results(tmp_path / "run.tsv"), [0.0])
-    assert found["expected_wrong"] == pytest.approx(0.5)
+    results = read_results(tmp_path / "run.tsv")
+    assert entry(results, [0.0])["expected_wrong"] == pytest.approx(0.5)
+    assert "at most 0.5 wrong certificates are to be expected among 500 images" in (
+        table([results]).text()
+    )
+    # Three images, and a number that is rounded up to two digits.
+    (tmp_path / "few.tsv").write_text(columns + "".join(rows[:3]).replace("0.001", "0.00123"))
+    assert "at most 0.0037 wrong" in table([read_results(tmp_path / "few.tsv")]).text()

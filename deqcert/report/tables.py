@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Context
+from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any
 
 import numpy as np
@@ -159,7 +159,7 @@ def default_radii(runs: Sequence[Results]) -> tuple[float, ...]:
 def _odds(row: Mapping[str, Any]) -> str:
     """Say how many certificates of a run are to be expected to be wrong at most."""
     up = Context(prec=2, rounding=ROUND_CEILING)
-    expected = up.create_decimal_from_float(row["expected_wrong"])
+    expected = up.create_decimal(Decimal(repr(row["alpha"])) * row["images"])
     said = (
         f"alpha is {row['alpha']:g} per image, so at most {float(expected):g} wrong certificates "
         f"are to be expected among {row['images']} images"

@@ -14,6 +14,7 @@ from deqcert.cli import main
 from deqcert.errors import ConfigError
 from deqcert.smoothing import Input, SmoothingEngine, Stage
 from deqcert.smoothing.seed import noise_key
+from deqcert.training import OBJECTIVES
 
 CERTIFICATES = {Stage.SELECT, Stage.ESTIMATE, Stage.AUDIT}
 FEW = "--model digits --data digits --batch 40 --threads 1"
@@ -50,7 +51,11 @@ USES: dict[str, tuple[list[str], set[int]]] = {
         {Stage.TUNE},
     ),
     "trainings": (
-        ["train --data npz:images.npz --test-data npz:others.npz --epochs 1 --batch 8 --out new"],
+        [
+            "train --data npz:images.npz --test-data npz:others.npz --epochs 1 --batch 8 "
+            f"--objective {name} --out {name}"
+            for name in OBJECTIVES
+        ],
         set(),
     ),
 }

@@ -30,6 +30,7 @@ from deqcert.options import options_of, read_options
 from deqcert.runs import Manifest
 from deqcert.settings import Machine, Solving, Starting
 from deqcert.smoothing import DecidedStop, EarlyStop, Predictor, SmoothingEngine
+from deqcert.smoothing.seed import draw_seed
 from deqcert.solvers import SOLVERS, Solver, StopRule, get_solver
 from deqcert.starts import StartFile, StartPolicy, get_start, make_start
 
@@ -205,11 +206,11 @@ def check_fit(model: Any, dataset: Dataset, images: range) -> None:
 
 
 def make_engine(model: ImplicitModel, machine: Machine, sigma: float) -> SmoothingEngine:
-    """Make an engine as the settings say."""
+    """Make an engine as the settings say; where these leave the seed open, with one drawn now."""
     return SmoothingEngine(
         model,
         sigma=sigma,
-        seed=machine.seed,
+        seed=draw_seed() if isinstance(machine.seed, str) else machine.seed,
         batch=machine.batch,
         shape=machine.shape,
         device=machine.device,

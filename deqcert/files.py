@@ -92,7 +92,11 @@ def aside(path: Path) -> Path:
 
 
 def write_atomically(
-    path: Path, content: str | bytes | Callable[[BinaryIO], object], hint: str = ""
+    path: Path,
+    content: str | bytes | Callable[[BinaryIO], object],
+    hint: str = "",
+    *,
+    private: bool = False,
 ) -> None:
     """Write a file so that it is there whole or not at all, whatever happens meanwhile.
 
@@ -103,13 +107,17 @@ def write_atomically(
         content: Its new content: text (written as UTF-8), bytes, or a function that writes into
             an open file, such as ``lambda file: torch.save(state, file)``.
         hint: What would work where it cannot be written; see :func:`explain`.
+        private: Whether nobody but its owner may read it, at any moment.
 
     Raises:
         RunError: If it cannot be written; an older file of that name is as it was.
     """
     beside = aside(path)
     try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        if private:
+            beside.unlink(missing_ok=True)  # what is left of an earlier one may be for all to read
+        mode = 0o600 if private else 0o666
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         try:
             if callable(content):
                 with open(descriptor, "wb", closefd=False) as file:

@@ -59,6 +59,7 @@ class Option:
         low_open: Whether ``low`` itself is excluded.
         high_open: Whether ``high`` itself is excluded.
         choices: Words to choose from, asked for when they are needed; None for any.
+        also: Words that may be given in place of a number.
         words: Words that a value begins with, such as names of data sets, for help and completion;
             None where there are none.
         optional: Whether None may be given, too.
@@ -75,6 +76,7 @@ class Option:
     low_open: bool = False
     high_open: bool = False
     choices: Callable[[], Sequence[str]] | None = None
+    also: Sequence[str] = ()
     words: Callable[[], Sequence[str]] | None = None
     optional: bool = False
     metavar: str | None = None
@@ -96,7 +98,7 @@ class Option:
         if self.kind in ("str", "path"):
             return "text, not empty" if self.kind == "str" else "the path of a file or folder"
         words = "a whole number" if self.kind == "int" else "a number"
-        return f"{words} {self.bounds()}".rstrip()
+        return " or ".join((f"{words} {self.bounds()}".rstrip(), *self.also))
 
     def bounds(self) -> str:
         """Say between which numbers a value must be, as in "from 0 to below 1"; "" for any."""
@@ -121,6 +123,8 @@ class Option:
         """
         if value is None and self.optional:
             return None
+        if isinstance(value, str) and value in self.also:
+            return value
         if self.convert is not None:
             return self.convert(value) if isinstance(value, str) else value
         if self.choices is not None and isinstance(value, str) and value not in self.choices():
@@ -153,6 +157,8 @@ class Option:
             ConfigError: If it is not of the kind or out of range.
         """
         value: Any = text
+        if text.strip() in self.also:
+            return text.strip()
         if self.optional and text.strip().lower() == "none":
             return None
         if self.kind == "bool":
@@ -200,6 +206,7 @@ def number(
     above: float | None = None,
     below: float | None = None,
     whole: bool | None = None,
+    also: Sequence[str] = (),
     metavar: str | None = None,
 ) -> Any:
     """Declare a field that is a number.
@@ -211,6 +218,7 @@ def number(
         above: Instead of ``low``: what it must exceed.
         below: Instead of ``high``: what it must stay below.
         whole: Whether it is a whole number; as the default is, if not given.
+        also: Words that may be given in place of a number.
         metavar: What help calls a value.
     """
     if whole is None:
@@ -224,6 +232,7 @@ def number(
             low_open=above is not None,
             high_open=below is not None,
             optional=default is None,
+            also=tuple(also),
             metavar=metavar,
         )
     )

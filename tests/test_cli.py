@@ -63,7 +63,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def certify(files: SimpleNamespace, out: Path, *more: str) -> list[str]:
     """A short certification; later options win."""
     fixed = f"certify --model {files.model} --data {files.images} --sigma 0.25 --images 0:3"
-    fixed += f" --n0 10 --n 60 --batch 20 --tol 0 --depth 3 --threads 1 --out {out}"
+    fixed += f" --n0 10 --n 60 --batch 20 --tol 0 --depth 3 --threads 1 --seed 0 --out {out}"
     return [*fixed.split(), *more]
 
 

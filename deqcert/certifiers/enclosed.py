@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from deqcert.certifiers.bounds import lower_confidence_bound
 from deqcert.certifiers.certificate import Certificate
-from deqcert.certifiers.smoothed import SmoothingCertifier
+from deqcert.certifiers.smoothed import INDEPENDENCE, SmoothingCertifier
 from deqcert.options import number
 from deqcert.smoothing.stage import Stage
 
@@ -88,5 +88,5 @@ class Enclosed(SmoothingCertifier):
         return (
             "holds for the classifier smoothed from the exact equilibrium (infinitely many "
             "iterations in exact arithmetic on the stored weights); proofs begin at: "
-            f"{self.predictor.describe()}, and take at most {self.depth} evaluations"
+            f"{self.predictor.describe()}, and take at most {self.depth} evaluations{INDEPENDENCE}"
         )

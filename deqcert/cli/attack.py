@@ -13,7 +13,7 @@ import click
 
 from deqcert.api import SmoothedClassifier, parse_images
 from deqcert.attacks import ATTACKS
-from deqcert.certifiers.bounds import write_down
+from deqcert.certifiers.bounds import write_radius
 from deqcert.cli.fields import FILLED, options_from, renamed
 from deqcert.cli.options import parse_radii, quiet_option, radii_option
 from deqcert.errors import ConfigError, Interrupted, RunError
@@ -243,7 +243,7 @@ def _progress(outcome: Outcome, made: Run) -> None:
         found = f"another class from {norms[nearest]:.3f} on ({nearest.partition(':')[2]})"
     print(
         f"image {outcome.idx} ({made.done} of {len(made.images)}): class {outcome.answer}, label "
-        f"{outcome.label}, certified within {write_down(outcome.radius, 3)}; {found}",
+        f"{outcome.label}, certified within {write_radius(outcome.radius, 3)}; {found}",
         file=sys.stderr,
         flush=True,
     )

@@ -180,7 +180,7 @@ def starts_command(
         alpha=sizes.alpha,
         audit=max(1, sizes.n // 2) if sizes.audit is None else sizes.audit,
         radii=asked_radii,
-        seed=smooth.seed,
+        seed=smooth.engine.seed,
         batch=smooth.batch,
         shape=smooth.shape,
         device=smooth.device,

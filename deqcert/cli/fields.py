@@ -157,7 +157,7 @@ def _option(option: Option, called: str) -> Decorator:
         shown = option.default
         notes.append(f"default: {shown:g}" if isinstance(shown, float) else f"default: {shown}")
     if option.bounds():
-        notes.append(option.bounds())
+        notes.append(" or ".join((option.bounds(), *option.also)))
     # A default of None would count as given.
     default = {"required": True} if option.required else {"default": option.default}
     return click.option(

@@ -17,7 +17,7 @@ from deqcert.cli.options import json_option, say, settings_options
 from deqcert.errors import ConfigError
 from deqcert.options import number
 
-UNUSED = ("method", "n0", "n", "audit", "goal", "method_options")
+UNUSED = ("method", "n0", "n", "alpha_total", "audit", "goal", "method_options")
 """Settings of certificates that a prediction has no use for."""
 
 

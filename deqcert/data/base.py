@@ -153,11 +153,13 @@ class Loader:
         place: What stands after the name and a colon, in capitals, such as "DIR" or "FILE"; "" if
             the data need no place.
         needs: Module that reading takes besides NumPy, such as "PIL"; "" for none.
+        published: Whether the images are a published set, which was there before any seed.
     """
 
     load: Callable[[str, str, str], Dataset]
     place: str = ""
     needs: str = ""
+    published: bool = False
 
 
 def to_unit(pixels: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:

@@ -24,7 +24,8 @@ class Manifest:
         parameters: The identity of the run: every value that decides its numbers, as JSON
             values. Hashes of the checkpoint and the data belong here, their paths do not; so do
             the thread count, the device and the kernel path, which may change a last bit and
-            with it a vote. A run is only ever continued with equal parameters.
+            with it a vote. A run is only ever continued with equal parameters. A secret seed
+            reads "random" until the run is finished.
         images: Indices of the images in the data set, in the order they are certified.
         environment: Versions and machine. They may change a last bit too, but a run that moved
             to another node or was upgraded is still a run: the change is told and recorded.

@@ -146,5 +146,10 @@ def _smaller(engine: SmoothingEngine, rows: int) -> SmoothingEngine:
         return engine
     device = str(engine.device)
     return SmoothingEngine(
-        engine.raw, sigma=engine.sigma, seed=engine.seed, batch=rows, device=device
+        engine.raw,
+        sigma=engine.sigma,
+        seed=engine.seed,
+        batch=rows,
+        device=device,
+        base_stage=engine.base_stage,
     )

@@ -1,7 +1,9 @@
 # make certify   installs into .venv and certifies test digits with the model that ships
 # make test      installs into .venv with the test tools and runs the test suite
+# make kills     stops trainings at random, fifty times each by kill -9 and by Ctrl-C
 # make docs      builds the documentation site into build/site; a broken link is an error
 # make trainings MNIST=mnist:DIR CIFAR10=cifar10:DIR   makes the benchmarks' models again
+# make fuzz      gives the command line thousands of wrong calls and damaged files
 # make sanitize  runs the kernels' tests on a build that checks every address and every overflow
 # Neither needs the other; what is already installed is not installed again.
 
@@ -21,7 +23,7 @@ TORCH_WITHOUT_GPU := torch==2.13.0
 SAY_KERNELS = $(BIN)/python -c 'from deqcert.kernels import status; s = status(); \
   print("Kernels:", s.path, s.isa, "with CUDA:" if s.cuda_built else "without CUDA:", s.reason)'
 
-.PHONY: certify test sanitize lint types format docs trainings clean
+.PHONY: certify test fuzz kills sanitize lint types format docs trainings clean
 
 certify: $(VENV)/.installed
 	$(BIN)/deqcert $(CERTIFY)
@@ -29,6 +31,15 @@ certify: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+# -s shows the figures.
+kills: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 DEQCERT_KILLS=50 $(BIN)/python -m pytest -q -s -m kills
+
+# FUZZ times what the test suite makes of them.
+FUZZ := 20
+fuzz: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 DEQCERT_FUZZ=$(FUZZ) $(BIN)/python -m pytest -m fuzz --numprocesses auto
 
 # The extension is built beside the package, and the address sanitizer's runtime is loaded before
 # Python. OpenMP and torch keep memory until the process ends, so leaks are not looked for.
@@ -70,7 +81,7 @@ trainings: $(VENV)/.installed
 	  $(if $(CIFAR10),--cifar10 $(CIFAR10)) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info deqcert/_native*.so
+	rm -rf $(VENV) build dist *.egg-info deqcert/_native*.so deqcert/_native_missing.txt
 
 $(VENV)/.created:
 	@test -n "$(PYTHON)" || { \

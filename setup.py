@@ -38,6 +38,8 @@ CXX_FLAGS = [
 ]
 # Instrumentation for `make sanitize`.
 SANITIZE = os.environ.get("DEQCERT_SANITIZE", "").split()
+WHY = "_native_missing.txt"
+"""Why there is no extension, beside the package, for ``deqcert doctor``."""
 # Name, doubles in a register, flags; csrc/dispatch.cpp chooses among them at run time.
 PORTABLE = [("portable", 2, [])]
 X86 = [
@@ -115,6 +117,19 @@ class BuildNative(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Compile and link ``deqcert._native``; errors make setuptools go on without it."""
+        reason = Path(self.get_ext_fullpath(ext.name)).with_name(WHY)
+        reason.unlink(missing_ok=True)
+        try:
+            self.compile_and_link(ext)
+        except Exception as error:
+            words = self.fault(error)
+            say(f"{words}, going on without the kernels")
+            reason.parent.mkdir(parents=True, exist_ok=True)
+            reason.write_text(words + "\n", encoding="utf-8")
+            raise
+
+    def compile_and_link(self, ext: Extension) -> None:
+        """Make the binary of ``deqcert._native``."""
         import nanobind
 
         target = Path(self.get_ext_fullpath(ext.name))
@@ -201,7 +216,11 @@ class BuildNative(build_ext):
     def copy_extensions_to_source(self) -> None:
         """Put the binary beside the package; where there is none, remove that of older sources."""
         for ext in self.extensions:
-            (ROOT / self.get_ext_filename(ext.name)).unlink(missing_ok=True)
+            beside = ROOT / self.get_ext_filename(ext.name)
+            beside.unlink(missing_ok=True)
+            beside.with_name(WHY).unlink(missing_ok=True)
+            if (reason := Path(self.build_lib, "deqcert", WHY)).exists():
+                shutil.copyfile(reason, beside.with_name(WHY))
         super().copy_extensions_to_source()
 
     def accepts(self, flag: str, source: str = "") -> bool:
@@ -214,6 +233,16 @@ class BuildNative(build_ext):
                 return subprocess.run(command, capture_output=True).returncode == 0
             except OSError:
                 return False
+
+    def fault(self, error: Exception) -> str:
+        """Say in a few words what an error of the build comes from."""
+        name = self.cxx()[0]
+        if shutil.which(name) is None:
+            return f"there is no C++ compiler {name!r}"
+        if not self.accepts("-std=c++17"):
+            return f"the C++ compiler {name!r} compiles no C++17 program"
+        said = " ".join(str(error).split())
+        return f"the C++ compiler {name!r} does not compile the kernels: ...{said[-200:]}"
 
     def cxx(self) -> list[str]:
         """The C++ compiler's command, without the flags that Python was built with."""

@@ -18,7 +18,7 @@ import click
 import numpy as np
 import torch
 
-import deqcert.smoothing.enclosure as enclosure
+import deqcert.smoothing.proven as proven
 from deqcert.certifiers import Certificate, get_certifier
 from deqcert.certifiers.metrics import average_certified_radius, certified_accuracy
 from deqcert.data import load_dataset
@@ -62,7 +62,7 @@ class Watcher:
     """Count how many votes are proven, while certificates are made."""
 
     def __init__(self) -> None:
-        self.real, self.votes, self.proven = enclosure.proven_votes, 0, 0
+        self.real, self.votes, self.proven = proven.proven_votes, 0, 0
 
     def __call__(self, *arguments, **options):  # type: ignore[no-untyped-def]
         """Vote, and count."""
@@ -107,11 +107,11 @@ def main(model: str, images: int, sigma: float, n: int, audit: int, out: Path) -
         if method == "enclosed":
             options["depth"] = 30
         certifier = get_certifier(method, known[name], **options)
-        watcher = enclosure.proven_votes = Watcher()  # type: ignore[assignment]
+        watcher = proven.proven_votes = Watcher()  # type: ignore[assignment]
         found: list[Certificate] = [
             certifier.certify(engine, Input(data.image(image), image)) for image in range(images)
         ]
-        enclosure.proven_votes = watcher.real
+        proven.proven_votes = watcher.real
         correct = [c.prediction == data.label(image) for image, c in enumerate(found)]
         radius = [c.radius for c in found]
         nfe = sum(c.nfe for c in found) / (images * (n + 100))

@@ -77,11 +77,15 @@ class SmoothedClassifier(Settings):
 
     @cached_property
     def certifier(self) -> Certifier[Any]:
-        """The certifier, with all that it needs.
+        """The certifier, with all that it needs; of an ``alpha_total`` one input has all.
 
         Raises:
             ConfigError: If the method lacks something, or is told what it has no use for.
         """
+        return self._certifier_of(1)
+
+    def _certifier_of(self, count: int) -> Certifier[Any]:
+        """Return the certifier for so many inputs, which share an ``alpha_total``."""
         from deqcert import compose
         from deqcert.certifiers import CERTIFIERS, default_method, make_certifier
 
@@ -93,7 +97,7 @@ class SmoothedClassifier(Settings):
             "reference": compose.make_cold(self),
             "n0": self.n0,
             "n": self.n,
-            "alpha": self.alpha,
+            "alpha": self.alpha if self.alpha_total is None else self.alpha_total / count,
             "audit": min(1000, self.n),
             "depth": self.depth,
         }
@@ -117,14 +121,20 @@ class SmoothedClassifier(Settings):
                 first one's, and the others follow.
 
         Returns:
-            The certificate; for several inputs a list of them.
+            The certificate; for several inputs a list of them, which share ``alpha_total`` where it
+            is given. Of seed "random" every input gets its own, drawn now; the certificate's
+            details hold it, so show them to nobody who chooses inputs before all are answered.
 
         Raises:
             ConfigError: If the settings do not fit each other or the model.
             DataError: If the input does not fit the model.
         """
-        subject = self._checked_subject()
-        return self._each(x, index, lambda one: self.certifier.certify(subject, one))
+        certifier = self.certifier
+        if self.alpha_total is not None and (count := self._count(x)) > 1:
+            certifier = self._certifier_of(count)
+        subject = self.engine if certifier.noise else self._loaded.model
+        certifier.check(subject)
+        return self._each(x, index, lambda one: certifier.certify(subject, one))
 
     def predict(
         self, x: ArrayLike, index: int = 0, *, n: int = 1000, alpha: float | None = None
@@ -162,6 +172,7 @@ class SmoothedClassifier(Settings):
         radii: Sequence[float] | None = None,
         progress: bool = False,
         note: Callable[[str], None] = warnings.warn,
+        advice: str | None = None,
     ) -> Results:
         """Certify images of a data set into a run folder; called again, it goes on or reads it.
 
@@ -175,6 +186,7 @@ class SmoothedClassifier(Settings):
                 0, 0.25 and so on.
             progress: Whether to show a bar (lines, where there is no terminal) on standard error.
             note: Called with a sentence about what a reader of the results should know.
+            advice: A sentence for ``note`` once a new run has begun.
 
         Returns:
             The certificates, as :func:`deqcert.report.read_results` reads them; where another
@@ -207,9 +219,15 @@ class SmoothedClassifier(Settings):
         folder = self.folder(out)
         loaded = self._load(folder)
         dataset, indices = self._fitting(loaded, data, chosen)
+        shared = {}
+        if self.alpha_total is not None:
+            certifier = self._certifier_of(len(indices))
+            if "alpha" in certifier.parameters():
+                shared["alpha_total"] = self.alpha_total
         subject: Any = loaded.model
         parameters = {
             **certifier.parameters(),
+            **shared,
             **compose.describe_predictors(certifier),
             **loaded.identity,
             **compose.describe_data(chosen.data, chosen.split, dataset),
@@ -241,6 +259,8 @@ class SmoothedClassifier(Settings):
         ):
             for change in run.changes:
                 note(f"{change} since this run began; recorded")
+            if advice is not None and not run.done:
+                note(advice)
             before = []
             if run.done:
                 earlier = read_results(run.certificates)
@@ -253,6 +273,7 @@ class SmoothedClassifier(Settings):
                     agreements.take(row)
 
                 if certifier.noise:
+                    subject.seed = run.seed
                     subject.callbacks += [shown, silence]
                 try:
                     agreements.catch_up()
@@ -262,6 +283,7 @@ class SmoothedClassifier(Settings):
                         f"interrupted; {run.done} of {len(run.images)} images are safe in "
                         f"{folder}, and the same command goes on from there"
                     ) from None
+            run.reveal()
             results = read_results(folder)
             made = table([results], radii or self.goal_radii)
             about = {
@@ -352,12 +374,6 @@ class SmoothedClassifier(Settings):
 
         return compose.load(self.model, self, model_config=self.model_config, continues=continues)
 
-    def _checked_subject(self) -> Any:
-        """Return what the certifier works on, after it has refused what cannot serve."""
-        subject = self.engine if self.certifier.noise else self._loaded.model
-        self.certifier.check(subject)
-        return subject
-
     def folder(self, out: str | Path | None = None) -> Path:
         """Return the run folder of :meth:`certify_dataset`: as given, or one named for the run."""
         if out is not None:
@@ -377,19 +393,37 @@ class SmoothedClassifier(Settings):
         import numpy as np
 
         from deqcert.smoothing import Input
+        from deqcert.smoothing.seed import RANDOM, draw_seed
+
+        def asked(pixels: Any, number: int) -> Any:
+            # Not before the input is there; an engine that has yet to be made draws its own.
+            if self.seed == RANDOM and "engine" in vars(self):
+                self.engine.seed = draw_seed()
+            return answer(Input(pixels, number))
 
         shape = np.shape(x)
         wanted = getattr(self._loaded.model, "input_shape", None)
-        single = len(shape) == (3 if wanted is None else len(wanted))
-        if single:
-            return answer(Input(_pixels(x), index))
+        if self._is_single(shape):
+            return asked(_pixels(x), index)
         if len(shape) != (4 if wanted is None else len(wanted) + 1):
             takes = "(channels, height, width)" if wanted is None else str(tuple(wanted))
             raise DataError(
                 f"the input has shape {tuple(shape)}, but one input has {takes} and several have "
                 "one dimension more in front."
             )
-        return [answer(Input(one, index + i)) for i, one in enumerate(_pixels(x))]
+        return [asked(one, index + i) for i, one in enumerate(_pixels(x))]
+
+    def _count(self, x: Any) -> int:
+        """Return how many inputs there are."""
+        import numpy as np
+
+        shape = np.shape(x)
+        return 1 if self._is_single(shape) else shape[0]
+
+    def _is_single(self, shape: tuple[int, ...]) -> bool:
+        """Whether the shape is that of one input."""
+        wanted = getattr(self._loaded.model, "input_shape", None)
+        return len(shape) == (3 if wanted is None else len(wanted))
 
 
 def _pixels(x: Any) -> Any:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from deqcert import __version__, form_cache, kernels
 from deqcert.certifiers import Certifier, SmoothingCertifier
 from deqcert.certifiers.agreement import AgreementAudit
 from deqcert.data import Dataset
+from deqcert.devices import open_device
 from deqcert.errors import CheckpointError, ConfigError, DataError, RunError
 from deqcert.memory import keep_freed_memory
 from deqcert.models import (
@@ -27,11 +26,13 @@ from deqcert.models import (
     in_form,
     load_model,
 )
+from deqcert.models.hashes import weights_hash
 from deqcert.options import options_of, read_options
 from deqcert.runs import Manifest
 from deqcert.settings import Machine, Solving, Starting
 from deqcert.smoothing import DecidedStop, EarlyStop, Predictor, SmoothingEngine
 from deqcert.smoothing.naming import CONVERGED
+from deqcert.smoothing.seed import draw_seed
 from deqcert.solvers import SOLVERS, Solver, StopRule, get_solver
 from deqcert.starts import StartFile, StartPolicy, get_start, make_start
 
@@ -91,6 +92,7 @@ def load(
         DeqcertError: If something is missing, damaged, or does not fit.
     """
     threads = prepare_process(machine.threads)
+    open_device(machine.device)
     if isinstance(given, str | Path):
         model: Any = load_model(given, model_config)
         config = dataclasses.asdict(model.config)
@@ -212,11 +214,11 @@ def check_fit(model: Any, dataset: Dataset, images: range) -> None:
 
 
 def make_engine(model: ImplicitModel, machine: Machine, sigma: float) -> SmoothingEngine:
-    """Make an engine as the settings say."""
+    """Make an engine as the settings say; where these leave the seed open, with one drawn now."""
     return SmoothingEngine(
         model,
         sigma=sigma,
-        seed=machine.seed,
+        seed=draw_seed() if isinstance(machine.seed, str) else machine.seed,
         batch=machine.batch,
         shape=machine.shape,
         device=machine.device,
@@ -394,16 +396,6 @@ def describe_predictor(predictor: Predictor) -> dict[str, Any]:
     return parameters
 
 
-def weights_hash(model: Any) -> str:
-    """Return a SHA-256 of a model's weights, in hexadecimal; of nothing where it is no module."""
-    digest = hashlib.sha256()
-    if isinstance(model, nn.Module):
-        for name, value in model.state_dict().items():
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _checked(model: Any) -> Any:
     if not isinstance(model, ImplicitModel):
         raise ConfigError(
@@ -441,6 +433,10 @@ def _make_chained(solving: Solving, starting: Starting, start: StartPolicy) -> P
     if starting.early is not None or starting.margin is not None:
         raise ConfigError(
             f"start {starting.start!r} has a fixed depth; leave --early and --margin out"
+        )
+    if starting.steps == 0:
+        raise ConfigError(
+            f"steps is 0, but a solve from start {starting.start!r} needs a whole number from 1"
         )
     warmup = cold.stop
     if starting.warmup is not None:

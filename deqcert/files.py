@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -32,6 +34,39 @@ def explain(error: OSError, doing: str, hint: str = "") -> RunError:
     return RunError(f"cannot {doing}: {reason}; {hint or way_out}")
 
 
+def open_regular(path: str | Path) -> BufferedReader:
+    """Open a regular file for reading, in bytes.
+
+    Raises:
+        OSError: If it cannot be opened. A pipe or a device, which could make a reader wait for ever
+            or never end, and a name that no file can have are among what cannot.
+    """
+    try:
+        # Opened first and looked at then: nothing can be put in its place in between, and no pipe
+        # makes this wait for somebody to write into it.
+        file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115  the caller closes it
+    except ValueError as error:  # a null byte, or what the file system's encoding lacks
+        raise OSError(errno.EINVAL, "no file can have that name", str(path)) from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return file
+
+
+def read_regular(path: str | Path) -> bytes:
+    """Read the whole of a regular file.
+
+    Raises:
+        OSError: As for :func:`open_regular`.
+    """
+    with open_regular(path) as file:
+        return file.read()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def sync_folder(folder: Path) -> None:
     """Put a folder's own entries (new names) on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -51,8 +86,17 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def aside(path: Path) -> Path:
+    """Return where a file is written before it takes its name; a kill may leave this behind."""
+    return path.with_name(f".{path.name}.tmp")
+
+
 def write_atomically(
-    path: Path, content: str | bytes | Callable[[BinaryIO], object], hint: str = ""
+    path: Path,
+    content: str | bytes | Callable[[BinaryIO], object],
+    hint: str = "",
+    *,
+    private: bool = False,
 ) -> None:
     """Write a file so that it is there whole or not at all, whatever happens meanwhile.
 
@@ -63,13 +107,17 @@ def write_atomically(
         content: Its new content: text (written as UTF-8), bytes, or a function that writes into
             an open file, such as ``lambda file: torch.save(state, file)``.
         hint: What would work where it cannot be written; see :func:`explain`.
+        private: Whether nobody but its owner may read it, at any moment.
 
     Raises:
         RunError: If it cannot be written; an older file of that name is as it was.
     """
-    aside = path.with_name(f".{path.name}.tmp")
+    beside = aside(path)
     try:
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        if private:
+            beside.unlink(missing_ok=True)  # what is left of an earlier one may be for all to read
+        mode = 0o600 if private else 0o666
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         try:
             if callable(content):
                 with open(descriptor, "wb", closefd=False) as file:
@@ -79,16 +127,34 @@ def write_atomically(
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        os.replace(aside, path)
+        os.replace(beside, path)
         sync_folder(path.parent)
     except (Exception, KeyboardInterrupt) as error:
         with suppress(OSError):
-            aside.unlink()
+            beside.unlink()
         if isinstance(error, OSError):
             raise explain(error, f"write {path}", hint) from None
         if isinstance(error.__context__, OSError):  # a writer that says it in words of its own
             raise explain(error.__context__, f"write {path}", hint) from None
         raise
+
+
+def check_writable(path: Path, hint: str = "") -> None:
+    """Find out whether :func:`write_atomically` could write a file, and leave nothing behind.
+
+    Args:
+        path: The file.
+        hint: What would work; see :func:`explain`.
+
+    Raises:
+        RunError: If it could not.
+    """
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        os.close(os.open(beside, os.O_WRONLY | os.O_CREAT, 0o666))
+        beside.unlink()
+    except OSError as error:
+        raise explain(error, f"write {path}", hint) from None
 
 
 class Lock:
@@ -99,13 +165,15 @@ class Lock:
     Args:
         path: A folder that is there, or the name of a lock file, which is made and goes again.
         busy: What to say where another process holds it.
+        made: Folders that were made for the lock file, the innermost first; those in which nothing
+            was written go again, too.
 
     Raises:
         RunError: If another process holds it, or the file cannot be made.
     """
 
-    def __init__(self, path: Path, busy: str) -> None:
-        self._path = path
+    def __init__(self, path: Path, busy: str, made: Sequence[Path] = ()) -> None:
+        self._path, self._made = path, made
         self._folder = path.is_dir()
         self._descriptor = self._open(busy)
 
@@ -115,6 +183,9 @@ class Lock:
             with suppress(OSError):  # before it is let go: afterwards it may be another's
                 self._path.unlink()
         os.close(self._descriptor)
+        with suppress(OSError):  # up to the first that is not empty
+            for folder in self._made:
+                folder.rmdir()
 
     def __enter__(self) -> Self:
         return self

@@ -26,6 +26,13 @@ Kind = Literal["int", "float", "bool", "str", "path"]
 REQUIRED: Any = dataclasses.MISSING
 """In place of a default: there is none, something must be given."""
 
+LARGEST_WHOLE = 2**31 - 1
+"""Largest whole number of an option that has no limit of its own: what arrays can be counted in."""
+
+SMALLEST_SIZE, LARGEST_SIZE = 1e-30, 1e30
+"""How near to 0 a number that is not 0 may be, and how large one that has no limit of its own: what
+float32, in which models compute, holds with its small multiples."""
+
 _KEY = "deqcert.option"
 _KNOWN: WeakKeyDictionary[type[Any], Mapping[str, Option]] = WeakKeyDictionary()
 _WORDS = {
@@ -52,6 +59,7 @@ class Option:
         low_open: Whether ``low`` itself is excluded.
         high_open: Whether ``high`` itself is excluded.
         choices: Words to choose from, asked for when they are needed; None for any.
+        also: Words that may be given in place of a number.
         words: Words that a value begins with, such as names of data sets, for help and completion;
             None where there are none.
         optional: Whether None may be given, too.
@@ -68,6 +76,7 @@ class Option:
     low_open: bool = False
     high_open: bool = False
     choices: Callable[[], Sequence[str]] | None = None
+    also: Sequence[str] = ()
     words: Callable[[], Sequence[str]] | None = None
     optional: bool = False
     metavar: str | None = None
@@ -87,9 +96,9 @@ class Option:
         if self.kind == "bool":
             return "true or false"
         if self.kind in ("str", "path"):
-            return "text" if self.kind == "str" else "the path of a file or folder"
+            return "text, not empty" if self.kind == "str" else "the path of a file or folder"
         words = "a whole number" if self.kind == "int" else "a number"
-        return f"{words} {self.bounds()}".rstrip()
+        return " or ".join((f"{words} {self.bounds()}".rstrip(), *self.also))
 
     def bounds(self) -> str:
         """Say between which numbers a value must be, as in "from 0 to below 1"; "" for any."""
@@ -114,12 +123,14 @@ class Option:
         """
         if value is None and self.optional:
             return None
+        if isinstance(value, str) and value in self.also:
+            return value
         if self.convert is not None:
             return self.convert(value) if isinstance(value, str) else value
         if self.choices is not None and isinstance(value, str) and value not in self.choices():
             raise ConfigError(self._refusal(value, label))
         if self.kind == "str":
-            if isinstance(value, (str, os.PathLike)):
+            if isinstance(value, (str, os.PathLike)) and os.fspath(value) not in ("", b""):
                 return os.fsdecode(value)
         elif self.kind == "path":
             if isinstance(value, (str, os.PathLike)) and os.fspath(value) not in ("", b""):
@@ -130,6 +141,8 @@ class Option:
         elif not isinstance(value, (bool, str, bytes)):
             number = _number(value, whole=self.kind == "int")
             if number is not None and self._inside(number):
+                if more := self._beyond(number):
+                    raise ConfigError(self._refusal(value, label, more))
                 return number
         raise ConfigError(self._refusal(value, label))
 
@@ -144,6 +157,8 @@ class Option:
             ConfigError: If it is not of the kind or out of range.
         """
         value: Any = text
+        if text.strip() in self.also:
+            return text.strip()
         if self.optional and text.strip().lower() == "none":
             return None
         if self.kind == "bool":
@@ -161,14 +176,26 @@ class Option:
         below = self.high is None or (value < self.high if self.high_open else value <= self.high)
         return above and below
 
-    def _refusal(self, value: Any, label: str | None) -> str:
-        shown = repr(value) if not isinstance(value, float) else f"{value:g}"
-        hint = ""
+    def _beyond(self, value: float) -> str:
+        """Say what is wrong with the size of a number that is in range; "" for nothing."""
+        largest = LARGEST_SIZE if self.kind == "float" else LARGEST_WHOLE
+        if self.high is None and abs(value) > largest:
+            return f", and at most {_shown(largest)}"
+        if self.kind == "float" and 0 < abs(value) < SMALLEST_SIZE:
+            return f", and not as near to 0 as {_shown(SMALLEST_SIZE)}"
+        return ""
+
+    def _refusal(self, value: Any, label: str | None, more: str = "") -> str:
+        try:
+            shown = repr(value) if not isinstance(value, float) else f"{value:g}"
+        except ValueError:  # Python writes no number of thousands of digits
+            shown = "a number of very many digits"
+        says = f"{label or self.name} is {shown[:80]}, but it must be {self.range()}{more}"
         if self.choices is not None and isinstance(value, str):
             near = nearest(value, self.choices())
-            hint = f"; did you mean {near}?" if near else ""
-        says = f"{label or self.name} is {shown[:80]}, but it must be {self.range()}"
-        return says + (hint or ".")
+            if near:
+                return f"{says}; did you mean {near}?"
+        return f"{says}."
 
 
 def number(
@@ -179,6 +206,7 @@ def number(
     above: float | None = None,
     below: float | None = None,
     whole: bool | None = None,
+    also: Sequence[str] = (),
     metavar: str | None = None,
 ) -> Any:
     """Declare a field that is a number.
@@ -190,6 +218,7 @@ def number(
         above: Instead of ``low``: what it must exceed.
         below: Instead of ``high``: what it must stay below.
         whole: Whether it is a whole number; as the default is, if not given.
+        also: Words that may be given in place of a number.
         metavar: What help calls a value.
     """
     if whole is None:
@@ -203,6 +232,7 @@ def number(
             low_open=above is not None,
             high_open=below is not None,
             optional=default is None,
+            also=tuple(also),
             metavar=metavar,
         )
     )

@@ -10,7 +10,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from deqcert.certifiers.bounds import write_down
+from deqcert.certifiers.bounds import write_radius
 from deqcert.runs import Row
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Lines(Progress):
         found = (
             "abstained"
             if answer.prediction is None
-            else f"class {answer.prediction}, radius {write_down(answer.radius, 3)}"
+            else f"class {answer.prediction}, radius {write_radius(answer.radius, 3)}"
         )
         print(
             f"image {row.idx} ({self.done} of {self.images}): {found}, label {row.label}; "

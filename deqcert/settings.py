@@ -12,8 +12,9 @@ from typing import Any
 
 from deqcert.certifiers import CERTIFIERS
 from deqcert.data import dataset_names
+from deqcert.errors import ConfigError
 from deqcert.models import FORMS
-from deqcert.options import check_options, choice, number, text
+from deqcert.options import check_options, choice, number, options_of, text
 from deqcert.solvers import SOLVERS
 from deqcert.starts import STARTS
 
@@ -43,7 +44,9 @@ class Machine:
         batch: Noisy copies solved together; also the slots of start previous.
         shape: Rows of every evaluation of the model; if not given, the batch. Fix it to get the
             same votes whatever the batch.
-        seed: Seed of all noise.
+        seed: Seed of all noise. Certificates hold for inputs and models that do not depend on it;
+            take random, which nobody knows until the run is finished, where whoever chose them may
+            have known it.
         device: Where the model runs, as torch names it: cpu, cuda or cuda:N.
         threads: CPU threads; if not given, torch's own number.
         form: How the model is evaluated; part of what is certified. auto is what
@@ -53,7 +56,7 @@ class Machine:
 
     batch: int = number(100, low=1, metavar="B")
     shape: int | None = number(None, low=1, whole=True, metavar="B")
-    seed: int = number(0, low=0, high=2**64 - 1)
+    seed: int | str = number(0, low=0, high=2**128 - 1, also=("random",))
     device: str = text("cpu", metavar="NAME")
     threads: int | None = number(None, low=1, high=4096, whole=True, metavar="T")
     form: str = choice("auto", FORMS, also=("auto",))
@@ -118,6 +121,8 @@ class Certifying:
         n0: Noisy copies that choose the class.
         n: Noisy copies that bound its probability.
         alpha: Probability that a certificate may be wrong, in all.
+        alpha_total: Instead, probability that any certificate of the run may be wrong: each image
+            gets the same share of it.
         audit: Votes that are solved again cold, for the methods with an audit; if not given,
             1000, or n if that is less.
         goal: When an image has had enough: budget (all of n), radii=R,R,... (each of these is
@@ -132,6 +137,7 @@ class Certifying:
     n0: int = number(100, low=1, metavar="N")
     n: int = number(10000, low=1, metavar="N")
     alpha: float = number(0.001, above=0, below=1, metavar="A")
+    alpha_total: float | None = number(None, above=0, below=1, whole=False, metavar="A")
     audit: int | None = number(None, low=1, whole=True, metavar="K")
     goal: str = text("budget", metavar="GOAL")
     agreement: float = number(0.05, low=0, high=1, metavar="SHARE")
@@ -143,8 +149,14 @@ class Settings(Certifying, Starting, Solving, Machine):
     """Everything but the model, its noise, and the data.
 
     Raises:
-        ConfigError: If a value is of another type or out of range.
+        ConfigError: If a value is of another type or out of range, or alpha is given twice.
     """
 
     def __post_init__(self) -> None:
         check_options(self)
+        usual = options_of(type(self))["alpha"].default
+        if self.alpha_total is not None and self.alpha != usual:
+            raise ConfigError(
+                "alpha and alpha_total are both given; give alpha for each certificate, or "
+                "alpha_total for all of them together."
+            )

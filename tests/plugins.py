@@ -226,7 +226,7 @@ TOYS: dict[str, tuple[str, Any]] = {
     "form": ("toy", Doubled()),
     "start": ("toy", Lifted),
     "objective": ("toy", Twice),
-    "attack": ("toy", Attack("toy", Corner(), Smoothed(), "nobody")),
+    "attack": ("toy", Attack("toy", Corner(), Smoothed())),
     "gradient": ("toy", OneStep),
     "data": ("toy", Loader(load=lambda spec, place, split: load_dataset("digits", split))),
     "preset": ("toy", Preset("a toy", {"n": 60, "n0": 10, "alpha": 0.1, "sigma": 0.25})),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,7 @@ from deqcert.attacks.evaluation import (
 from deqcert.attacks.evaluation.base_classifier import base_distances
 from deqcert.attacks.evaluation.counterexample import nearest_counterexample
 from deqcert.attacks.views import Smoothed
+from deqcert.certifiers.bounds import two_sided_p_value
 from deqcert.cli import main
 from deqcert.cli.attack import parse_attack
 from deqcert.data import load_dataset
@@ -253,7 +256,6 @@ def test_an_attack_is_called_what_the_registry_calls_it_and_describes_itself(nam
     attack = get_attack(name)
     assert attack.name == name
     assert parse_attack(attack.describe()) == attack
-    assert attack.source
     for option in attack.options.values():
         assert option.help
         with pytest.raises(ConfigError, match=option.name):
@@ -286,8 +288,7 @@ class TowardsBlack(Climb):
 @pytest.fixture
 def toy() -> Iterator[Attack]:
     """An attack that is registered from outside the package."""
-    source = "this file"
-    yield ATTACKS.register("toy", Attack("toy", TowardsBlack(), Smoothed(draws=2), source))
+    yield ATTACKS.register("toy", Attack("toy", TowardsBlack(), Smoothed(draws=2)))
     ATTACKS.unregister("toy")
 
 
@@ -319,6 +320,38 @@ def test_verdicts_are_wrong_no_more_often_than_they_say() -> None:
     assert 0 < against <= stats.binom.ppf(0.999, 300, 0.1)
     beyond = judge(HalfSpace(model.threshold - 0.1), n=60, alpha=0.1)
     assert sum(beyond.verdict(Input(grey()[0], 0), 0, number).differs for number in range(50)) > 25
+
+
+def test_alpha_covers_the_verdicts_on_images_that_abstain_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Every point is where two classes are equally probable: there the tests err most often.
+    alpha, n, certified, drawn = 0.05, 60, 1, np.random.default_rng(0)
+    images = [
+        CertifiedImage(i, 0 if i < certified else None, 0.2 * (i < certified)) for i in range(30)
+    ]
+    aim = target(HalfSpace(0.4))
+    engine = SmoothingEngine(aim.model, sigma=SIGMA)
+    evaluation = Evaluation.of_run(
+        engine, predictor(), aim.model, [brief("square")], images, n=n, alpha=alpha, guesses=10
+    )
+    each = most_verdicts(1 + len(evaluation.grid))
+    verdicts = len(images) * each
+    module = sys.modules["deqcert.attacks.evaluation.judge"]
+    monkeypatch.setattr(module, "two_sided_p_value", functools.cache(two_sided_p_value))
+
+    def failures(judge: Judge, runs: int = 400) -> float:
+        """Return the share of the runs with a verdict against a class that is answered."""
+        votes = iter(drawn.binomial(n, 0.5, runs * verdicts))
+        monkeypatch.setattr(judge, "_counts", lambda *_: np.array([k := next(votes), n - k]))
+        point = Input(grey()[0], 0)
+        wrong = [judge.verdict(point, 0, 0).differs for _ in range(runs * verdicts)]
+        return float(np.mean(np.reshape(wrong, (runs, verdicts)).any(axis=1)))
+
+    assert failures(evaluation.judge) <= alpha
+    # As it was: alpha spread over the verdicts on certified images alone.
+    before = Judge(engine, predictor(), n=n, alpha=alpha / (certified * each), guesses=10)
+    assert failures(before) > 4 * alpha
 
 
 def test_no_two_verdicts_share_noise() -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import mpmath  # comes with torch
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scipy import stats
-from toys import AlwaysFirst, reference, warm
+from scipy import special, stats
+from toys import ORIGIN, SIGMA, AlwaysFirst, HalfLine, reference, warm
 
+import deqcert
 from deqcert.certifiers import CERTIFIERS, get_certifier
 from deqcert.certifiers.bounds import (
+    SHAVE,
     certified_radius,
     disagreements_upper_bound,
     lower_confidence_bound,
@@ -21,9 +25,12 @@ from deqcert.certifiers.bounds import (
     two_sided_p_value,
     write_radius,
 )
+from deqcert.certifiers.goals import parse_goal
 from deqcert.certifiers.metrics import average_certified_radius, certified_accuracy
-from deqcert.certifiers.sampling import radii
+from deqcert.certifiers.sampling import Sampling, radii
+from deqcert.certifiers.sequences import disagreements_upper_sequence
 from deqcert.errors import ConfigError
+from deqcert.smoothing import Input, SmoothingEngine
 
 UNAUDITED = ("standard", "independent")
 SANITY = [(400, 184, 0.995), (1000, 71, 1.157), (2000, 33, 1.267), (5000, 10, 1.402)]
@@ -86,8 +93,10 @@ def test_lower_bound_is_monotone_and_below_the_frequency(n, data, alpha):
     assert 0.0 <= bound <= k / n
     assert k == 0 or bound > lower_confidence_bound(k - 1, n, alpha)
     if k > 0:
-        # The probability of k or more successes at the bound is alpha: the defining equation.
-        assert stats.binom.sf(k - 1, n, bound) == pytest.approx(alpha, rel=1e-6)
+        # The probability of k or more successes at the bound is alpha, the defining equation: at
+        # the bound before its last billionth was given away, and no more at the bound.
+        assert stats.binom.sf(k - 1, n, bound / (1 - SHAVE)) == pytest.approx(alpha, rel=1e-6)
+        assert stats.binom.sf(k - 1, n, bound) < alpha
 
 
 @given(value=st.floats(0, 2.0**33) | st.integers(0, 10**7).map(lambda count: count / 10**6))
@@ -119,9 +128,63 @@ def test_no_radius_exceeds_the_exact_one(near):
         p = float(np.nextafter(p, 1.0 if steps > 0 else 0.0))
     assume(p < 1.0)
     with mpmath.workdps(60):
-        exact = sigma * mpmath.sqrt(2) * mpmath.erfinv(2 * mpmath.mpf(p) - 1)
-        assert mpmath.mpf(write_radius(certified_radius(p, sigma))) <= max(exact, 0)
-        assert exact - certified_radius(p, sigma) < 1.0001e-6
+        quantile = mpmath.sqrt(2) * mpmath.erfinv(2 * mpmath.mpf(p) - 1)
+        for used in (sigma, float(np.float32(sigma))):  # as asked for, and as noise is scaled
+            exact = used * quantile
+            assert mpmath.mpf(write_radius(certified_radius(p, sigma))) <= max(exact, 0)
+        least = min(sigma, float(np.float32(sigma)))
+        assert least * quantile - certified_radius(p, sigma) < 1.0001e-6
+
+
+@given(n=st.integers(1, 1_000_000), data=st.data(), alpha=st.floats(1e-12, 0.5))
+@settings(max_examples=200)
+def test_a_lower_bound_is_a_billionth_below_the_quantile(n, data, alpha):
+    k = data.draw(st.integers(1, n))
+    quantile = stats.beta.ppf(alpha, k, n - k + 1)
+    assert quantile * (1 - 1.1e-9) < lower_confidence_bound(k, n, alpha) < quantile * (1 - 0.9e-9)
+
+
+@given(population=st.integers(1, 3000), data=st.data())
+@settings(max_examples=100)
+def test_a_number_that_nearly_has_probability_alpha_is_not_ruled_out(population, data):
+    audited = data.draw(st.integers(1, population))
+    marked = data.draw(st.integers(0, population))
+    found = data.draw(st.integers(max(0, audited - (population - marked)), min(audited, marked)))
+    chance = float(stats.hypergeom.cdf(found, population, marked, audited))
+    assume(0.0 < chance < 0.9)
+    # As if SciPy had evaluated the probability a little too small.
+    assert disagreements_upper_bound(found, audited, population, chance * (1 + 5e-8)) >= marked
+
+
+def test_what_scipy_cannot_evaluate_certifies_nothing(monkeypatch):
+    def nothing(*arguments):
+        return np.full(np.broadcast_shapes(*map(np.shape, arguments)), np.nan)
+
+    assert certified_radius(math.nan, 0.5) == 0.0
+    method = certifier("standard", n=1000)
+    engine, origin = SmoothingEngine(HalfLine(0.99), sigma=SIGMA), Input(ORIGIN, 0)
+    assert method.certify(engine, origin).prediction == 0
+    assert method.certificate(engine, 0, math.nan, ()).prediction is None
+    looked = certifier("independent", n=1000, goal=parse_goal("relative=0.01"))
+    monkeypatch.setattr(stats.beta, "ppf", nothing)
+    monkeypatch.setattr(stats.hypergeom, "cdf", nothing)
+    monkeypatch.setattr(special, "gammaln", nothing)
+    monkeypatch.setattr(special, "betaln", nothing)
+    assert lower_confidence_bound(1000, 1000, 0.001) == 0.0
+    assert disagreements_upper_bound(1, 100, 1000, 0.001) == 901
+    with np.errstate(invalid="ignore"):
+        assert disagreements_upper_sequence(1, 100, 1000, 0.001) == 901
+    assert float(Sampling(1000, 0.001).p_lower(1000, 1000)) == 0.0
+    for found in (method, looked):
+        assert not found.best_p_lower() > 0.5
+        assert found.certify(engine, origin).prediction is None
+
+
+def test_no_radius_is_printed_by_a_format_that_rounds_to_nearest():
+    rounded = re.compile(r"\{[^{}]*\b(?:radius|acr|reach)(?:['\"]\])?:\.\d+[fge]\}")
+    assert rounded.search('f"within {self.radius:.3f}"')
+    for path in Path(deqcert.__file__).parent.rglob("*.py"):
+        assert not rounded.findall(path.read_text(encoding="utf-8")), path
 
 
 @given(p=st.floats(0, 1, exclude_max=True), sigma=st.floats(1e-3, 10))

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from deqcert.kernels.native import why_missing
+
 pytest.importorskip("setuptools")
 pytest.importorskip("nanobind")
 
 ROOT = Path(__file__).resolve().parent.parent
+REASON = "the C++ compiler 'false' compiles no C++17 program\n"
 BINARY = "_native" + sysconfig.get_config_var("EXT_SUFFIX")
 
 
@@ -49,8 +52,26 @@ def test_a_wheel_holds_nothing_of_an_earlier_build(sources):
     assert (package / "kernels" / "__init__.py").is_file()
     assert not (package / BINARY).exists()
     assert not (package / "gone.py").exists()
+    assert (package / "_native_missing.txt").read_text() == REASON  # this goes in as well
 
 
 def test_without_a_compiler_no_older_binary_stays_beside_the_package(sources):
     build(sources, "build_ext", "--inplace")
     assert not (sources / "deqcert" / BINARY).exists()
+    assert (sources / "deqcert" / "_native_missing.txt").read_text() == REASON
+
+
+def test_the_true_reason_of_a_missing_extension_is_said(tmp_path):
+    package, error = tmp_path, ImportError("cannot import name '_native' from 'deqcert'")
+    (package / "_native.pyi").write_text("")  # says nothing
+    assert "was not built when deqcert was installed (nothing says" in why_missing(package, error)
+    (package / "_native_missing.txt").write_text(REASON)
+    assert "installed (the C++ compiler 'false' compiles no C++17 program); " in why_missing(
+        package, error
+    )
+    other = package / "_native.cpython-27-other.so"
+    other.write_bytes(b"")
+    assert f"is for another Python ({other.name})" in why_missing(package, error)
+    (package / BINARY).write_bytes(b"")
+    error = ImportError("libgomp.so.1: cannot open shared object file")
+    assert "cannot be imported (libgomp.so.1: cannot open" in why_missing(package, error)

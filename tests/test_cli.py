@@ -63,7 +63,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def certify(files: SimpleNamespace, out: Path, *more: str) -> list[str]:
     """A short certification; later options win."""
     fixed = f"certify --model {files.model} --data {files.images} --sigma 0.25 --images 0:3"
-    fixed += f" --n0 10 --n 60 --batch 20 --tol 0 --depth 3 --threads 1 --out {out}"
+    fixed += f" --n0 10 --n 60 --batch 20 --tol 0 --depth 3 --threads 1 --seed 0 --out {out}"
     return [*fixed.split(), *more]
 
 
@@ -218,7 +218,7 @@ def bad_inputs() -> list[tuple[str, str]]:
         ("--start mean --audit 61", "audit is 61"),
         ("--start mean --audit 5", "can certify nothing"),
         ("--start mean --method standard", "needs independent samples"),
-        ("--start mean --steps 0", "max_nfe is 0"),
+        ("--start mean --steps 0", "steps is 0"),
         ("--start mean --refresh -1", "refresh is -1"),
         ("--refresh 2", "has no chain"),
         ("--audit 10", "has no option 'audit'"),

@@ -14,7 +14,7 @@ import pytest
 from snippets import PAGES, ROOT, blocks, commands, names, paths, python
 from test_extend import REGISTRIES
 
-from deqcert.cli import group
+from deqcert.cli import group, main
 from deqcert.training import AUGMENTATIONS
 
 
@@ -70,6 +70,27 @@ def test_commands_on_a_page_have_only_options_that_exist(page):
         except click.UsageError as error:
             wrong.append(f"{named(page)}:{line}: deqcert {' '.join(words)}: {error.message}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_commands_of_the_guarantee_run_in_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "guarantee.md").read_text(encoding="utf-8")
+    shown = [words for _, words in commands(page)]
+    assert len(shown) > 5
+    said = []
+    for words in shown:
+        code = main([*words, "--threads=1"] if "--model" in words else words)
+        said.append(capsys.readouterr().out)
+        assert code == 0, words
+    # What the page says that they show.
+    first, again = (
+        [[*line.split("\t")[:5], *line.split("\t")[6:]] for line in file.read_text().splitlines()]
+        for file in (Path("runs", run, "certificates.tsv") for run in ("guarantee", "repeated"))
+    )
+    assert first == again
+    assert "wrong certificates are to be expected" in said[1]
+    assert "no alarm" in said[3]
+    assert sum("UNSOUND" in text for text in said) == 1
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

@@ -30,8 +30,10 @@ from deqcert.models import (
     read_config,
 )
 from deqcert.models.spectral import rounding_constant, spectral_norm_bound
-from deqcert.smoothing import NO_VOTE, Input, Predictor, SmoothingEngine, enclosure
-from deqcert.smoothing.enclosure import Enclosure, proven_votes
+from deqcert.proofs import enclosure
+from deqcert.proofs.enclosure import Enclosure
+from deqcert.smoothing import NO_VOTE, Input, Predictor, SmoothingEngine
+from deqcert.smoothing.proven import proven_votes
 from deqcert.solvers import SOLVERS, StopRule, get_solver
 from deqcert.starts import get_start
 
@@ -67,7 +69,7 @@ def contractive(seed: int, width: int, factor: float, classes: int = 4) -> Contr
 
 def equilibrium(model: ContractiveDEQ, injection: torch.Tensor) -> torch.Tensor:
     """Iterate in float64 until only rounding is left."""
-    exact = enclosure._in_float64(model)
+    exact = enclosure.in_float64(model)
     z = exact.initial_state(injection.double())
     with torch.no_grad():
         for _ in range(math.ceil(math.log(1e-18) / math.log(model.factor()))):
@@ -130,7 +132,7 @@ def exact_cell(model: ContractiveDEQ, z, u) -> list[Fraction]:
 def test_rounding_covers_the_exact_cell_and_readout(seed, size):
     """Fractions: what float64 computes differs from the exact value by less than the bound."""
     model = contractive(seed, 6, 0.9)
-    exact = enclosure._in_float64(model)
+    exact = enclosure.in_float64(model)
     z = size * torch.randn(1, 6, dtype=torch.float64)
     u = size * torch.randn(1, 6).double()
     with torch.no_grad():
@@ -163,7 +165,7 @@ def test_the_equilibrium_is_within_the_bound_of_every_iterate(seed, width, facto
     assert model.factor() <= factor
     u = torch.randn(8, width)
     star = equilibrium(model, u)
-    exact = enclosure._in_float64(model)
+    exact = enclosure.in_float64(model)
     z = 10 * torch.randn(8, width)
     tight = 0.0
     for _ in range(60):
@@ -207,7 +209,7 @@ def near_boundaries(model: ContractiveDEQ, rows: int, classes: int) -> torch.Ten
     u = torch.randn(rows, model.config.width)
     z = equilibrium(model, u)
     with torch.no_grad():
-        top = enclosure._in_float64(model).readout(z).topk(2, dim=1).values
+        top = enclosure.in_float64(model).readout(z).topk(2, dim=1).values
         order = (top[:, 0] - top[:, 1]).argsort()
     return u[order[: rows // 2]]
 
@@ -218,7 +220,7 @@ def test_a_proven_class_is_the_exact_one(seed, solver):
     model = contractive(seed, 12, 0.95)
     u = near_boundaries(model, 400, 4)
     with torch.no_grad():
-        truth = enclosure._in_float64(model).readout(equilibrium(model, u)).argmax(dim=1)
+        truth = enclosure.in_float64(model).readout(equilibrium(model, u)).argmax(dim=1)
     z = 3 * torch.randn(len(u), 12)
     z[::7] = torch.nan  # a lost row begins again
     z[3] = torch.inf

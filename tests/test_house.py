@@ -25,15 +25,17 @@ ROOMS: dict[str, set[str]] = {
     "options": {"errors", "registry", "docstrings"},
     "files": {"errors"},
     "memory": set(),
+    "devices": {"errors"},
     "kernels": ERRORS | {"_native"},
     "data": ERRORS,
     "solvers": ERRORS | {"registry", "options", "kernels"},
     "models": ERRORS | {"kernels", "solvers"},
     "zoo": set(),
 }
-SOLVING = ERRORS | {"kernels", "solvers", "models"}
+SOLVING = ERRORS | {"devices", "kernels", "solvers", "models"}
 ROOMS["starts"] = SOLVING
-ROOMS["smoothing"] = SOLVING | {"starts"}
+ROOMS["proofs"] = SOLVING
+ROOMS["smoothing"] = SOLVING | {"starts", "proofs"}
 ROOMS["certifiers"] = ROOMS["smoothing"] | {"smoothing"}
 ROOMS["runs"] = ROOMS["certifiers"] | {"certifiers", "data"}
 ROOMS["attacks"] = ROOMS["runs"] | {"runs"}

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mutations import mutated
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -377,22 +378,6 @@ def test_a_raw_pickle_of_a_harmless_object_is_no_checkpoint(model: MDEQ, tmp_pat
     path.write_bytes(pickle.dumps(argparse.Namespace(a="x" * 99), protocol=2))
     with pytest.raises(CheckpointError):
         load_model(path, model.config)
-
-
-def mutated(good: bytes, draw: random.Random) -> bytes:
-    """Change, remove or add some bytes, most of them in the first ones, or cut the file off."""
-    bad = bytearray(good)
-    at = draw.randrange(min(len(bad), draw.choice((300, 3000, len(bad)))))
-    kind = draw.choice(("change", "remove", "add", "cut"))
-    if kind == "change":
-        bad[at] = draw.randrange(256)
-    elif kind == "cut":
-        del bad[at:]
-    elif kind == "remove":
-        del bad[at : at + draw.randrange(1, 20)]
-    else:
-        bad[at:at] = draw.randbytes(draw.randrange(1, 20))
-    return bytes(bad)
 
 
 @pytest.mark.parametrize("kind", ["archive", "older", "safetensors"])

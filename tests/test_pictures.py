@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from matplotlib import colors, image
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from deqcert.bench import pictures
-from deqcert.bench.pictures import draw_bench
+from deqcert.bench.pictures import draw_bench, draw_solver_bench
+from deqcert.bench.solvers import SolverBench, Timing
 from deqcert.bench.starts import Bench, Measurement
 from deqcert.report import draw_curves, picture, read_results
 from deqcert.report.attacks import Attacked, draw_attacks
 from deqcert.report.picture import COLOURS, dashes
+from deqcert.training import curve
 
 NAN = float("nan")
 
@@ -149,3 +152,57 @@ def test_any_name_is_shown_as_it_is(
     assert legend is not None
     assert len(legend.get_texts()) == 1
     assert not recwarn.list
+
+
+def timed(solver: str, size: int, ours: float, torchdeq: float, floor: float) -> Timing:
+    return Timing(solver, 8, size, 4, 1, ours, torchdeq, NAN, floor, 3.0, 1e9)
+
+
+def test_solvers_that_cost_the_same_are_all_seen_and_others_have_no_legend(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    rows = [timed(name, d, d / 9, NAN, NAN) for name in ("one", "two") for d in (8, 64, 512)]
+    rows += [timed("three", d, NAN, d / 9, NAN) for d in (8, 64, 512)]
+    rows += [timed("lost", d, NAN, NAN, NAN) for d in (8, 64)]  # nothing was measured
+    rows += [timed("once", 8, 1.0, 1.0, 1.0)]  # no curve
+    rows += [timed("below", d, -1.0, 0.0, NAN) for d in (8, 64)]  # no place on a logarithmic axis
+    path = draw_solver_bench([SolverBench(tuple(rows))], tmp_path / "solvers.png")
+    (legend,) = figures[0].legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["one", "two", "three", "ours", "torchdeq"]
+    (panel,) = figures[0].axes
+    assert len(panel.get_lines()) == 3
+    assert min(pixels(path, colour) for colour in COLOURS[:3]) > 100
+    nothing = SolverBench((timed("once", 8, 1.0, 1.0, 1.0),))
+    draw_solver_bench([nothing], tmp_path / "solvers.png")
+    assert not figures[1].legends
+
+
+def entry(epoch: float, loss: float, **more: float) -> dict[str, float]:
+    return {"epoch": epoch, "loss": loss, "unrolled": 0.0, **more}
+
+
+def test_loss_and_accuracy_of_a_training_are_both_seen_however_few(tmp_path: Path) -> None:
+    """One entry, entries without a look, and a loss that has the course of the accuracy."""
+    alike = [entry(i, i / 9, noisy_accuracy=i / 9) for i in range(10)]
+    few = [entry(1.0, 0.5, noisy_accuracy=0.9)]
+    lost = [entry(1.0, NAN), entry(2.0, 0.5), entry(3.0, 0.5, noisy_accuracy=0.5)]
+    for number, rows in enumerate((alike, few, lost)):
+        path = tmp_path / f"{number}.png"
+        curve.draw(path, rows)
+        seen = image.imread(path)[..., :3]
+        for colour in COLOURS[:2]:
+            assert (np.abs(seen - colors.to_rgb(colour)).max(axis=-1) < 0.02).sum() > 10
+
+
+def test_pictures_can_be_read_400_pixels_wide(tmp_path: Path, figures: list[Figure]) -> None:
+    """Letters of 8 points in a picture of 6.8 inches are then 6.5 pixels high; less is a blur."""
+    rows = [timed(name, d, d / 9, d / 8, d / 7) for name in ("one", "two") for d in (8, 64)]
+    draw_solver_bench([SolverBench(tuple(rows))], tmp_path / "solvers.png")
+    draw_bench(Bench((measured("cold", "1", 1.0, 0.9),), (0.0,), {}, 1.0), tmp_path / "bench.png")
+    assert len(figures) == 2
+    for figure in figures:
+        width = figure.get_size_inches()[0]
+        texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+        assert len(texts) > 3
+        assert min(text.get_fontsize() for text in texts) / 72 * 400 / width > 6.5

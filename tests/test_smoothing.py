@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from torch import Tensor
 from toys import ORIGIN, SIGMA, HalfLine, reference
 
 from deqcert.errors import ConfigError, DataError
@@ -155,6 +156,19 @@ def test_the_callers_grad_mode_is_its_own_between_two_batches(stop, mode):
     assert inside == [False] * 3
 
 
+@pytest.mark.parametrize("solver", SOLVERS.names())
+def test_no_sample_votes_by_a_tolerance_that_nobody_measured(solver):
+    """After one evaluation far from the equilibrium every sample used to vote."""
+    for more in ({}, {"start": "previous"}):
+        with pytest.raises(ConfigError, match=r"tol of 0\.001 cannot be held .* 2 evaluations or"):
+            predictor(solver, stop=StopRule(tol=1e-3, max_nfe=1), **more)
+    once = StopRule(tol=1e-3, max_nfe=1)
+    with pytest.raises(ConfigError, match=r"tol of 0\.001 cannot be held"):
+        predictor(solver, stop=FIXED, start="previous", warmup=once)
+    twice = predictor(solver, stop=StopRule(tol=1e-9, max_nfe=2))
+    assert engine(batch=16).votes(twice, Input(X, 5), 1, 16).counts.sum() == 0
+
+
 @pytest.mark.parametrize("tol", [1e-3, 0.5, 1e3])
 @pytest.mark.parametrize("solver", SOLVERS.names())
 @pytest.mark.parametrize("early", [EarlyStop(0.2), DecidedStop(1.0, 0.1)])
@@ -287,6 +301,28 @@ def test_impossible_engines_predictors_and_inputs_are_refused_in_one_sentence():
         engine().votes(predictor(), Input(X[:, :7], 0), 1, 5)
     with pytest.raises(DataError, match="not finite"):
         engine().votes(predictor(), Input(X * np.nan, 0), 1, 5)
+
+
+class Many(HalfLine):
+    """A model that has this many classes, and may say so."""
+
+    def __init__(self, classes: int, says: bool) -> None:
+        super().__init__(0.9)
+        self.classes, self.num_classes = classes, classes if says else None
+
+    def readout(self, z: Tensor) -> Tensor:
+        return torch.cat([super().readout(z), torch.full((len(z), self.classes - 2), -9.0)], dim=1)
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_more_classes_than_votes_can_name_are_refused(says):
+    def counts(classes: int) -> np.ndarray:
+        engine = SmoothingEngine(Many(classes, says), sigma=SIGMA, batch=10)
+        return engine.votes(reference(), Input(ORIGIN, 0), 0, 10).counts
+
+    assert counts(2**15 - 1).sum() == 10
+    with pytest.raises(ConfigError, match=r"32768 classes.* at most 32767"):
+        counts(2**15)
 
 
 def test_a_convolutional_model_in_one_declared_shape(golden_folder):

@@ -218,7 +218,10 @@ def test_a_remembered_adjoint_saves_evaluations_and_changes_nothing() -> None:
         return found, products
 
     memory = AdjointMemory()
+    assert memory.ended is None
     gradient(context, memory)
+    assert memory.ended is not None
+    assert memory.ended.converged.all()
     near = 2.0 * context + 1e-3
     cold, needed = gradient(1.001 * context, None)
     warm, saved = gradient(1.001 * context, memory)
@@ -231,6 +234,30 @@ def test_a_remembered_adjoint_saves_evaluations_and_changes_nothing() -> None:
     assert memory.start(grad) is grad
     memory.keep(grad, torch.tensor([[1.0], [float("nan")], [3.0]]) * grad)
     assert memory.start(2.0 * grad).tolist() == [[2.0] * 4, [2.0] * 4, [6.0] * 4]
+
+
+def test_an_adjoint_that_does_not_converge_says_so_row_by_row() -> None:
+    # df/dz is 0.5 in the first row and -3 in the second, whose forward solve is still exact.
+    slope = torch.tensor([[0.5], [-3.0]]).double()
+    memory = AdjointMemory()
+    way = Implicit(get_solver("picard"), StopRule(tol=1e-6, max_nfe=40), memory)
+    context = torch.ones(2, 1).double().requires_grad_()
+    z, _ = equilibrium(
+        lambda z, c, s: s * z + c,
+        (1.0 / (1.0 - slope)).clone(),
+        context,
+        slope,
+        solver=get_solver("anderson"),
+        stop=TIGHT,
+        gradient=way,
+    )
+    z.sum().backward()
+    ended = memory.ended
+    assert ended is not None
+    assert ended.converged.tolist() == [True, False]
+    assert ended.residual[1] > 0.1
+    assert context.grad is not None
+    assert context.grad[0].item() == pytest.approx(2.0, abs=1e-4)
 
 
 def test_the_spectral_radius_is_estimated_row_by_row() -> None:

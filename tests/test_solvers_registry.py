@@ -168,6 +168,40 @@ def test_a_gradient_joins_by_name_as_well():
         GRADIENTS.unregister("one-step")
 
 
+@dataclass(frozen=True)
+class Halved:
+    """An unrolling of one's own: every evaluation goes half of the way."""
+
+    name: ClassVar[str] = "halved"
+    solves: ClassVar[bool] = False
+    steps: int = number(8, low=1)
+
+    def solve(self, f, z0, context, solver, stop):
+        z = z0
+        for _ in range(self.steps):
+            z = (z + f(z, *context)) / 2
+        return z, None
+
+
+def test_an_unrolling_from_outside_is_one_like_ours():
+    def f(z, c):
+        return torch.tanh(z) / 2 + c
+
+    GRADIENTS.register("halved", Halved)
+    try:
+        for adjoint in ("halved", "unroll", Halved(12)):
+            start, c = (torch.full((3, 4), 0.1, requires_grad=True) for _ in range(2))
+            found = solve(f, start, c, adjoint=adjoint, stop=StopRule(tol=0, max_nfe=12))
+            assert found.nfe.tolist() == [12] * 3  # as many evaluations as the stop rule says
+            found.z.sum().backward()
+            assert start.grad.abs().min() > 0  # through the start, too
+            with torch.no_grad():
+                again = solve(f, start, c, adjoint=adjoint, stop=StopRule(tol=0, max_nfe=12))
+            torch.testing.assert_close(again.z, found.z)
+    finally:
+        GRADIENTS.unregister("halved")
+
+
 def test_names_are_known_without_torch():
     code = (
         "import sys; from deqcert.solvers import SOLVERS; from deqcert.solvers.gradients import "

@@ -20,7 +20,16 @@ from deqcert.compose import describe_predictor
 from deqcert.errors import CheckpointError, ConfigError, RunError
 from deqcert.models import MDEQ, architecture, file_hash, load_model
 from deqcert.models.zoo import SHIPPED
-from deqcert.smoothing import NO_VOTE, DecidedStop, EarlyStop, Input, Predictor, SmoothingEngine
+from deqcert.smoothing import (
+    NO_VOTE,
+    DecidedStop,
+    EarlyStop,
+    Input,
+    Predictor,
+    SmoothingEngine,
+    Stage,
+    noisy_copies,
+)
 from deqcert.solvers import Anderson, Picard, StopRule, bind
 from deqcert.starts import (
     STARTS,
@@ -395,9 +404,13 @@ def test_what_is_followed_is_what_a_solve_reads_out(digits: Path) -> None:
     data = load_dataset("digits", "train")
     found = follow(model, net, data, sigma=0.25, images=20, steps=3, seed=2)
     rows = np.unique(np.linspace(0, len(data) - 1, 20).round().astype(int))
-    noise = torch.randn((20, 1, 8, 8), generator=torch.Generator().manual_seed(2))
+    first, place = np.zeros(1, dtype=np.int64), {"seed": 2, "stage": Stage.TUNE}
+    noisy = [
+        noisy_copies(torch.from_numpy(x), first, sigma=0.25, index=int(row), **place)
+        for x, row in zip(data.batch(rows), rows, strict=True)
+    ]
     with torch.no_grad():
-        injection = model.inject(torch.from_numpy(data.batch(rows)) + 0.25 * noise)
+        injection = model.inject(torch.cat(noisy))
         for steps in (1, 2, 3):
             stop = StopRule(0, max_nfe=steps)
             solved = Anderson().solve(bind(model.cell, injection), net(injection), stop)

@@ -166,7 +166,7 @@ def test_other_parameters_are_refused(config: TrainConfig, monkeypatch) -> None:
 
 def test_a_full_disk_keeps_what_was_saved(config: TrainConfig, monkeypatch) -> None:
     config.out.mkdir()
-    unfinished = Unfinished(config, {})
+    unfinished = Unfinished(config.out / "model.pth", config, {})
     unfinished.save({"here": 1})
 
     def full(*arguments: object) -> None:

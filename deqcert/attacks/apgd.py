@@ -116,10 +116,8 @@ class APGD(Climb):
 
 
 _CROCE, _SALMAN = "Croce, Hein 2020", "Salman et al. 2019"
-APGD_IMPLICIT = Attack("apgd-implicit", APGD(), Base("implicit"), f"{_CROCE}; Bai et al. 2019")
-APGD_PHANTOM = Attack("apgd-phantom", APGD(), Base("phantom"), f"{_CROCE}; Geng et al. 2021")
-APGD_UNROLL = Attack("apgd-unroll", APGD(), Unrolled(), _CROCE)
-INTERMEDIATE = Attack(
-    "intermediate", APGD(steps=20), Intermediate(), f"Yang, Pang, Liu 2022; {_CROCE}"
-)
-SMOOTHADV_APGD = Attack("smoothadv-apgd", APGD(steps=20), Smoothed(), f"{_SALMAN}; {_CROCE}")
+APGD_IMPLICIT = Attack("apgd-implicit", APGD(), Base("implicit"))
+APGD_PHANTOM = Attack("apgd-phantom", APGD(), Base("phantom"))
+APGD_UNROLL = Attack("apgd-unroll", APGD(), Unrolled())
+INTERMEDIATE = Attack("intermediate", APGD(steps=20), Intermediate())
+SMOOTHADV_APGD = Attack("smoothadv-apgd", APGD(steps=20), Smoothed())

@@ -18,6 +18,7 @@ from deqcert.attacks.target import Target
 from deqcert.errors import ConfigError, DataError
 from deqcert.options import Option, check_options, options_of
 from deqcert.registry import unknown_option
+from deqcert.smoothing.seed import noise_key
 from deqcert.smoothing.stage import Stage
 
 Scores = Callable[[Tensor], Tensor]
@@ -115,13 +116,11 @@ class Attack:
         name: What the registry calls it.
         climb: The search.
         view: What it climbs on.
-        source: Who published it.
     """
 
     name: str
     climb: Climb
     view: View
-    source: str
 
     @property
     def smoothed(self) -> bool:
@@ -196,7 +195,11 @@ class Attack:
         x = x.detach()
         generators = [
             np.random.Generator(
-                np.random.Philox(np.random.SeedSequence([target.seed, i, int(Stage.ATTACK)]))
+                np.random.Philox(
+                    np.random.SeedSequence(
+                        [noise_key(target.seed, i, Stage.ATTACK), i, int(Stage.ATTACK)]
+                    )
+                )
             )
             for i in map(int, indices)
         ]

@@ -116,4 +116,4 @@ class DDN(Climb):
         return torch.where(column(further), far, near)
 
 
-SMOOTHADV_DDN = Attack("smoothadv-ddn", DDN(), Smoothed(), "Salman et al. 2019; Rony et al. 2019")
+SMOOTHADV_DDN = Attack("smoothadv-ddn", DDN(), Smoothed())

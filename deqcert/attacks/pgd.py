@@ -92,7 +92,7 @@ class PGD(Climb):
 
 
 _MADRY, _SALMAN = "Madry et al. 2018", "Salman et al. 2019"
-PGD_IMPLICIT = Attack("pgd-implicit", PGD(), Base("implicit"), f"{_MADRY}; Bai et al. 2019")
-PGD_PHANTOM = Attack("pgd-phantom", PGD(), Base("phantom"), f"{_MADRY}; Geng et al. 2021")
-PGD_UNROLL = Attack("pgd-unroll", PGD(), Unrolled(), _MADRY)
-SMOOTHADV_PGD = Attack("smoothadv-pgd", PGD(), Smoothed(), _SALMAN)
+PGD_IMPLICIT = Attack("pgd-implicit", PGD(), Base("implicit"))
+PGD_PHANTOM = Attack("pgd-phantom", PGD(), Base("phantom"))
+PGD_UNROLL = Attack("pgd-unroll", PGD(), Unrolled())
+SMOOTHADV_PGD = Attack("smoothadv-pgd", PGD(), Smoothed())

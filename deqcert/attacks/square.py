@@ -187,4 +187,4 @@ class Square(Climb):
         )
 
 
-SQUARE = Attack("square", Square(), Smoothed(), "Andriushchenko et al. 2020")
+SQUARE = Attack("square", Square(), Smoothed())

@@ -12,7 +12,7 @@ from deqcert.models.base import ImplicitModel
 from deqcert.models.shaped import ShapedModel
 from deqcert.smoothing import Predictor
 from deqcert.solvers import StopRule
-from deqcert.solvers.gradients import Gradient, Implicit, Unroll, equilibrium
+from deqcert.solvers.gradients import Gradient, Implicit, Unroll, equilibrium, unrolls
 
 LONGEST = 10
 """Evaluations that a solve is unrolled for, or as many as it makes."""
@@ -81,7 +81,7 @@ class Target:
         model = self.model
         injection = model.inject(x)
         alone = ShapedModel(model, len(x))
-        with torch.set_grad_enabled(isinstance(gradient, Unroll) and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(unrolls(gradient) and torch.is_grad_enabled()):
             start = (
                 alone.initial_state(injection)
                 if cold

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deqcert.devices import open_device
 from deqcert.errors import ConfigError
 from deqcert.models import ImplicitModel, form_names, in_form
 
@@ -140,12 +141,7 @@ def bench_forms(
     """
     if rounds < 1 or evaluations < 1:
         raise ConfigError("rounds and evaluations must be whole numbers from 1.")
-    try:
-        images = images.to(device)
-    except (RuntimeError, AssertionError):
-        raise ConfigError(
-            f"device '{device}' cannot be used here; 'cpu' works everywhere."
-        ) from None
+    images = images.to(open_device(device))
     asked = [*(form_names(model) if forms is None else forms)]
     made: dict[str, ImplicitModel] = {}
     seconds, failures = {}, {}

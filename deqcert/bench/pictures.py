@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deqcert.files import write_atomically
 from deqcert.report.picture import COLOURS, dashes, new_figure, plain, save_figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from deqcert.bench.solvers import SolverBench, Timing
     from deqcert.bench.starts import Bench, Measurement
 
@@ -87,6 +89,28 @@ def draw_bench(result: Bench, path: str | Path, *, title: str = "Agreement") -> 
     return save_figure(figure, Path(path))
 
 
+VARIED = {
+    "size": "elements of a state",
+    "rows": "states solved together",
+    "window": "window",
+    "threads": "threads",
+}
+"""What a bench of solvers can vary, and how an axis says it."""
+
+KINDS: dict[str, dict[str, Any]] = {
+    "ours": {"marker": "o", "markersize": 4.0, "linestyle": "-", "linewidth": 1.8},
+    "torchdeq": {"marker": "x", "markersize": 8.0, "linestyle": "--", "linewidth": 1.4},
+    "floor": {
+        "marker": "D",
+        "markersize": 10.0,
+        "markerfacecolor": "none",
+        "linestyle": ":",
+        "linewidth": 1.4,
+    },
+}
+"""Whose time a line shows. Where lines coincide, one marker still lies within the other."""
+
+
 def draw_solver_bench(benches: Sequence[SolverBench], path: str | Path) -> Path:
     """Draw cost against size, batch, window and threads, each where it was varied alone.
 
@@ -97,48 +121,107 @@ def draw_solver_bench(benches: Sequence[SolverBench], path: str | Path) -> Path:
 
     Returns:
         The file written.
-    """
-    import matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    Raises:
+        RunError: It cannot be written.
+    """
+    from matplotlib.lines import Line2D
 
     timings = [timing for bench in benches for timing in bench.timings]
-    axes_names = ("size", "rows", "window", "threads")
-    figure, panels = pyplot.subplots(1, 4, figsize=(16, 3.8), constrained_layout=True)
-    for panel, name in zip(panels, axes_names, strict=True):
-        others = [other for other in axes_names if other != name]
-        for solver in dict.fromkeys(timing.solver for timing in timings):
-            groups: dict[tuple[int, ...], list[Timing]] = {}
-            for timing in timings:
-                if timing.solver == solver:
-                    key = tuple(getattr(timing, other) for other in others)
-                    groups.setdefault(key, []).append(timing)
-            if not groups:
-                continue
-            # The family with the most points, and of those the largest problem.
-            key, line = max(
-                groups.items(),
-                key=lambda item: (len({getattr(t, name) for t in item[1]}), item[0]),
-            )
-            line = sorted(line, key=lambda timing: int(getattr(timing, name)))
-            x = [getattr(timing, name) for timing in line]
-            if len(set(x)) < 2:
-                continue
-            fixed = ", ".join(f"{o} {v}" for o, v in zip(others, key, strict=True))
-            (drawn,) = panel.plot(x, [t.ours for t in line], "o-", label=f"{solver} ({fixed})")
-            panel.plot(x, [t.floor for t in line], ":", color=drawn.get_color())
-            panel.plot(x, [t.torchdeq for t in line], "x--", color=drawn.get_color(), alpha=0.6)
-        varied = sorted({getattr(timing, name) for timing in timings})
-        panel.set(
-            xlabel=name, ylabel="ms per iteration beyond the cell", xscale="log", yscale="log"
+    solvers = list(dict.fromkeys(timing.solver for timing in timings))
+    figure, first = new_figure()
+    first.remove()
+    panels = {name: lines for name in VARIED if (lines := _lines(timings, name))}
+    down, across = max(1, (len(panels) + 1) // 2), min(2, max(1, len(panels)))
+    figure.set_size_inches(6.8, 1.2 + 2.9 * down)
+    grid = figure.subplots(down, across, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.axis("off")
+    for axes, (name, lines) in zip(grid, panels.items(), strict=False):
+        _draw_panel(axes, name, lines, solvers)
+    shown = [line for lines in panels.values() for line in lines]
+    handles = [
+        Line2D([], [], color=_colour(solver, solvers), linewidth=4.0, label=plain(solver))
+        for solver in solvers
+        if any(line.solver == solver for line in shown)
+    ]
+    handles += [
+        Line2D([], [], color="#555555", label=kind, **style)
+        for kind, style in KINDS.items()
+        if any(line.kind == kind for line in shown)
+    ]
+    if handles:
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=11
         )
-        panel.set_xticks(varied, [str(value) for value in varied])
-        panel.minorticks_off()
-        if panel.get_legend_handles_labels()[0]:
-            panel.legend(fontsize=6, frameon=False)
-    figure.suptitle("solid: ours; dotted: floor at copy bandwidth; dashed: torchdeq", fontsize=9)
-    target = Path(path)
-    write_atomically(target, lambda file: figure.savefig(file, format=target.suffix[1:], dpi=110))
-    pyplot.close(figure)
-    return target
+        figure.supylabel("ms per iteration beyond the cell", fontsize=12)
+        figure.suptitle("floor: what is read and written, at copy bandwidth", fontsize=11)
+    else:
+        grid[0].text(0.5, 0.5, "nothing was varied, so there is no curve", ha="center")
+    return save_figure(figure, Path(path))
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line of a panel: whose time it is, and what was held fixed, with two points or more."""
+
+    solver: str
+    kind: str
+    fixed: tuple[tuple[str, int], ...]
+    points: dict[int, float]
+
+
+def _lines(timings: Sequence[Timing], name: str) -> list[_Line]:
+    """Return the lines of what was varied; those without two points that can be seen left out."""
+    found: list[_Line] = []
+    others = [other for other in VARIED if other != name]
+    for solver in dict.fromkeys(timing.solver for timing in timings):
+        groups: dict[tuple[int, ...], list[Timing]] = {}
+        for timing in timings:
+            if timing.solver == solver:
+                key = tuple(getattr(timing, other) for other in others)
+                groups.setdefault(key, []).append(timing)
+        # The family with the most points, and of those the largest problem.
+        key, family = max(
+            groups.items(), key=lambda item: (len({getattr(t, name) for t in item[1]}), item[0])
+        )
+        for kind in KINDS:
+            points = {getattr(t, name): getattr(t, kind) for t in family}
+            seen = {x: y for x, y in sorted(points.items()) if math.isfinite(y) and y > 0}
+            if len(seen) > 1:
+                found.append(_Line(solver, kind, tuple(zip(others, key, strict=True)), seen))
+    return found
+
+
+def _draw_panel(axes: Axes, name: str, lines: Sequence[_Line], solvers: Sequence[str]) -> None:
+    varied = sorted({x for line in lines for x in line.points})
+    logs = [math.log(y) for line in lines for y in line.points.values()]
+    span = max(max(logs) - min(logs), 1e-9)
+    heights = [
+        np.array([100 * math.log(line.points.get(x, math.nan)) / span for x in varied])
+        for line in lines
+    ]
+    for line, dash in zip(lines, dashes(heights), strict=True):
+        style = KINDS[line.kind] | ({} if dash is None else {"linestyle": dash})
+        axes.plot(
+            list(line.points),
+            list(line.points.values()),
+            color=_colour(line.solver, solvers),
+            **style,
+        )
+    held: dict[str, set[int]] = {}
+    for line in lines:
+        for other, value in line.fixed:
+            held.setdefault(other, set()).add(value)
+    said = (f"{other} {' or '.join(map(str, sorted(values)))}" for other, values in held.items())
+    axes.set_title(", ".join(said), fontsize=9)
+    axes.set(xscale="log", yscale="log")
+    axes.set_xlabel(VARIED[name], fontsize=11)
+    axes.set_xticks(varied, [str(value) for value in varied])
+    axes.minorticks_off()
+    axes.tick_params(labelsize=11)
+    axes.grid(True, color="#dddddd", linewidth=0.6)
+
+
+def _colour(solver: str, solvers: Sequence[str]) -> str:
+    return COLOURS[solvers.index(solver) % len(COLOURS)]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from deqcert import kernels
+from deqcert.devices import open_device
 from deqcert.errors import ConfigError
 from deqcert.memory import keep_freed_memory, peak_memory
 from deqcert.solvers import SOLVERS, StopRule, bind, get_solver
@@ -185,6 +186,7 @@ def bench_solvers(
         raise ConfigError(f"dtype is {dtype!r}, but what can be measured is {', '.join(DTYPES)}")
     if iterations < 4 or rounds < 1 or min(*sizes, *batches, window) < 1:
         raise ConfigError("iterations must be at least 4, everything else at least 1")
+    open_device(device)
     keep_freed_memory()
     timings = []
     for size in sizes:

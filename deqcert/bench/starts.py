@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from deqcert import kernels
 from deqcert.certifiers import default_method, make_certifier
+from deqcert.certifiers.bounds import write_radius
 from deqcert.certifiers.metrics import average_certified_radius, certified_accuracy
 from deqcert.errors import ConfigError
 from deqcert.models import ImplicitModel
@@ -150,7 +151,7 @@ class Bench:
                 *([f"{100 * row.silent:.1f}"] if silent else []),
                 _cell(100 * row.accuracy, ".1f"),
                 *(f"{100 * value:.1f}" for value in row.certified),
-                f"{row.acr:.3f}",
+                write_radius(row.acr, 3),
                 "baseline" if row.baseline else "",
             ]
             for row in self.rows
@@ -298,7 +299,7 @@ def bench(
     device: str = "cpu",
     tell: Callable[[Measurement], None] | None = None,
 ) -> Bench:
-    """Measure every setting on the same noisy copies.
+    """Measure every setting on the same noisy copies, which no certificate of a run ever sees.
 
     Args:
         model: Any model of the protocol.
@@ -327,7 +328,15 @@ def bench(
     """
     if not images or not settings:
         raise ConfigError("there is nothing to measure; give at least one image and one depth")
-    engine = SmoothingEngine(model, sigma=sigma, seed=seed, batch=batch, shape=shape, device=device)
+    engine = SmoothingEngine(
+        model,
+        sigma=sigma,
+        seed=seed,
+        batch=batch,
+        shape=shape,
+        device=device,
+        base_stage=Stage.BENCH,
+    )
     observer = _Observer(engine)
     pool = {"n0": n0, "n": n, "alpha": alpha, "reference": auditor, "audit": audit}
     certifiers = [

@@ -79,6 +79,10 @@ class AgreementAudit:
         twice = self.classifier.spent(stop.max_nfe, 1) + self.converged.stop.max_nfe
         return min(1.0, self.budget * self.classifier.spent(least, 1) / twice)
 
+    def draw_by(self, seed: int) -> None:
+        """Take the seed of the run that is audited, which a secret one has only once it is open."""
+        self.engine.seed = self.converging.seed = seed
+
     def samples(self, index: int, drawn: int) -> NDArray[np.int64]:
         """Choose the samples of an image: a function of the seed, the index and ``drawn`` alone.
 
@@ -90,7 +94,7 @@ class AgreementAudit:
             Different numbers below ``drawn`` in increasing order; as many as ``share`` of them,
             rounded up or down at random so that it is right on average.
         """
-        random = audit_generator(seed=self.engine.seed, index=index, stage=Stage.AGREEMENT)
+        random = audit_generator(self.engine, index, Stage.AGREEMENT)
         size = min(drawn, math.floor(self.share * drawn + random.random()))
         return np.sort(random.choice(drawn, size=size, replace=False))
 

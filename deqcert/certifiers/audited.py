@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from deqcert.certifiers.smoothed import SmoothingCertifier
+from deqcert.certifiers.smoothed import INDEPENDENCE, SmoothingCertifier
 from deqcert.errors import ConfigError
 from deqcert.options import number
+from deqcert.smoothing.seed import noise_key
 from deqcert.smoothing.stage import Stage
 
 if TYPE_CHECKING:
-    from deqcert.smoothing import Predictor
+    from deqcert.smoothing import Predictor, SmoothingEngine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,36 +73,39 @@ class Audited(SmoothingCertifier):
         """Say what the certificate is about."""
         return (
             f"holds for {self.about()}, smoothed: {self.reference.describe()}; votes cast by: "
-            f"{self.predictor.describe()}"
+            f"{self.predictor.describe()}{INDEPENDENCE}"
         )
 
 
 def audit_subset(
-    candidates: NDArray[np.int64], size: int, *, seed: int, index: int
+    candidates: NDArray[np.int64], size: int, engine: SmoothingEngine, index: int
 ) -> NDArray[np.int64]:
     """Draw a uniformly random subset with a random stream used for nothing else.
 
     Args:
         candidates: Indices to draw from, shape (N,).
         size: Members wanted; all candidates where there are not more.
-        seed: Seed of the run.
+        engine: The engine, for its seed and its stages.
         index: Index of the input.
 
     Returns:
         The drawn indices in increasing order, shape (min(size, N),).
     """
     size = min(size, len(candidates))
-    chosen = audit_generator(seed=seed, index=index).choice(candidates, size=size, replace=False)
+    chosen = audit_generator(engine, index).choice(candidates, size=size, replace=False)
     return np.sort(chosen)
 
 
-def audit_generator(*, seed: int, index: int, stage: Stage = Stage.AUDIT) -> np.random.Generator:
+def audit_generator(
+    engine: SmoothingEngine, index: int, stage: int = Stage.AUDIT
+) -> np.random.Generator:
     """Return the random stream that chooses what is audited of an image, and nothing else.
 
     Args:
-        seed: Seed of the run.
+        engine: The engine, for its seed and its stages.
         index: Index of the input.
         stage: Which audit it is for; different ones share no random number.
     """
-    stream = np.random.SeedSequence([seed, index, int(stage)])
+    place = engine.base_stage + int(stage)
+    stream = np.random.SeedSequence([noise_key(engine.seed, index, place), index, place])
     return np.random.Generator(np.random.Philox(stream))

@@ -46,7 +46,7 @@ class Certifier(ABC, Generic[T]):
     record: ClassVar[type[Any] | None] = None
 
     @abstractmethod
-    def certify(self, subject: T, input: Input) -> Certificate:
+    def certify(self, subject: T, input: Input, /) -> Certificate:
         """Certify one input.
 
         Args:
@@ -58,7 +58,7 @@ class Certifier(ABC, Generic[T]):
             DataError: If the input does not fit the model.
         """
 
-    def check(self, subject: T) -> None:
+    def check(self, subject: T, /) -> None:
         """Refuse a model or noise that cannot serve, before the first solve; here none.
 
         Args:

@@ -18,6 +18,13 @@ from deqcert.errors import ConfigError
 RADIUS_DECIMALS = 6
 """Decimals of a printed or stored radius; further ones are cut off, never rounded up."""
 
+SHAVE = 1e-9
+"""Share of every lower confidence bound that is given away, far more than SciPy's quantiles of the
+Beta distribution were ever seen to be off."""
+
+SLACK = 1e-7
+"""Share of alpha by which a hypergeometric probability may be off without a bound being unsafe."""
+
 
 def lower_confidence_bound(successes: int, n: int, alpha: float) -> float:
     """Bound a success probability from below, given successes among n independent trials.
@@ -28,7 +35,7 @@ def lower_confidence_bound(successes: int, n: int, alpha: float) -> float:
         alpha: Failure probability, in (0, 1).
 
     Returns:
-        The alpha-quantile of Beta(successes, n - successes + 1); 0 without successes.
+        The alpha-quantile of Beta(successes, n - successes + 1), rounded down; 0 without successes.
 
     Raises:
         ConfigError: If a number is out of range or a count is not an integer.
@@ -44,7 +51,23 @@ def lower_confidence_bound(successes: int, n: int, alpha: float) -> float:
         raise ConfigError(f"{successes} successes of {n} trials are impossible.")
     if successes == 0:
         return 0.0
-    return float(scipy.stats.beta.ppf(alpha, successes, n - successes + 1))
+    return float(beta_quantiles(alpha, successes, n - successes + 1))
+
+
+def beta_quantiles(alpha: float, first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
+    """Return alpha-quantiles of Beta distributions, rounded down by a billionth.
+
+    Args:
+        alpha: In (0, 1).
+        first: First parameter, above 0.
+        second: Second parameter, above 0.
+
+    Returns:
+        Never more than the quantiles, in the parameters' common shape; 0, which certifies nothing,
+        where SciPy finds none.
+    """
+    found = (1.0 - SHAVE) * scipy.stats.beta.ppf(alpha, first, second)
+    return np.where(found > 0.0, found, 0.0)
 
 
 def confidence_interval(successes: int, n: int, alpha: float) -> tuple[float, float]:
@@ -94,13 +117,14 @@ def disagreements_upper_bound(found: int, audited: int, population: int, alpha: 
     if not 0 <= found <= audited <= population:
         raise ConfigError(f"{found} found among {audited} audited of {population} is impossible.")
     least, most = found, population - (audited - found)
-    # The probability falls as D grows; the relative slack keeps SciPy's rounding on the safe side.
+    # The probability falls as D grows. A number that SciPy cannot evaluate is not ruled out.
     while least < most:
         middle = (least + most + 1) // 2
-        if scipy.stats.hypergeom.cdf(found, population, middle, audited) > alpha * (1.0 - 1e-9):
-            least = middle
-        else:
+        chance = scipy.stats.hypergeom.cdf(found, population, middle, audited)
+        if chance <= alpha * (1.0 - SLACK):
             most = middle - 1
+        else:
+            least = middle
     return least
 
 
@@ -112,7 +136,9 @@ def certified_radius(p_lower: float, sigma: float) -> float:
         sigma: Standard deviation of the noise, in input units ([0, 1] pixels), above 0.
 
     Returns:
-        sigma * Phi^-1(p_lower), rounded down to 6 decimals; 0 where p_lower is at most 1/2.
+        sigma * Phi^-1(p_lower), rounded down to 6 decimals; 0 where p_lower is at most 1/2, or is
+        no number. Noise is scaled in float32, so sigma here is what is given or the float32 that
+        is nearest to it, whichever is smaller.
 
     **Source:** J. Cohen, E. Rosenfeld, J. Z. Kolter (2019), theorem 1.
     """
@@ -122,9 +148,11 @@ def certified_radius(p_lower: float, sigma: float) -> float:
 def certified_radii(p_lower: ArrayLike, sigma: float) -> NDArray[np.float64]:
     """Return :func:`certified_radius` of an array of bounds, in its shape."""
     p = np.asarray(p_lower, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        least = min(sigma, float(np.float32(sigma)))
     # SciPy's quantile and the products are off by less than this: what is cut below is no more
     # than the exact radius.
-    radii = sigma * scipy.special.ndtri(np.maximum(p, 0.5)) * (1.0 - 2.0**-49)
+    radii = least * scipy.special.ndtri(np.where(p > 0.5, p, 0.5)) * (1.0 - 2.0**-49)
     return round_down(radii)
 
 

@@ -26,7 +26,8 @@ class NoiseDetails:
 
     Attributes:
         p_lower: Lower bound of the probability of the class under the noise.
-        sigma: Standard deviation of the noise, in input units ([0, 1] pixels).
+        sigma: Standard deviation of the noise, in input units ([0, 1] pixels), as asked for; the
+            radius goes by the float32 nearest to it where that is smaller.
         n0: Noisy samples that chose the class.
         n: Noisy samples that bounded its probability; with a goal, as many as were drawn.
         votes: Samples among n that voted for the class.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from deqcert.certifiers.bounds import lower_confidence_bound
 from deqcert.certifiers.certificate import Certificate
-from deqcert.certifiers.smoothed import SmoothingCertifier
+from deqcert.certifiers.smoothed import INDEPENDENCE, SmoothingCertifier
 from deqcert.options import number
 from deqcert.smoothing.naming import EXACT
 from deqcert.smoothing.stage import Stage
@@ -67,7 +67,7 @@ class Enclosed(SmoothingCertifier):
         Raises:
             ConfigError: If it is such a model.
         """
-        from deqcert.smoothing.enclosure import Enclosure
+        from deqcert.proofs.enclosure import Enclosure
 
         Enclosure(engine.raw)
 
@@ -78,7 +78,8 @@ class Enclosed(SmoothingCertifier):
             ConfigError: If the model offers no bounds, or is not proven to have an equilibrium.
             DataError: If the input does not fit the model.
         """
-        from deqcert.smoothing.enclosure import Enclosure, proven_votes
+        from deqcert.proofs.enclosure import Enclosure
+        from deqcert.smoothing.proven import proven_votes
 
         vote = functools.partial(
             proven_votes, engine, Enclosure(engine.raw), self.predictor, input, depth=self.depth
@@ -97,5 +98,5 @@ class Enclosed(SmoothingCertifier):
         return (
             f"holds for {self.about()} (infinitely many iterations in exact arithmetic on the "
             "stored weights), smoothed; proofs begin at: "
-            f"{self.predictor.describe()}, and take at most {self.depth} evaluations"
+            f"{self.predictor.describe()}, and take at most {self.depth} evaluations{INDEPENDENCE}"
         )

@@ -20,6 +20,7 @@ CERTIFIERS: Registry[type[Certifier[Any]]] = Registry(
         "standard": "deqcert.certifiers.standard:Standard",
         "independent": "deqcert.certifiers.independent:Independent",
         "enclosed": "deqcert.certifiers.enclosed:Enclosed",
+        "lipschitz": "deqcert.certifiers.lipschitz:Lipschitz",
         "serialized": "deqcert.certifiers.serialized:Serialized",
         "serialized-strata": "deqcert.certifiers.strata:SerializedStrata",
         "serialized-paper": "deqcert.certifiers.serialized_paper:SerializedPaper",

@@ -10,7 +10,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
-from deqcert.certifiers.bounds import certified_radii
+from deqcert.certifiers.bounds import beta_quantiles, certified_radii
 from deqcert.certifiers.sequences import lower_sequences
 
 GROWTH = 1 / 8
@@ -78,7 +78,7 @@ class Sampling:
 
     def _last(self, votes: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the Clopper-Pearson bound of n samples; 0 without votes."""
-        bound = scipy.stats.beta.ppf(self.alpha / 2, np.maximum(votes, 1), self.n - votes + 1)
+        bound = beta_quantiles(self.alpha / 2, np.maximum(votes, 1), self.n - votes + 1)
         return np.where(votes > 0, bound, 0.0)
 
 

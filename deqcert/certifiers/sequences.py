@@ -144,7 +144,8 @@ def disagreements_upper_sequence(found: int, audited: int, population: int, alph
     mixed = np.logaddexp.accumulate(likelihood + weights[tested])[:-1]
     mass = np.logaddexp.accumulate(weights)[tested[1:] - 1]
     evidence = mixed - mass - likelihood[1:]
-    kept = np.flatnonzero(evidence < np.log(1.0 / alpha) + SLACK)
+    # Written so that evidence that is not a number rules nothing out.
+    kept = np.flatnonzero(~(evidence >= np.log(1.0 / alpha) + SLACK))
     return int(tested[kept[-1] + 1]) if kept.size else int(tested[0])
 
 

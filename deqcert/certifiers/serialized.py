@@ -63,7 +63,7 @@ class Serialized(Audited):
         if votes == 0 or not self.bound(votes, min(self.audit, votes), 0) > 0.5:
             p_lower = lower_confidence_bound(0, self.n, self.alpha)
             return self.certificate(engine, guess, p_lower, (selection, estimate), votes=votes)
-        chosen = audit_subset(voters, self.audit, seed=engine.seed, index=input.index)
+        chosen = audit_subset(voters, self.audit, engine, input.index)
         audit = engine.classify(self.reference, input, Stage.ESTIMATE, chosen)
         disagreements = int(np.sum(audit.predictions != guess))
         return self.certificate(

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import scipy
 from numpy.typing import NDArray
 
 from deqcert.certifiers.audited import Audited, audit_subset
-from deqcert.certifiers.bounds import lower_confidence_bound
+from deqcert.certifiers.bounds import beta_quantiles, lower_confidence_bound
 from deqcert.certifiers.certificate import Certificate
 from deqcert.smoothing.stage import Stage
 
@@ -53,7 +52,7 @@ class SerializedPaper(Audited):
         kept = lower_confidence_bound(agreeing, voting, self.alpha / 2) * votes
         if kept <= 0:
             return 0.0
-        return float(scipy.stats.beta.ppf(self.alpha / 2, kept, self.n - kept + 1))
+        return float(beta_quantiles(self.alpha / 2, kept, self.n - kept + 1))
 
     def certify(self, engine: SmoothingEngine, input: Input) -> Certificate:
         """Certify one input; see :meth:`Certifier.certify`."""
@@ -80,7 +79,7 @@ class SerializedPaper(Audited):
 
     def audited_samples(self, engine: SmoothingEngine, input: Input) -> NDArray[np.int64]:
         """Return which samples are audited, shape (audit,): a random part of all of them."""
-        return audit_subset(np.arange(self.n), self.audit, seed=engine.seed, index=input.index)
+        return audit_subset(np.arange(self.n), self.audit, engine, input.index)
 
     def rated_class(self, guess: int, cast: NDArray[np.int16]) -> int:
         """Return the class whose rate of wrong votes is taken: the one that is certified."""

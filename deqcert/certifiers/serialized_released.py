@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import scipy
 from numpy.typing import NDArray
 
-from deqcert.certifiers.bounds import lower_confidence_bound
+from deqcert.certifiers.bounds import beta_quantiles, lower_confidence_bound
 from deqcert.certifiers.serialized_paper import SerializedPaper
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class SerializedReleased(SerializedPaper):
         if kept == 0:
             return 0.0
         counted, drawn = kept * votes, kept * self.n
-        return float(scipy.stats.beta.ppf(self.alpha / 2, counted, drawn - counted + 1))
+        return float(beta_quantiles(self.alpha / 2, counted, drawn - counted + 1))
 
     def audited_samples(self, engine: SmoothingEngine, input: Input) -> NDArray[np.int64]:
         """Return which samples are audited: the head of the chain."""

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from deqcert.smoothing import Input, Predictor, SmoothingEngine, Votes
 
 
+INDEPENDENCE = "; the input and the model do not depend on the noise's seed"
+"""What every certificate from noise assumes: whoever knows the seed can choose lucky inputs."""
+
+
 @dataclass(frozen=True)
 class SmoothingCertifier(Certifier["SmoothingEngine"]):
     """Certify from votes for noisy copies of an input.
@@ -104,13 +108,15 @@ class SmoothingCertifier(Certifier["SmoothingEngine"]):
         Args:
             engine: Where the votes come from.
             guess: The class that was selected, or None.
-            p_lower: Lower bound of its probability under the noise.
+            p_lower: Lower bound of its probability under the noise; what is no number counts as 0.
             spent: All votes, for what they cost.
             n: Samples drawn, where they are fewer than asked for.
             votes: Samples among n that voted for the class.
             audited: Samples solved again by the reference.
             disagreements: Those of them whose class changed.
         """
+        if not p_lower >= 0.0:
+            p_lower = 0.0
         return Certificate(
             prediction=guess if p_lower > 0.5 else None,
             radius=certified_radius(p_lower, engine.sigma),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from deqcert.certifiers.bounds import lower_confidence_bound
 from deqcert.certifiers.certificate import Certificate
-from deqcert.certifiers.smoothed import SmoothingCertifier
+from deqcert.certifiers.smoothed import INDEPENDENCE, SmoothingCertifier
 from deqcert.errors import ConfigError
 from deqcert.smoothing.stage import Stage
 
@@ -60,4 +60,5 @@ class Standard(SmoothingCertifier):
 
     def assumptions(self) -> str:
         """Say what the certificate is about."""
-        return f"holds for {self.about()}, smoothed: {self.predictor.describe()}"
+        about = f"holds for {self.about()}, smoothed: {self.predictor.describe()}"
+        return about + INDEPENDENCE

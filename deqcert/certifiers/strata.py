@@ -80,7 +80,7 @@ class SerializedStrata(Audited, UntilSettled):
         found = Audit(self.n, self.audit, self.alpha, self.goal).run(
             len(voters),
             judge,
-            audit_generator(seed=engine.seed, index=input.index),
+            audit_generator(engine, input.index),
             sigma=engine.sigma,
             batch=engine.batch,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -120,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def refuse(message: str) -> int:
     """Print one sentence on standard error and return exit code 2."""
     sentence = " ".join(message.split())
+    sentence = re.sub(r"\S{300,}", lambda found: f"{found[0][:100]}...{found[0][-20:]}", sentence)
     if not sentence.endswith((".", "?", "!")):
         sentence += "."
     print(f"deqcert: {sentence}", file=sys.stderr)

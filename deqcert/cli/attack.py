@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ import click
 
 from deqcert.api import SmoothedClassifier, parse_images
 from deqcert.attacks import ATTACKS
-from deqcert.certifiers.bounds import write_down
-from deqcert.cli.fields import options_from, renamed
+from deqcert.certifiers.bounds import write_radius
+from deqcert.cli.fields import FILLED, options_from, renamed
 from deqcert.cli.options import parse_radii, quiet_option, radii_option
 from deqcert.errors import ConfigError, Interrupted, RunError
 from deqcert.options import number, parse_pairs
@@ -47,7 +48,7 @@ class Attacking:
 
 
 @click.command(short_help="Attack certified images; a break inside a radius is an alarm.")
-@click.argument("run", metavar="RUN")
+@click.argument("run", type=FILLED, metavar="RUN")
 @click.option(
     "--attack",
     "attacks",
@@ -64,12 +65,20 @@ class Attacking:
     help="Which of the run's images, by their place in the run, counted from 0.",
 )
 @options_from(Attacking)
-@click.option("--model", metavar="FILE", help="The checkpoint, if it is elsewhere now.")
-@click.option("--model-config", metavar="FILE", help="Its configuration, if it is elsewhere now.")
-@renamed("config", "model_config")
-@click.option("--data", metavar="SPEC", help="The images, if they are elsewhere now.")
-@click.option("--start", metavar="learned:FILE", help="A learned start, if it is elsewhere now.")
-@click.option("--out", metavar="DIR", help="Folder of the attacks; default: RUN-attacks.")
+@click.option(
+    "--model", type=FILLED, metavar="FILE", help="The checkpoint, if it is elsewhere now."
+)
+@click.option(
+    "--model-config", type=FILLED, metavar="FILE", help="Its configuration, if it is elsewhere now."
+)
+@renamed("config", "model_config", FILLED)
+@click.option("--data", type=FILLED, metavar="SPEC", help="The images, if they are elsewhere now.")
+@click.option(
+    "--start", type=FILLED, metavar="learned:FILE", help="A learned start, if it is elsewhere now."
+)
+@click.option(
+    "--out", type=FILLED, metavar="DIR", help="Folder of the attacks; default: RUN-attacks."
+)
 @radii_option
 @quiet_option("alarms and the table")
 def command(
@@ -102,6 +111,11 @@ def command(
     from deqcert.starts import make_start
 
     asked_radii = parse_radii(radii)
+    if out is not None and os.path.realpath(out) == os.path.realpath(run):
+        raise ConfigError(
+            f"--out {out} is the run itself; give another folder, or leave --out out for "
+            f"{run}-attacks"
+        )
     chosen = [parse_attack(text) for text in attacks or ATTACKS.names()]
     folder = Path(run)
     manifest = Manifest.read(folder)
@@ -229,7 +243,7 @@ def _progress(outcome: Outcome, made: Run) -> None:
         found = f"another class from {norms[nearest]:.3f} on ({nearest.partition(':')[2]})"
     print(
         f"image {outcome.idx} ({made.done} of {len(made.images)}): class {outcome.answer}, label "
-        f"{outcome.label}, certified within {write_down(outcome.radius, 3)}; {found}",
+        f"{outcome.label}, certified within {write_radius(outcome.radius, 3)}; {found}",
         file=sys.stderr,
         flush=True,
     )

@@ -12,7 +12,7 @@ import click
 
 from deqcert.api import SmoothedClassifier
 from deqcert.cli.benches import Benches
-from deqcert.cli.fields import options_from
+from deqcert.cli.fields import FILLED, options_from
 from deqcert.cli.options import (
     json_option,
     parse_numbers,
@@ -110,7 +110,10 @@ class Measuring:
 @options_from(Measuring)
 @click.option("--radii", metavar="R,R,...", help="Of certified accuracy; default: 0 and sigma.")
 @click.option(
-    "--picture", metavar="FILE", help="Draw evaluations against agreement into a .png, .pdf, .svg."
+    "--picture",
+    type=FILLED,
+    metavar="FILE",
+    help="Draw evaluations against agreement into a .png, .pdf, .svg.",
 )
 @json_option
 @quiet_option()
@@ -177,7 +180,7 @@ def starts_command(
         alpha=sizes.alpha,
         audit=max(1, sizes.n // 2) if sizes.audit is None else sizes.audit,
         radii=asked_radii,
-        seed=smooth.seed,
+        seed=smooth.engine.seed,
         batch=smooth.batch,
         shape=smooth.shape,
         device=smooth.device,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import click
 
-from deqcert.cli.fields import options_from, renamed
+from deqcert.cli.fields import FILLED, options_from, renamed
 from deqcert.cli.options import json_option, model_options
 from deqcert.options import number
 from deqcert.settings import Machine
@@ -31,7 +31,7 @@ class Timing:
 
 @click.command(short_help="Time of a model in each of its forms; the fastest is kept for --form.")
 @model_options
-@renamed("config", "model_config")
+@renamed("config", "model_config", FILLED)
 @options_from(Timing)
 @options_from(Machine, only=("device", "threads"))
 @json_option

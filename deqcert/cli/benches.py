@@ -23,7 +23,7 @@ class Benches(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the default command's name where none is given."""
-        if not args or args[0] not in MORE:
+        if not args or args[0] not in (self.default.name, *MORE):
             args = [str(self.default.name), *args]
         return super().parse_args(ctx, args)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from deqcert.api import SmoothedClassifier
 from deqcert.certifiers import CERTIFIERS
+from deqcert.cli.fields import FILLED
 from deqcert.cli.options import parse_radii, quiet_option, radii_option, say, settings_options
-from deqcert.errors import DeqcertError
+from deqcert.data import LOADERS
+from deqcert.errors import ConfigError, DeqcertError
 
 
 class WithMethods(click.Command):
@@ -28,11 +31,35 @@ def _summary(name: str) -> str:
         return str(error)
 
 
+def _refuse_two_alphas(context: click.Context) -> None:
+    given = context.get_parameter_source("alpha") is ParameterSource.COMMANDLINE
+    if given and context.params["alpha_total"] is not None:
+        raise ConfigError("--alpha and --alpha-total are two ways to say one thing; give one")
+
+
+def _seed_advice(context: click.Context, smooth: SmoothedClassifier, data: str) -> str | None:
+    """Propose a secret seed for images that anybody may have chosen; None where it was thought of.
+
+    Published images were there before the seed, and a public seed lets everybody repeat a run.
+    """
+    name = data.partition(":")[0]
+    if context.get_parameter_source("seed") is not ParameterSource.DEFAULT:
+        return None
+    if not smooth.certifier.noise or name not in LOADERS or LOADERS.get(name).published:
+        return None
+    return (
+        "certificates hold for images that do not depend on the seed; if whoever chose these may "
+        "have known it, give --seed random"
+    )
+
+
 @click.command(
     cls=WithMethods, short_help="Certify images; started again, it goes on where it stopped."
 )
 @settings_options(data=":")
-@click.option("--out", metavar="DIR", help="The run folder; default: runs/MODEL-METHOD-sigmaS.")
+@click.option(
+    "--out", type=FILLED, metavar="DIR", help="The run folder; default: runs/MODEL-METHOD-sigmaS."
+)
 @radii_option
 @quiet_option()
 def command(
@@ -54,6 +81,7 @@ def command(
     from deqcert.report import table
 
     asked = parse_radii(radii)
+    _refuse_two_alphas(click.get_current_context())
     smooth = SmoothedClassifier(**settings)
     results = smooth.certify_dataset(
         data,
@@ -63,6 +91,7 @@ def command(
         radii=asked,
         progress=not quiet,
         note=say,
+        advice=_seed_advice(click.get_current_context(), smooth, data),
     )
     folder = smooth.folder(out)
     print(table([results], asked or smooth.goal_radii).text())

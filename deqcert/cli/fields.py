@@ -63,6 +63,26 @@ class FieldType(click.ParamType):  # type: ignore[type-arg]  # generic in late v
         return self.option.metavar == "DIR"
 
 
+class Filled(click.ParamType):  # type: ignore[type-arg]  # generic in late versions only
+    """Any text, such as the name of a file, but none that is empty: a variable that was not set."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the text as it is.
+
+        Raises:
+            ConfigError: If it is empty.
+        """
+        if value == "":
+            called = "the name" if param is None else param.opts[0]
+            raise ConfigError(f"{called} is empty; give a name, or leave the option out.")
+        return value
+
+
+FILLED = Filled()
+
+
 def options_from(
     kind: type[Any],
     *,
@@ -137,7 +157,7 @@ def _option(option: Option, called: str) -> Decorator:
         shown = option.default
         notes.append(f"default: {shown:g}" if isinstance(shown, float) else f"default: {shown}")
     if option.bounds():
-        notes.append(option.bounds())
+        notes.append(" or ".join((option.bounds(), *option.also)))
     # A default of None would count as given.
     default = {"required": True} if option.required else {"default": option.default}
     return click.option(

@@ -11,9 +11,11 @@ from typing import Any
 import click
 
 from deqcert.api import SmoothedClassifier
-from deqcert.cli.fields import Decorator, options_from
+from deqcert.cli.fields import FILLED, Decorator, options_from
 from deqcert.errors import ConfigError
-from deqcert.options import options_of, parse_number, split_pairs
+from deqcert.files import read_regular
+from deqcert.models.reading import parse_yaml
+from deqcert.options import LARGEST_SIZE, LARGEST_WHOLE, Option, options_of, split_pairs
 from deqcert.presets import PRESETS
 from deqcert.registry import nearest
 from deqcert.settings import Data
@@ -118,11 +120,11 @@ def read_settings(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        content = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+        text = read_regular(path).decode("utf-8-sig")
+        content = tomllib.loads(text) if path.suffix == ".toml" else parse_yaml(text)
     except OSError as error:
         raise ConfigError(f"cannot read {path} ({error.strerror}); give another --config") from None
-    except (UnicodeDecodeError, yaml.YAMLError, tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, yaml.YAMLError, RecursionError):  # ValueError: TOML's, encodings', dates'
         raise ConfigError(
             f"{path} is neither YAML nor TOML; write one setting per line, as in n: 10000"
         ) from None
@@ -152,11 +154,13 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command a checkpoint and its configuration."""
     configuration = click.option(
         "--model-config",
+        type=FILLED,
         metavar="FILE",
         help="The checkpoint's YAML configuration; default: the .yaml beside it.",
     )
     checkpoint = click.option(
         "--model",
+        type=FILLED,
         default="digits",
         show_default=True,
         metavar="NAME|FILE",
@@ -179,6 +183,7 @@ def quiet_option(printed: str = "the table") -> Decorator:
 _SETTINGS: tuple[Decorator, ...] = (
     click.option(
         "--config",
+        type=FILLED,
         is_eager=True,
         expose_value=False,
         callback=_take_file,
@@ -220,14 +225,16 @@ def parse_numbers(
     Raises:
         ConfigError: If one is no number, infinite, or below ``low``.
     """
-    numbers = [parse_number(part, whole=whole) for part in text.split(",")]
-    if any(number is None or not low <= number < float("inf") for number in numbers):
+    each = Option("int" if whole else "float", None, low=low)
+    try:
+        return [each.parse(part, option) for part in text.split(",")]
+    except ConfigError:
         kind = "whole numbers" if whole else "numbers"
+        largest = LARGEST_WHOLE if whole else LARGEST_SIZE
         raise ConfigError(
             f"{option} is {text[:80]!r}, but it must be {kind} from {low:g} with commas between, "
-            f"as in {example}"
-        )
-    return numbers
+            f"as in {example}, none above {largest:g}"
+        ) from None
 
 
 def parse_radii(text: str | None) -> list[float] | None:

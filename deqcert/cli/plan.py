@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deqcert.certifiers.goals import Radii
     from deqcert.data import Dataset
 
-UNUSED = ("method", "n0", "audit", "goal", "agreement", "method_options")
+UNUSED = ("method", "n0", "alpha_total", "audit", "goal", "agreement", "method_options")
 """Settings of certificates that a plan has no use for."""
 
 RUNS = 200
@@ -63,23 +63,27 @@ def command(
     noise that certificates never use, and forecasts the whole run from them.
     """
     from deqcert.certifiers.goals import Radii
+    from deqcert.certifiers.independent import Independent
 
     asked = Radii(tuple(sorted(set(parse_radii(radii) or ()))))
     chances = _chances(guesses)
     smooth = SmoothedClassifier(**settings)
     sigma, alpha, n = smooth.noise_level, smooth.alpha, smooth.n
     _refuse(asked, chances, sigma, alpha, n)
+    inputs = None
+    if pilot is not None:  # a refusal is all there is to say
+        inputs = smooth.dataset(data, split=split, images=images)
+        _ = smooth.predictor
     print(_table(asked, chances, sigma, alpha, n, wrong))
-    if pilot is None:
+    if pilot is None or inputs is None:
         for chance in chances:
             runs, _ = _sequential([chance] * RUNS, asked, sigma, alpha, n, smooth.batch)
             print(
-                f"independent, --goal {asked.describe()}, at p {chance:g}: {runs:.0f} samples on "
-                "average"
+                f"{Independent.name}, --goal {asked.describe()}, at p {chance:g}: {runs:.0f} "
+                "samples on average"
             )
     else:
-        dataset, indices = smooth.dataset(data, split=split, images=images)
-        _pilot(smooth, dataset, indices, asked, pilot)
+        _pilot(smooth, *inputs, asked, pilot)
 
 
 def _chances(text: str | None) -> list[float]:
@@ -93,7 +97,11 @@ def _chances(text: str | None) -> list[float]:
 
 def _refuse(asked: Radii, chances: list[float], sigma: float, alpha: float, n: int) -> None:
     """Refuse a radius that n cannot certify at all, and radii that no guess allows."""
-    from deqcert.certifiers.bounds import certified_radius, lower_confidence_bound
+    from deqcert.certifiers.bounds import (
+        certified_radius,
+        lower_confidence_bound,
+        write_radius,
+    )
     from deqcert.certifiers.plan import samples_needed
 
     most = certified_radius(lower_confidence_bound(n, n, alpha), sigma)
@@ -107,13 +115,13 @@ def _refuse(asked: Radii, chances: list[float], sigma: float, alpha: float, n: i
     if least > n:
         raise ConfigError(
             f"radius {largest:g} needs at least {least} samples, all for one class, but n is {n} "
-            f"(at most {most:.3f}); raise n or ask for less"
+            f"(at most {write_radius(most, 3)}); raise n or ask for less"
         )
     reachable = certified_radius(max(chances), sigma)
     if reachable <= min(asked.radii):
         raise ConfigError(
-            f"at p {max(chances):g} the true radius is {reachable:.3f}, so no number of samples "
-            f"certifies {min(asked.radii):g}; ask for less"
+            f"at p {max(chances):g} the true radius is {write_radius(reachable, 3)}, so that no "
+            f"number of samples certifies {min(asked.radii):g}; ask for less"
         )
 
 
@@ -122,8 +130,10 @@ def _table(
 ) -> str:
     """Tabulate what each radius needs at each guess."""
     from deqcert.certifiers.plan import audits_needed, probability_needed, samples_needed
+    from deqcert.certifiers.serialized import Serialized
+    from deqcert.certifiers.standard import Standard
 
-    lines = [["p", "radius", "needs p above", "standard n", f"serialized K of {n}"]]
+    lines = [["p", "radius", "needs p above", f"{Standard.name} n", f"{Serialized.name} K of {n}"]]
     for chance in chances:
         for radius in asked.radii:
             samples = samples_needed(radius, sigma, alpha, chance)
@@ -142,7 +152,7 @@ def _table(
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
         for line in lines
     ]
-    head = f"sigma {sigma:g}, alpha {alpha:g}; standard n: certified in nine of ten runs"
+    head = f"sigma {sigma:g}, alpha {alpha:g}; {Standard.name} n: certified in nine of ten runs"
     return "\n".join([head, *body])
 
 
@@ -179,6 +189,8 @@ def _pilot(
     """Cast a few votes for each image and forecast the run."""
     import numpy as np
 
+    from deqcert.certifiers.independent import Independent
+    from deqcert.certifiers.standard import Standard
     from deqcert.smoothing import Input, Silence, Stage
 
     engine, alpha, n, silence = smooth.engine, smooth.alpha, smooth.n, Silence()
@@ -187,7 +199,7 @@ def _pilot(
     nfe = seconds = 0.0
     for index in indices:
         input = Input(dataset.image(index), index)
-        votes = engine.votes(smooth.predictor, input, Stage.PREDICT, pilot)
+        votes = engine.votes(smooth.predictor, input, Stage.PILOT, pilot)
         leading.append(int(votes.counts.max()))
         nfe, seconds = nfe + votes.nfe, seconds + votes.seconds
     cast = pilot * len(indices)
@@ -202,8 +214,8 @@ def _pilot(
     print(
         f"pilot: {len(k)} images, {pilot} votes each; p from {low:.3f} to {high:.3f}, median "
         f"{middle:.3f}; {1000 * each:.3f} ms and {nfe / cast:.2f} evaluations per vote\n"
-        f"standard, --n {n}: {n * each:.1f} s per image\n"
-        f"independent, --n {n} --goal {asked.describe()}: {mean:.0f} samples and "
+        f"{Standard.name}, --n {n}: {n * each:.1f} s per image\n"
+        f"{Independent.name}, --n {n} --goal {asked.describe()}: {mean:.0f} samples and "
         f"{mean * each:.1f} s per image on average, {n / mean:.1f} times less; expected to certify "
         + ", ".join(
             f"{100 * share:.0f}% at {radius:g}"

@@ -20,7 +20,7 @@ from deqcert.options import number
 if TYPE_CHECKING:
     from deqcert.smoothing import Silence
 
-UNUSED = ("method", "n0", "n", "audit", "goal", "agreement", "method_options")
+UNUSED = ("method", "n0", "n", "alpha_total", "audit", "goal", "agreement", "method_options")
 """Settings of certificates that a prediction has no use for."""
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from deqcert.cli.fields import FILLED
 from deqcert.cli.options import json_option, parse_radii, radii_option
 
 if TYPE_CHECKING:
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 @click.argument("runs", nargs=-1, metavar="[NAME=]RUN...")
 @radii_option
 @click.option(
-    "--picture", metavar="FILE", help="Draw the curves of all runs into a .png, .pdf or .svg."
+    "--picture",
+    type=FILLED,
+    metavar="FILE",
+    help="Draw the curves of all runs into a .png, .pdf or .svg.",
 )
 @click.option("--title", default="Certified accuracy", show_default=True, help="Of the picture.")
 @json_option

@@ -22,7 +22,8 @@ def command(threads: int | None, quiet: bool, **given: Any) -> None:
 
     The start is a function of the noisy input alone, so votes that begin there stay independent.
     The cheapest depth from it that changes at most the stated share of votes is found on training
-    images and kept in the file; a record of all of it is written beside.
+    images and kept in the file; a record of all of it is written beside. The same command goes on
+    with a training that was interrupted.
     """
     from deqcert.compose import prepare_process
     from deqcert.training import train_start
@@ -38,7 +39,10 @@ def command(threads: int | None, quiet: bool, **given: Any) -> None:
             f"{found['parameters']} weights, {100 * found['share_of_parameters']:.1f}% of the "
             f"model's; {found['cost']:.2f} cell evaluations per start\n"
             f"agreement with the converged solve after 1, 2, 3 cells: "
-            + ", ".join(f"{100 * share:.1f}%" for share in found["agreement"][:3])
+            + (
+                ", ".join(f"{100 * share:.1f}%" for share in found["agreement"][:3])
+                or "unknown, for none of the noisy images has converged"
+            )
             + f"\ndepth kept: --steps {depth['steps']}{early}: {depth['nfe']:.2f} evaluations per "
             f"vote after the start, {100 * depth['disagreement']:.2f}% of the votes differ"
         )

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqcert.errors import DataError
+from deqcert.files import read_regular
 
 
 class Dataset(ABC):
@@ -152,11 +153,13 @@ class Loader:
         place: What stands after the name and a colon, in capitals, such as "DIR" or "FILE"; "" if
             the data need no place.
         needs: Module that reading takes besides NumPy, such as "PIL"; "" for none.
+        published: Whether the images are a published set, which was there before any seed.
     """
 
     load: Callable[[str, str, str], Dataset]
     place: str = ""
     needs: str = ""
+    published: bool = False
 
 
 def to_unit(pixels: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
@@ -173,6 +176,6 @@ def read_bytes(path: Path, advice: str) -> bytes:
         DataError: If it cannot be read; the sentence ends with the advice.
     """
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}); {advice}") from None

@@ -46,7 +46,7 @@ def load(name: str, place: str, split: str) -> Dataset:
     )
 
 
-LOADER = Loader(load, "DIR")
+LOADER = Loader(load, "DIR", published=True)
 
 
 def _read_binary(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

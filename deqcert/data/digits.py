@@ -34,4 +34,4 @@ def load(name: str, place: str, split: str) -> Dataset:
     return ArrayDataset(name, classes, x[part], y[part], "digits", LEVELS)
 
 
-LOADER = Loader(load, needs="sklearn")
+LOADER = Loader(load, needs="sklearn", published=True)

@@ -44,7 +44,7 @@ def load_imagenet(name: str, place: str, split: str) -> Dataset:
 
 
 LOADER = Loader(load, "DIR", needs="PIL")
-IMAGENET = Loader(load_imagenet, "DIR", needs="PIL")
+IMAGENET = Loader(load_imagenet, "DIR", needs="PIL", published=True)
 
 
 class FolderDataset(Dataset):

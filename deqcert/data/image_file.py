@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from deqcert.data.base import to_unit
 from deqcert.errors import DataError
+from deqcert.files import open_regular
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -64,7 +65,7 @@ def decode(path: Path, *, grey: bool) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # one sentence or none
-            with Image.open(path) as file:
+            with open_regular(path) as opened, Image.open(opened) as file:
                 if not file.mode.startswith(_DEEP):
                     return file.convert("L" if grey and file.mode in ("1", "L") else "RGB")
     except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError):
@@ -80,7 +81,8 @@ def to_pixels(image: Image.Image) -> NDArray[np.uint8]:
 
 def _read_array(path: Path) -> NDArray[Any]:
     try:
-        array = np.load(path, allow_pickle=False)
+        with open_regular(path) as opened:
+            array = np.load(opened, allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, MemoryError):
         array = None
     if not isinstance(array, np.ndarray):

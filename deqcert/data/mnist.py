@@ -32,7 +32,7 @@ def load(name: str, place: str, split: str) -> Dataset:
     return ArrayDataset(name, classes, x[:, None], y.astype(np.int64), labels)
 
 
-LOADER = Loader(load, "DIR")
+LOADER = Loader(load, "DIR", published=True)
 
 
 def _find(folder: Path, stem: str, kind: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ from numpy.typing import NDArray
 
 from deqcert.data.base import ArrayDataset, Dataset, Loader
 from deqcert.errors import DataError
+from deqcert.files import open_regular
+
+_DAMAGE = (zipfile.BadZipFile, zlib.error, RuntimeError, SyntaxError)
+"""What Python's reader of archives raises on damaged, encrypted or unknown content."""
 
 
 def load(name: str, place: str, split: str) -> Dataset:
@@ -24,7 +29,7 @@ def load(name: str, place: str, split: str) -> Dataset:
     """
     path = Path(place)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open_regular(path) as opened, np.load(opened, allow_pickle=False) as arrays:
             x, y = np.asarray(arrays["x"]), np.asarray(arrays["y"])
             classes = [str(c) for c in arrays["classes"]] if "classes" in arrays else None
     except KeyError:
@@ -33,7 +38,7 @@ def load(name: str, place: str, split: str) -> Dataset:
         ) from None
     except FileNotFoundError:
         raise DataError(f"there is no file {path}; give the path of an .npz file.") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError):
+    except (OSError, ValueError, EOFError, MemoryError, AttributeError, TypeError, *_DAMAGE):
         raise DataError(f"{path} is not an .npz file of plain arrays; use numpy.savez.") from None
     x = _images(x, path)
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):

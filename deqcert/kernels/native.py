@@ -10,6 +10,8 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 from types import ModuleType
 from typing import Concatenate, ParamSpec, Protocol, TypeVar, cast
 
@@ -27,15 +29,32 @@ INTERFACE = 2
 every change of it, here and in csrc/bindings.cpp."""
 
 
+def why_missing(package: Path, error: ImportError) -> str:
+    """Say why there is no compiled extension.
+
+    Args:
+        package: The folder that it would be in; a build that failed has left its reason there.
+        error: What its import raised.
+    """
+    needs = "docs/building.md says what its build needs"
+    binaries = sorted(path.name for path in package.glob("_native.*") if path.suffix != ".pyi")
+    if not binaries:
+        try:
+            why = (package / "_native_missing.txt").read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):
+            why = "nothing says why"
+        return f"the compiled extension was not built when deqcert was installed ({why}); {needs}"
+    if not any(f"_native{suffix}" in binaries for suffix in EXTENSION_SUFFIXES):
+        return f"the compiled extension is for another Python ({binaries[0]}); install again"
+    return f"the compiled extension cannot be imported ({error}); {needs}"
+
+
 def _load() -> tuple[ModuleType | None, str]:
     """The compiled module, or None and why."""
     try:
         from deqcert import _native
     except ImportError as error:
-        return None, (
-            f"the compiled extension cannot be imported ({error}); "
-            "docs/building.md says what its build needs"
-        )
+        return None, why_missing(Path(__file__).resolve().parent.parent, error)
     if getattr(_native, "interface", None) != INTERFACE:
         return None, "the compiled extension is that of another version of deqcert; install again"
     return _native, ""

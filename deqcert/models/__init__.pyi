@@ -5,6 +5,7 @@ from .base import (
     ImplicitModel,
     MappedModel,
     ModelConfig,
+    ProvenModel,
     TrainableModel,
 )
 from .checkpoints import file_hash, load_model
@@ -13,8 +14,12 @@ from .contractive import ContractiveConfig, ContractiveDEQ
 from .folding import fold
 from .forms import FORMS, form_names, in_form
 from .functions import ImplicitClassifier
+from .lipschitz_bounded import LipschitzBoundedConfig, LipschitzBoundedDEQ
 from .mdeq import MDEQ
+from .monotone import MonotoneConfig, MonotoneDEQ
+from .monotone_conv import MonotoneConvConfig, MonotoneConvDEQ
 from .normalize import Normalize
+from .relu_form import ReluForm
 from .state import StateLayout
 from .zoo import ZOO, checkpoint_path
 
@@ -29,10 +34,18 @@ __all__ = [
     "FoldableModel",
     "ImplicitClassifier",
     "ImplicitModel",
+    "LipschitzBoundedConfig",
+    "LipschitzBoundedDEQ",
     "MDEQConfig",
     "MappedModel",
     "ModelConfig",
+    "MonotoneConfig",
+    "MonotoneConvConfig",
+    "MonotoneConvDEQ",
+    "MonotoneDEQ",
     "Normalize",
+    "ProvenModel",
+    "ReluForm",
     "StateLayout",
     "TrainableModel",
     "architecture",

@@ -21,6 +21,9 @@ ARCHITECTURES: Registry[ModelConfig] = Registry(
         "large": "deqcert.models.mdeq_sizes:LARGE",
         "imagenet-small": "deqcert.models.mdeq_sizes:IMAGENET_SMALL",
         "contractive": "deqcert.models.contractive:CONTRACTIVE",
+        "monotone": "deqcert.models.monotone:MONOTONE",
+        "lipschitz-bounded": "deqcert.models.lipschitz_bounded:LIPSCHITZ_BOUNDED",
+        "monotone-conv": "deqcert.models.monotone_conv:MONOTONE_CONV",
     },
 )
 """Named configurations. A further model joins with its file and a line here: its YAML files and
@@ -34,8 +37,9 @@ def architecture(name: str) -> ModelConfig:
     """Return a configuration by name.
 
     ``tiny`` is for 8x8 grey digits, ``small`` and ``large`` are those of the literature for
-    CIFAR-10, ``imagenet-small`` is the public SMALL for ImageNet. ``contractive`` is the model of
-    :mod:`deqcert.models.contractive`, for 8x8 grey digits.
+    CIFAR-10, ``imagenet-small`` is the public SMALL for ImageNet. ``contractive``,
+    ``monotone`` and ``monotone-conv`` are the models of :mod:`deqcert.models.contractive`,
+    :mod:`deqcert.models.monotone` and :mod:`deqcert.models.monotone_conv`, for 8x8 grey digits.
 
     Raises:
         ConfigError: If there is none of that name.

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from deqcert.models.relu_form import ReluForm
 from deqcert.models.state import StateLayout
 
 
@@ -70,6 +71,26 @@ class EnclosedModel(ImplicitModel, Protocol):
 
     def readout_lipschitz(self) -> Tensor:
         """Bound how fast logit i minus logit j changes with z in l2; shape (K, K), float64."""
+        ...
+
+
+@runtime_checkable
+class ProvenModel(EnclosedModel, Protocol):
+    """An enclosed model of one relu layer, whose Lipschitz constants can be proven."""
+
+    def relu_form(self) -> ReluForm:
+        """Return the model as matrices, and how far they are from the exact ones."""
+        ...
+
+    def injection_rounding(self, x: Tensor) -> Tensor:
+        """Bound what rounding changes in ``inject(x)`` in float64.
+
+        Args:
+            x: Images, shape (B, C, H, W), float64, in [0, 1].
+
+        Returns:
+            Per row the l2 distance to the exact injection, shape (B,), float64.
+        """
         ...
 
 

@@ -11,11 +11,18 @@ import torch
 from torch import Tensor
 
 from deqcert.errors import CheckpointError, ConfigError
+from deqcert.files import open_regular
 from deqcert.models.architectures import read_config
 from deqcert.models.base import ModelConfig, TrainableModel
 from deqcert.models.parameter_names import fit_names
+from deqcert.models.published import PUBLISHED_NAMES, published_config
+from deqcert.models.skeleton import skeleton
 from deqcert.models.weight_files import read_weight_file
 from deqcert.models.zoo import ZOO, checkpoint_path
+from deqcert.options import Option, parse_pairs
+
+_M = Option("float", 20.0, low=0.0, low_open=True, name="m")
+"""What may be said of a published network in place of a configuration."""
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")
 """Keys under which training scripts store the weights among other things."""
@@ -32,7 +39,7 @@ def file_hash(path: str | Path) -> str:
     """
     path = checkpoint_path(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(_unreadable(path, error)) from None
@@ -49,7 +56,11 @@ def load_model(
             that comes with the package. Every parameter's name may begin with ``module.``, and the
             state_dict may be inside a dictionary (:data:`WRAPPERS`).
         config: YAML file in the public layout, or a configuration. If not given, the ``.yaml``
-            beside the checkpoint that has its name.
+            beside the checkpoint that has its name; a published monotone network needs none, but
+            its m: in the file's name, or here, as in ``"m=20"``.
+
+    Returns:
+        The model, in float32; in float64 where all its weights are.
 
     Raises:
         CheckpointError: If the file is missing, damaged, not weights, made for another
@@ -59,8 +70,14 @@ def load_model(
     path = checkpoint_path(checkpoint)
     weights = read_weights(path)
     if config is None or isinstance(config, str | Path):
-        config = read_config(config if config is not None else _beside(path))
+        config = _find_config(path, weights, config)
+    shapes = skeleton(config)  # what asks for terabytes is refused before it takes them
+    if shapes is not None:
+        _check_names(path, fit_names(weights, shapes), shapes)
     model = config.build()
+    floats = [value.dtype for value in weights.values() if value.is_floating_point()]
+    if floats and all(dtype == torch.float64 for dtype in floats):
+        model.double()
     wanted = model.state_dict()
     weights = fit_names(weights, wanted)
     _check_names(path, weights, wanted)
@@ -129,14 +146,25 @@ def _check_names(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, T
             )
 
 
-def _beside(path: Path) -> Path:
-    name = path.name.removesuffix(".tar")
-    beside = path.with_name(name).with_suffix(".yaml")
+def _find_config(
+    path: Path, weights: Mapping[str, Tensor], config: str | Path | None
+) -> ModelConfig:
+    """Read a configuration, from the file that is given, the one beside, or the weights."""
+    said: dict[str, float] = {}
+    if isinstance(config, str) and "=" in config and not Path(config).exists():
+        said = parse_pairs("--model-config", config.split(","), {"m": _M})
+    elif config is not None:
+        return read_config(config)
+    beside = path.with_name(path.name.removesuffix(".tar")).with_suffix(".yaml")
+    if said or not beside.is_file():
+        published = published_config(path, fit_names(weights, PUBLISHED_NAMES), said)
+        if published is not None:
+            return published
     if not beside.is_file():
         raise ConfigError(
             f"there is no {beside} beside the checkpoint; give its YAML configuration by name."
         )
-    return beside
+    return read_config(beside)
 
 
 def _unreadable(path: Path, error: OSError) -> str:

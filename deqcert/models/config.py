@@ -9,6 +9,7 @@ passed over. Any further section is refused.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ IGNORED = {
     *("OUTPUT_DIR", "PERCENT", "PIN_MEMORY", "PRINT_FREQ", "RANK", "TEST", "TRAIN", "WORKERS"),
 }
 """Sections of the public YAML files that do not change what a trained model computes."""
+
+LARGEST_SIZE = 2**31 - 1
+"""Largest number of channels, pixels and classes."""
 
 _IGNORED_MODEL = {
     *("CONV_INJECTION", "HEATMAP_SIZE", "INIT_WEIGHTS", "NUM_JOINTS", "PRETRAINED", "SIGMA"),
@@ -272,8 +276,18 @@ def _check(config: MDEQConfig) -> None:
         "num_groups": (config.num_groups,),
     }
     for name, values in whole.items():
-        if any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in values):
-            raise ConfigError(f"{name} is {values}, but it must be whole numbers from 1.")
+        # A thousand blocks alone take a minute to make.
+        most = 1000 if name in ("num_blocks", "num_layers") else LARGEST_SIZE
+        if any(isinstance(v, bool) or not isinstance(v, int) or not 1 <= v <= most for v in values):
+            raise ConfigError(
+                f"{name} is {str(values)[:80]}, but it must be whole numbers from 1 to {most}."
+            )
+    if not all(math.isfinite(v) for v in config.mean) or not all(0 < v < 1e9 for v in config.std):
+        raise ConfigError("mean must be finite numbers, and std numbers above 0.")
+    if not 0 < config.expansion_factor <= 1000:
+        raise ConfigError(
+            f"expansion_factor is {config.expansion_factor}, but it must be above 0, to 1000."
+        )
     if any(big not in (0, 1, 2) for big in config.big_kernels):
         raise ConfigError(f"big_kernels is {config.big_kernels}, but each must be 0, 1 or 2.")
     if config.downsample_times not in range(9):

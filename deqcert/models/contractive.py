@@ -3,122 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 
 from deqcert.errors import ConfigError, DataError
 from deqcert.models.base import TrainableModel
+from deqcert.models.dense_config import DenseConfig
 from deqcert.models.normalize import Normalize
-from deqcert.models.spectral import TINY, rounding_constant, spectral_norm_bound
+from deqcert.models.relu_form import ReluForm
+from deqcert.models.spectral import TINY, UNIT, rounding_constant, spectral_norm_bound
 
 MARGIN = 1.0 + 1e-9
 """More than the rounding of norms and quotients in float64, for states below a million elements."""
 
-_KEYS = {
-    "NUM_CLASSES": "num_classes",
-    "NUM_LAYERS": "num_layers",
-    "WIDTH": "width",
-    "FACTOR": "factor",
-}
-
 
 @dataclass(frozen=True)
-class ContractiveConfig:
-    """Width and normalisation of a :class:`ContractiveDEQ`.
+class ContractiveConfig(DenseConfig):
+    """Width, factor and normalisation of a :class:`ContractiveDEQ`.
 
     Args:
-        width: Elements of the state.
         factor: Largest spectral norm of the weight in training, in (0, 1). Nearer to 1 the model
             is richer, and its equilibrium takes longer to find and to prove.
-        num_classes: Number of classes.
-        image_size: Height and width of an input, in pixels.
-        input_channels: Channels of an input.
-        mean: Mean of each input channel, in [0, 1] units.
-        std: Deviation of each input channel, in [0, 1] units.
-        num_layers: Cell evaluations of the unrolled pre-training.
 
     Raises:
         ConfigError: If a value is out of range.
     """
 
     name: ClassVar[str] = "contractive"
+    keys: ClassVar[Mapping[str, str]] = {"FACTOR": "factor"}
 
-    width: int = 128
-    factor: float = 0.9
-    num_classes: int = 10
-    image_size: tuple[int, int] = (8, 8)
-    input_channels: int = 1
-    mean: tuple[float, ...] = (0.305,)
-    std: tuple[float, ...] = (0.376,)
-    num_layers: int = 6
+    factor: float = field(default=0.9, kw_only=True)
 
     def __post_init__(self) -> None:
-        whole = (self.width, self.num_classes, self.input_channels, self.num_layers)
-        for value in (*whole, *self.image_size):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(
-                    f"{value!r} is among the sizes, but each must be a whole number from 1."
-                )
+        super().__post_init__()
         if not 0.0 < self.factor < 1.0:
             raise ConfigError(f"factor is {self.factor}, but it must lie between 0 and 1.")
-        if len(self.mean) != self.input_channels or len(self.std) != self.input_channels:
-            raise ConfigError(
-                f"mean and std need one entry for each of {self.input_channels} channels."
-            )
-
-    @property
-    def scale(self) -> None:
-        """None: only images of ``image_size`` can be taken."""
-
-    @classmethod
-    def from_mapping(cls, data: Mapping[str, Any]) -> ContractiveConfig:
-        """Read what :meth:`to_yaml` wrote; every key must be there and none besides.
-
-        Raises:
-            ConfigError: If a key is missing or unknown or a value is out of range.
-        """
-        wanted = {
-            "": ("MODEL", "INPUT"),
-            "MODEL.": ("NAME", "IMAGE_SIZE", *_KEYS),
-            "INPUT.": ("CHANNELS", "MEAN", "STD"),
-        }
-        for prefix, keys in wanted.items():
-            section = data.get(prefix.rstrip("."), {}) if prefix else data
-            if not isinstance(section, Mapping) or set(section) != set(keys):
-                raise ConfigError(
-                    f"a contractive model's configuration needs exactly "
-                    f"{', '.join(prefix + key for key in keys)}."
-                )
-        model, inputs = data["MODEL"], data["INPUT"]
-        width, height = model["IMAGE_SIZE"]
-        return cls(
-            image_size=(height, width),
-            input_channels=inputs["CHANNELS"],
-            mean=tuple(float(value) for value in inputs["MEAN"]),
-            std=tuple(float(value) for value in inputs["STD"]),
-            **{field: model[key] for key, field in _KEYS.items()},
-        )
 
     def build(self) -> ContractiveDEQ:
         """Build the model with random weights, in training mode."""
         return ContractiveDEQ(self)
-
-    def to_yaml(self) -> str:
-        """Write the configuration as YAML."""
-        model: dict[str, Any] = {"NAME": self.name}
-        model |= {key: getattr(self, field) for key, field in _KEYS.items()}
-        model["IMAGE_SIZE"] = [self.image_size[1], self.image_size[0]]
-        inputs = {
-            "CHANNELS": self.input_channels,
-            "MEAN": list(self.mean),
-            "STD": list(self.std),
-        }
-        return str(yaml.safe_dump({"MODEL": model, "INPUT": inputs}, sort_keys=False))
 
 
 class ContractiveDEQ(TrainableModel):
@@ -227,6 +154,30 @@ class ContractiveDEQ(TrainableModel):
         rows = self.classifier.weight.detach().double()
         distances: Tensor = torch.linalg.vector_norm(rows[:, None] - rows[None], dim=2)
         return MARGIN * distances
+
+    def relu_form(self) -> ReluForm:
+        """Return W, U, C and 1 - L in float64; see :class:`ProvenModel`.
+
+        W contracts by L, so the symmetric part of I - W has no eigenvalue below 1 - L.
+        """
+        entering = self.normalize.pixel_weight(self.encoder.weight, self.input_shape)
+        return ReluForm(
+            state=self.weight.detach().double().cpu(),
+            input=entering,
+            readout=self.classifier.weight.detach().double().cpu(),
+            monotone=(1.0 - self.factor()) / MARGIN,
+            state_error=0.0,
+            input_error=MARGIN * UNIT * torch.linalg.matrix_norm(entering).item(),
+        )
+
+    def injection_rounding(self, x: Tensor) -> Tensor:
+        """Bound what rounding changes in ``inject(x)``; see :class:`ProvenModel`."""
+        weight, bias = self.encoder.weight.double(), self.encoder.bias.double()
+        # Each pixel was rounded twice, as if the sums had two more terms.
+        size = torch.linalg.vector_norm(self.normalize(x).flatten(1), dim=1)
+        into = torch.linalg.matrix_norm(weight) * size + torch.linalg.vector_norm(bias)
+        bound: Tensor = MARGIN * rounding_constant(weight.shape[1] + 8) * into + TINY
+        return bound
 
     @torch.no_grad()
     def _project(self) -> None:

@@ -12,6 +12,9 @@ from deqcert.errors import ConfigError
 CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 """Mean and deviation of each channel of CIFAR-10, in [0, 1] pixel units."""
 
+MNIST_STATISTICS = ((0.1307,), (0.3081,))
+"""The same of MNIST."""
+
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """The same of ImageNet."""
 
@@ -49,3 +52,16 @@ class Normalize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise images, shape (B, C, H, W)."""
         return (x - self.mean) / self.std
+
+    def pixel_weight(self, weight: Tensor, shape: tuple[int, int, int]) -> Tensor:
+        """Return the matrix that takes pixels where ``weight`` takes normalised ones.
+
+        Args:
+            weight: Shape (D, C*H*W).
+            shape: (C, H, W) of an image.
+
+        Returns:
+            weight / std, shape (D, C*H*W), float64, on the CPU; each element rounded once.
+        """
+        std = self.std.detach().double().cpu().expand(*shape).reshape(-1)
+        return weight.detach().double().cpu() / std

@@ -22,8 +22,8 @@ _WEIGHT_NORM = {
 _COPIES = ("fullstage_copy.", "deq.func_copy.")
 """The first public MDEQ code saves a copy of the cell that only its backward pass uses."""
 
-_ALIAS, _ORIGINAL = "deq.func.", "fullstage."
-"""It saves the cell itself under two names."""
+_ALIASES = {"deq.func.": "fullstage.", "linear_module.": "mon.linear_module."}
+"""It saves the cell itself under two names; so does the public code of monotone networks."""
 
 
 def fit_names(weights: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
@@ -69,6 +69,9 @@ def _other_weight_norm(name: str) -> str:
 
 def _superfluous(name: str, value: Tensor, weights: Mapping[str, Tensor]) -> bool:
     if name.startswith(_COPIES):
-        return any(other.startswith(_ORIGINAL) for other in weights)
-    original = weights.get(_ORIGINAL + name.removeprefix(_ALIAS))
-    return name.startswith(_ALIAS) and original is not None and torch.equal(original, value)
+        return any(other.startswith(_ALIASES["deq.func."]) for other in weights)
+    for alias, original in _ALIASES.items():
+        if name.startswith(alias):
+            kept = weights.get(original + name.removeprefix(alias))
+            return kept is not None and torch.equal(kept, value)
+    return False

@@ -1,4 +1,4 @@
-"""Files of weights in the formats that are met: torch's archive, its older stream, safetensors.
+"""Files of weights in the formats that are met: torch's two, safetensors, and MATLAB's.
 
 Nothing in a file is ever executed: safetensors holds nothing but arrays, and torch's files are
 read with its restricted unpickler. Whatever else a download can leave behind is named as what it
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from deqcert.errors import CheckpointError
+from deqcert.files import open_regular
 
 _FOREIGN = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file", "fetch it with git lfs pull"),
@@ -99,6 +100,8 @@ def read_weight_file(path: Path) -> Any:
     size = found.st_size
     if _is_safetensors(path, head, size):
         return _read_safetensors(path)
+    if head.startswith(b"MATLAB"):
+        return _read_matlab(path)
     _refuse_foreign(path, head, size)
     try:
         return read_torch_file(path)
@@ -125,7 +128,7 @@ def read_torch_file(path: Path) -> Any:
         CheckpointError: If a checksum is wrong, or the archive is another program's.
         Exception: Whatever torch raises on a damaged file.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         archive = file.read(4) == b"PK\x03\x04"
     if archive:
         _check_archive(path)
@@ -177,6 +180,46 @@ def _read_safetensors(path: Path) -> Any:
         raise CheckpointError(
             f"checkpoint {path} is a damaged safetensors file; download or save it again."
         ) from None
+
+
+_MATLAB = {
+    "A": "mon.linear_module.A.weight",
+    "B": "mon.linear_module.B.weight",
+    "U": "mon.linear_module.U.weight",
+    "u": "mon.linear_module.U.bias",
+    "C": "Wout.weight",
+    "c": "Wout.bias",
+}
+"""What the matrices of a monotone network are called in MATLAB files."""
+
+
+def _read_matlab(path: Path) -> Any:
+    """Read the numbers of a MATLAB file; nothing else in it is looked at."""
+    import numpy as np
+    from scipy.io import loadmat
+
+    try:
+        found = loadmat(path, variable_names=list(_MATLAB))
+        arrays = {name: np.asarray(found[name]) for name in _MATLAB if name in found}
+    except NotImplementedError:  # version 7.3, which is HDF5
+        raise CheckpointError(
+            f"checkpoint {path} is a MATLAB file of version 7.3; save it with -v7."
+        ) from None
+    except Exception:  # a damaged file makes scipy raise nearly anything
+        raise CheckpointError(
+            f"checkpoint {path} is a damaged MATLAB file; download or save it again."
+        ) from None
+    lacking = [name for name in _MATLAB if name not in arrays]
+    if lacking or any(array.dtype.kind != "f" for array in arrays.values()):
+        raise CheckpointError(
+            f"checkpoint {path} is a MATLAB file without the matrices A, B, C, U, u and c of a "
+            "monotone network; give one that holds them as real numbers."
+        )
+    weights = {_MATLAB[name]: array for name, array in arrays.items()}
+    return {
+        name: torch.from_numpy(np.ascontiguousarray(array.ravel() if "bias" in name else array))
+        for name, array in weights.items()
+    }
 
 
 def _refuse_foreign(path: Path, head: bytes, size: int) -> None:

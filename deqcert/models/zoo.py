@@ -17,6 +17,15 @@ ZOO: Registry[Path] = Registry(
 
 
 def checkpoint_path(checkpoint: str | Path) -> Path:
-    """Return the file of a checkpoint: the path itself, or that of a name."""
+    """Return the file of a checkpoint: the path itself, or that of a name.
+
+    Raises:
+        CheckpointError: If the name is empty.
+    """
     name = str(checkpoint)
+    if not name:
+        raise CheckpointError(
+            f"the model's name is empty; give the path of a state_dict file, or one of the names "
+            f"{', '.join(ZOO)}."
+        )
     return ZOO.get(name) if name in ZOO else Path(checkpoint)

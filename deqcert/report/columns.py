@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
-import stat
 from pathlib import Path
 
 from deqcert.errors import RunError
+from deqcert.files import read_regular
 from deqcert.options import parse_number
 
 WHOLE_LIMIT = 2**63
@@ -25,19 +24,13 @@ def read_text(file: Path, advice: str) -> str:
         RunError: If it cannot be read, is no regular file, or is no text.
     """
     try:
-        # Opened first and looked at then: nothing can be put in its place in between, and no pipe
-        # makes this wait for somebody to write into it.
-        with open(file, "rb", opener=_without_waiting) as opened:
-            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-                raise RunError(f"{file} is no regular file; {advice}")
-            return opened.read().decode("utf-8-sig")
+        return read_regular(file).decode("utf-8-sig")
     except FileNotFoundError:
         raise RunError(f"no such file: {file}; {advice}") from None
     except UnicodeDecodeError:
         raise RunError(f"{file} is not text; {advice}") from None
-    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
-        said = error.strerror if isinstance(error, OSError) else error
-        raise RunError(f"cannot read {file}: {said}; {advice}") from None
+    except OSError as error:
+        raise RunError(f"cannot read {file}: {error.strerror}; {advice}") from None
 
 
 def parse_whole(text: str, low: int = 0) -> int | None:
@@ -63,7 +56,3 @@ def parse_seconds(text: str) -> float:
 def shown(text: str) -> str:
     """Quote a cell in a sentence, cut where it is long."""
     return repr(text if len(text) <= 40 else f"{text[:40]}...")
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

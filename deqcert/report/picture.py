@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqcert.errors import ConfigError
-from deqcert.files import write_atomically
+from deqcert.files import check_writable, write_atomically
 from deqcert.report.reader import Results, common_norm
 
 Dashes = str | tuple[float, tuple[float, float]]
@@ -153,12 +153,16 @@ def check_picture(path: str | Path) -> Path:
 
     Raises:
         ConfigError: If the ending is not a picture's, or the folder is not there.
+        RunError: If nothing can be written there.
     """
     target = Path(path)
     if target.suffix.lower() not in {".png", ".pdf", ".svg"}:
         raise ConfigError(f"cannot draw to {target}: the name must end in .png, .pdf or .svg")
     if not target.parent.is_dir():
         raise ConfigError(f"cannot draw to {target}: there is no folder {target.parent}")
+    if target.is_dir():
+        raise ConfigError(f"cannot draw to {target}: there is a folder of that name")
+    check_writable(target, "give the picture another name")
     return target
 
 
@@ -168,8 +172,9 @@ def new_figure() -> tuple[Figure, Axes]:
     Returns:
         Matplotlib Figure and Axes.
     """
-    # A first import builds a font cache and says so on stderr, which is meant for errors.
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    # A first import builds a font cache, elsewhere where the usual place cannot be written, and
+    # says so on stderr, which is meant for errors.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -21,6 +21,7 @@ from deqcert.certifiers.certificate import LARGEST_RADIUS, NORMS
 from deqcert.certifiers.named import classifier_name
 from deqcert.certifiers.registry import CERTIFIERS
 from deqcert.errors import ConfigError, RunError
+from deqcert.files import read_regular
 from deqcert.options import parse_number
 from deqcert.report.agreement import read_agreement
 from deqcert.report.columns import parse_seconds, parse_whole, read_text, shown
@@ -248,7 +249,7 @@ def _parse(file: Path, number: int, entry: dict[str, str]) -> dict[str, Any]:
 def _manifest(folder: Path) -> dict[str, Any]:
     """Read the manifest beside the certificates; a damaged one only costs the captions."""
     try:
-        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        found = json.loads(read_regular(folder / "manifest.json"))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -279,7 +280,10 @@ def _facts(
     facts: dict[str, str] = {}
     parameters = manifest.get("parameters", {})
     for key in ("method", "norm", "sigma", "n0", "n", "alpha", "seed"):
-        if key in columns:
+        told = parameters.get(key) if isinstance(parameters, dict) else None
+        if key == "seed" and told is not None:  # a long seed's column only holds a hash of it
+            facts[key] = str(told)
+        elif key in columns:
             values = {row[list(columns).index(key)] for _, row in rows}
             facts[key] = values.pop() if len(values) == 1 else "mixed"
             if key == "n" and facts[key] == "mixed":
@@ -287,8 +291,8 @@ def _facts(
                 drawn = [parse_whole(row[at]) for _, row in rows]
                 if None not in drawn:
                     facts["n_mean"] = str(round(sum(n or 0 for n in drawn) / len(drawn)))
-        elif isinstance(parameters, dict) and parameters.get(key) is not None:
-            facts[key] = str(parameters[key])
+        elif told is not None:
+            facts[key] = str(told)
     if facts.get("norm") == "l2":  # what is not said is l2, so that it need not be
         del facts["norm"]
     return facts
@@ -298,7 +302,10 @@ def _asked(facts: dict[str, str], manifest: dict[str, Any]) -> dict[str, Any]:
     """Collect what all parts of one evaluation have in common."""
     parameters = manifest.get("parameters")
     if isinstance(parameters, dict):
-        return parameters
+        notes = manifest.get("notes")
+        # Parts whose seeds were secrets have different ones, and are parts all the same.
+        drawn = isinstance(notes, dict) and notes.get("seed_drawn")
+        return {**parameters, "seed": "random"} if drawn else parameters
     return {key: value for key, value in facts.items() if key not in ("n", "n_mean")}
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any
 
 import numpy as np
 
+from deqcert.certifiers.bounds import write_radius
 from deqcert.certifiers.metrics import average_certified_radius, certified_accuracy
 from deqcert.errors import ConfigError
 from deqcert.options import parse_number
@@ -48,7 +50,7 @@ class Table:
                 row["title"],
                 str(row["images"]),
                 *(f"{100 * value:.1f}" for value in row["certified_accuracy"]),
-                f"{row['acr']:.3f}",
+                write_radius(row["acr"], 3),
                 f"{100 * row['abstained']:.1f}",
             ]
             for row in self.rows
@@ -70,6 +72,8 @@ class Table:
             if row["pending"]:
                 total = row["images"] + row["pending"]
                 lines.append(f"{row['name']}: unfinished, {row['images']} of {total} images done")
+            if "expected_wrong" in row:
+                lines.append(f"{row['name']}: {_odds(row)}")
             lines += [f"{row['name']}: {said}" for said in row.get("agreement", {}).get("said", ())]
             if "doubt" in row:
                 lines.append(f"{row['name']}: {row['doubt']}")
@@ -96,10 +100,17 @@ def entry(results: Results, radii: Sequence[float]) -> dict[str, Any]:
         Name, title, method facts, images, certified_accuracy (a fraction of *all* images
         at each radius; an abstention counts as wrong), acr (mean over *all* images of
         radius * correct), abstained (fraction), sound, pending, seconds (None if unknown),
-        doubt where the radii are hardly in that unit, the name of the classifier where it is known,
-        and agreement where that is another one than the converged model.
+        expected_wrong where certificates may be wrong (how many are to be expected at most: alpha
+        for each image, whether its certificate abstained or not), alpha_total where that was asked
+        for, doubt where the radii are hardly in that unit, the name of the classifier where it is
+        known, and agreement where that is another one than the converged model.
     """
-    doubt = _doubt(results)
+    doubt, alpha = _doubt(results), parse_number(results.facts.get("alpha", ""), whole=False)
+    odds = {}
+    if results.sound and alpha is not None and 0.0 < alpha < 1.0:
+        odds["expected_wrong"] = alpha * len(results)
+        if "alpha_total" in results.parameters:
+            odds["alpha_total"] = results.parameters["alpha_total"]
     seconds = float(np.sum(results.seconds))
     return {
         "name": results.name,
@@ -112,6 +123,7 @@ def entry(results: Results, radii: Sequence[float]) -> dict[str, Any]:
         "acr": average_certified_radius(results.correct, results.radius),
         "abstained": float(np.mean(results.predict < 0)),
         "seconds": None if math.isnan(seconds) else round(seconds, 3),
+        **odds,
         **({} if results.about is None else {"classifier": results.about}),
         **({} if results.compared is None else {"agreement": agreement_entry(results)}),
         **({} if doubt is None else {"doubt": doubt}),
@@ -174,6 +186,17 @@ def default_radii(runs: Sequence[Results]) -> tuple[float, ...]:
     while largest / step > MOST_STEPS:
         step *= 10
     return tuple(step * i for i in range(max(1, math.floor(largest / step)) + 1))
+
+
+def _odds(row: Mapping[str, Any]) -> str:
+    """Say how many certificates of a run are to be expected to be wrong at most."""
+    up = Context(prec=2, rounding=ROUND_CEILING)
+    expected = up.create_decimal(Decimal(repr(row["alpha"])) * row["images"])
+    said = (
+        f"alpha is {row['alpha']:g} per image, so at most {float(expected):g} wrong certificates "
+        f"are to be expected among {row['images']} images"
+    )
+    return f"{said}, and the same bounds the chance of any" if "alpha_total" in row else said
 
 
 def _largest(run: Results) -> float:

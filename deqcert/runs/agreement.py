@@ -57,6 +57,8 @@ class Agreements:
 
     def __init__(self, run: Run, audit: AgreementAudit | None, dataset: Dataset) -> None:
         self._run, self._audit, self._dataset = run, audit, dataset
+        if audit is not None and run.seed is not None:
+            audit.draw_by(run.seed)
         self._journal = None if audit is None else Journal(run.folder, run.images, AGREEMENT)
 
     def catch_up(self) -> None:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from deqcert.errors import ConfigError, RunError
 from deqcert.files import Lock, explain, write_atomically
 from deqcert.runs import manifest as manifests
+from deqcert.runs import secret
 from deqcert.runs.journal import CERTIFICATES, Journal, Layout, Line, Row
 from deqcert.runs.manifest import Manifest
 from deqcert.smoothing.input import Input
+from deqcert.smoothing.seed import RANDOM
 
 if TYPE_CHECKING:
     from deqcert.certifiers import Certifier
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SUMMARY = "summary.json"
+DRAWN = "seed_drawn"
+"""Note of a manifest whose seed was a secret until the run was finished."""
+
+TOLD = 8
+"""Differences from another run that a sentence tells."""
 
 
 class Run:
@@ -55,6 +62,8 @@ class Run:
         layout: Layout = CERTIFICATES,
     ) -> None:
         self.folder, self._layout = Path(folder), layout
+        self.seed: int | None = None
+        """Seed of the noise, known to this process even while it is a secret; None for none."""
         self.changes: list[str] = []
         """What differs in the environment since the run was last written, in words."""
         asked = Manifest(
@@ -108,6 +117,25 @@ class Run:
         """
         write_atomically(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
+    def reveal(self) -> None:
+        """Write a secret seed into the manifest of a run that has all its lines.
+
+        Raises:
+            RunError: If it cannot be written; the seed is then kept as it was.
+        """
+        assert self.done == len(self.images), "a seed is told when nothing can be chosen any more"
+        if self.manifest.parameters.get("seed") == RANDOM:
+            told, notes = {"seed": self.seed}, dict(self.manifest.notes)
+            if isinstance(settings := notes.get("settings"), dict):
+                notes["settings"] = {**settings, **told}
+            self.manifest = replace(
+                self.manifest,
+                parameters={**self.manifest.parameters, **told},
+                notes={**notes, DRAWN: True},
+            )
+            self.manifest.write(self.folder)
+        secret.forget_seed(self.folder)
+
     def close(self) -> None:
         """Let the folder go."""
         self._journal.close()
@@ -136,14 +164,20 @@ class Run:
         found = Manifest.read(self.folder)
         if found is None:
             self._refuse_foreign()
+            self._know(asked, new=True)
             asked.write(self.folder)
             return asked, Journal(self.folder, asked.images, self._layout)
+        if asked.parameters.get("seed") == RANDOM and found.notes.get(DRAWN):
+            drawn = {"seed": found.parameters.get("seed")}
+            asked = replace(asked, parameters={**asked.parameters, **drawn})
         differing = found.differences(asked)
         if differing:
+            told = differing if len(differing) <= TOLD else [*differing[:TOLD], "and so on"]
             raise RunError(
-                f"{self.folder} holds a run with other parameters ({'; '.join(differing)}); "
+                f"{self.folder} holds a run with other parameters ({'; '.join(told)}); "
                 "give the earlier values to continue it, or another folder with --out"
             )
+        self._know(found, new=False)
         journal = Journal(self.folder, found.images, self._layout)
         try:
             return self._moved(found, asked, journal.done), journal
@@ -151,9 +185,17 @@ class Run:
             journal.close()
             raise
 
+    def _know(self, manifest: Manifest, new: bool) -> None:
+        """Find out the seed that noise is drawn by; a secret one is drawn when the run begins."""
+        seed = manifest.parameters.get("seed")
+        if seed == RANDOM:
+            seed = secret.keep_seed(self.folder) if new else secret.read_seed(self.folder)
+        self.seed = seed
+
     def _refuse_foreign(self) -> None:
-        ours = f".{manifests.NAME}.tmp"  # left by a process that was killed at its very beginning
-        others = sorted(entry.name for entry in self.folder.iterdir() if entry.name != ours)
+        # Left by a process that was killed at its very beginning.
+        ours = {f".{manifests.NAME}.tmp", secret.NAME, f".{secret.NAME}.tmp"}
+        others = sorted(entry.name for entry in self.folder.iterdir() if entry.name not in ours)
         if others:
             raise RunError(
                 f"{self.folder} is not a run folder (it holds {others[0]} and no "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from deqcert.certifiers.bounds import write_down, write_radius
 from deqcert.certifiers.certificate import NoiseDetails
 from deqcert.errors import RunError
 from deqcert.files import explain, sync_folder, write_all
+from deqcert.smoothing.seed import seed_text
 
 if TYPE_CHECKING:
     from deqcert.certifiers import Certificate, Norm
@@ -67,8 +69,9 @@ class Layout:
 CERTIFICATES = Layout(
     NAME,
     COLUMNS,
-    whole=("label", "predict", "n0", "n", "votes", "audited", "seed"),
+    whole=("label", "predict", "n0", "n", "votes", "audited"),
     real=("radius", "p_lower", "sigma", "alpha", "nfe"),
+    other={"seed": lambda cell: re.fullmatch(r"[0-9]+|blake2b:[0-9a-f]{32}", cell) is not None},
 )
 """One certificate from noise per line, for the l2 norm."""
 
@@ -154,7 +157,7 @@ class Row:
                 "votes": str(d.votes),
                 "audited": str(d.audited),
                 "disagreements": str(d.disagreements),
-                "seed": str(d.seed),
+                "seed": seed_text(d.seed),
             }
         else:
             cells["details"] = json.dumps(c.to_dict()["details"])

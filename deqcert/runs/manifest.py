@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deqcert.errors import RunError
-from deqcert.files import write_atomically
+from deqcert.files import read_regular, write_atomically
 
 FORMAT = "deqcert-run"
 FORMAT_VERSION = 1
@@ -24,7 +24,8 @@ class Manifest:
         parameters: The identity of the run: every value that decides its numbers, as JSON
             values. Hashes of the checkpoint and the data belong here, their paths do not; so do
             the thread count, the device and the kernel path, which may change a last bit and
-            with it a vote. A run is only ever continued with equal parameters.
+            with it a vote. A run is only ever continued with equal parameters. A secret seed
+            reads "random" until the run is finished.
         images: Indices of the images in the data set, in the order they are certified.
         environment: Versions and machine. They may change a last bit too, but a run that moved
             to another node or was upgraded is still a run: the change is told and recorded.
@@ -89,13 +90,15 @@ class Manifest:
         """
         path = folder / NAME
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_regular(path))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise RunError(
-                f"cannot read {path} ({error.__class__.__name__}); give another folder with --out"
+                f"cannot read {path} ({error.strerror}); give another folder with --out"
             ) from None
+        except (ValueError, RecursionError):
+            raise RunError(f"{path} is damaged; give another folder with --out") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise RunError(f"{path} is not deqcert's; give another folder with --out")
         if content.get("format_version") != FORMAT_VERSION:

@@ -13,17 +13,22 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from deqcert.devices import open_device
 from deqcert.errors import ConfigError, DataError
 from deqcert.models.base import ImplicitModel
 from deqcert.models.shaped import ShapedModel
 from deqcert.smoothing.input import Input
 from deqcert.smoothing.noise import LIMIT, check_counters, noisy_copies
 from deqcert.smoothing.predictor import Predictor
+from deqcert.smoothing.stage import Stage
 from deqcert.smoothing.stream import solve_stream
 from deqcert.solvers import SolveResult, Status, StopRule, bind
 
 NO_VOTE = -1
 """The prediction of a sample that votes for no class."""
+
+MOST_CLASSES = int(np.iinfo(np.int16).max)
+"""Classes that predictions can tell apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +107,15 @@ class SmoothingEngine:
         model: Any model of the four-method protocol; put into evaluation mode and moved to the
             device where it is a torch module.
         sigma: Standard deviation of the noise, in input units ([0, 1] pixels), above 0.
-        seed: Seed of the noise, 0 to 2^64 - 1.
+        seed: Seed of the noise, 0 to 2^128 - 1.
         batch: Samples solved together, and slots of a chained start, at least 1.
         shape: Rows of every evaluation of the model; smaller batches are padded to it and larger
             ones are split. The default is the batch. Votes of independent starts do not depend on
             ``batch``; they may depend on ``shape`` in the last bit.
         device: Where the model runs, as torch names it.
         callbacks: Called with each batch once it is solved.
+        base_stage: Added to every stage that noise is asked for: 0, or ``Stage.BENCH`` where
+            nothing that is certified may see the same noise.
 
     Raises:
         ConfigError: If a value is out of range or the device is not there.
@@ -124,6 +131,7 @@ class SmoothingEngine:
         shape: int | None = None,
         device: str = "cpu",
         callbacks: Sequence[Callback] = (),
+        base_stage: int = 0,
     ) -> None:
         shape = batch if shape is None else shape
         if not 0.0 < sigma < float("inf"):
@@ -132,13 +140,15 @@ class SmoothingEngine:
             if isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{name} is {value}, but it must be a whole number from 1.")
         check_counters(seed=seed, index=0, stage=0)
-        self.device = _device(device)
+        check_classes(getattr(model, "num_classes", None))
+        self.device = open_device(device)
         self.dtype = torch.float32
         if isinstance(model, torch.nn.Module):
             model.eval().to(self.device)
             self.dtype = next((p.dtype for p in model.parameters()), torch.float32)
         self.sigma, self.seed, self.batch = float(sigma), int(seed), int(batch)
         self.callbacks = list(callbacks)
+        self.base_stage = int(base_stage)
         self.raw = model
         self.model = ShapedModel(model, int(shape))
 
@@ -238,9 +248,11 @@ class SmoothingEngine:
             raise ConfigError(f"sample indices must be one or more numbers from 0 to {LIMIT - 1}.")
         if len(np.unique(samples)) != len(samples):
             raise ConfigError("sample indices must differ: a sample has one vote.")
-        check_counters(seed=self.seed, index=input.index, stage=stage)
+        if not 0 <= stage < Stage.BENCH:
+            raise ConfigError(f"stage is {stage}, but it must be from 0 to {Stage.BENCH - 1}.")
+        check_counters(seed=self.seed, index=input.index, stage=self.base_stage + stage)
         clean = self._input(input.x)
-        blocks = self._blocks(clean, input.index, stage, samples)
+        blocks = self._blocks(clean, input.index, self.base_stage + stage, samples)
         if predictor.independent and not predictor.fixed_depth:
             solved = self._streamed(predictor, blocks)
         else:
@@ -314,6 +326,7 @@ class SmoothingEngine:
         usable = result.status != Status.NONFINITE if stop.fixed_depth else result.converged
         if logits is None:
             logits = self.model.readout(result.z)
+        check_classes(logits.shape[1])
         usable = usable & torch.isfinite(logits).all(dim=1)
         winners = torch.where(usable, logits.argmax(dim=1), NO_VOTE)
         batch = VoteBatch(
@@ -361,10 +374,14 @@ def _margins(batch: VoteBatch) -> NDArray[np.float32]:
     return gaps
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise ConfigError(f"device '{name}' cannot be used here; 'cpu' works everywhere.") from None
-    return device
+def check_classes(count: int | None) -> None:
+    """Refuse more classes than predictions can tell apart; None is not known yet.
+
+    Raises:
+        ConfigError: If there are more.
+    """
+    if count is not None and count > MOST_CLASSES:
+        raise ConfigError(
+            f"the model has {count} classes, but votes are counted for at most {MOST_CLASSES}; "
+            "give a model that answers with fewer."
+        )

@@ -24,7 +24,8 @@ class Predictor:
     Args:
         solver: The fixed-point solver.
         stop: When a solve ends. With a fixed depth every finite state votes; with a tolerance only
-            rows that met it vote.
+            rows that met it vote, which takes two evaluations or more: nobody has evaluated the
+            cell at the state after a single one.
         start: Where solves start; cold by default.
         warmup: For a chained start, when the cold solves end that fill the chain: those of the
             first batch and of every ``refresh``-th. Must be None for an independent start.
@@ -34,7 +35,8 @@ class Predictor:
 
     Raises:
         ConfigError: If warmup is missing for a chained start or given for an independent one, or
-            if early is given where it has no meaning.
+            if early is given where it has no meaning, or a tolerance could be held against no
+            state.
     """
 
     solver: Solver[Any]
@@ -51,6 +53,14 @@ class Predictor:
             raise ConfigError(f"start '{self.start.name}' needs a warm-up stop rule.")
         if isinstance(self.refresh, bool) or self.refresh < 0:
             raise ConfigError(f"refresh is {self.refresh}, but it must be a whole number from 0.")
+        unmeasured = (self.stop,) if self.early is None else ()
+        for stop in (*unmeasured, *((self.warmup,) if self.warmup is not None else ())):
+            if stop.tol > 0.0 and stop.max_nfe == 1:
+                raise ConfigError(
+                    "a single evaluation leaves the state that is read out unmeasured, so a tol of "
+                    f"{stop.tol:g} cannot be held against it; allow 2 evaluations or more, or give "
+                    "tol 0, with which every sample votes."
+                )
         if self.early is not None and not self.start.independent:
             raise ConfigError(
                 f"start '{self.start.name}' makes a fixed number of evaluations, so it takes no "

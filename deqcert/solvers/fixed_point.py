@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from deqcert.errors import SolverError
+from deqcert.options import options_of
 from deqcert.solvers.base import Solver
 from deqcert.solvers.cells import share_memory
-from deqcert.solvers.gradients.base import Gradient
+from deqcert.solvers.gradients.base import Gradient, unrolls
 from deqcert.solvers.gradients.implicit import Implicit
 from deqcert.solvers.gradients.registry import GRADIENTS, get_gradient
-from deqcert.solvers.gradients.unroll import Unroll
 from deqcert.solvers.registry import get_solver
 from deqcert.solvers.result import SolveResult, Status, StopRule
 from deqcert.solvers.transforms import Transforms, solve_rows
@@ -97,7 +97,7 @@ def solve(
     arguments = Arguments.of(args, layout.lead)
     rows = _Rows(f, layout, arguments)
     start = layout.pack(z0)
-    if not isinstance(gradient, Unroll):
+    if gradient is None or not unrolls(gradient):
         start = start.detach()
     if Transforms.active() is not None:
         if warm is not None:
@@ -107,7 +107,7 @@ def solve(
         start = start if warm is None else warm.start(start)
         wanted = rows.look(start)
     context = arguments.rowwise
-    if gradient is None or not (wanted or isinstance(gradient, Unroll)):
+    if gradient is None or not (wanted or unrolls(gradient)):
         result = solve_rows(rows, start, context, solver, stop)
         z = result.z
     else:
@@ -190,7 +190,7 @@ def _unrolled(z: Tensor, gradient: Gradient) -> SolveResult:
     finite = torch.isfinite(z.detach()).all(dim=1)
     status = torch.where(finite, int(Status.MAX_NFE), int(Status.NONFINITE)).to(torch.int8)
     residual = torch.where(finite, torch.nan, torch.inf).double()
-    steps = gradient.steps if isinstance(gradient, Unroll) else 0
+    steps = int(getattr(gradient, "steps", 0))
     return SolveResult(z, residual, status, torch.full_like(status, steps, dtype=torch.int64))
 
 
@@ -212,8 +212,8 @@ def _gradient(
         return None
     if isinstance(adjoint, str):
         kind = GRADIENTS.get(adjoint)
-        if kind is Unroll:
-            return Unroll(steps=stop.max_nfe)
+        if unrolls(kind) and "steps" in options_of(kind):
+            return get_gradient(adjoint, steps=stop.max_nfe)
         if kind is not Implicit:
             return get_gradient(adjoint)
         adjoint = Implicit(solver, dataclasses.replace(stop, mode="rel"))

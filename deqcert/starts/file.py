@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,8 @@ def start_path(checkpoint: str | Path) -> Path:
     return path.with_name(Path(path.name.removesuffix(".tar")).stem + ".start.pth")
 
 
-def save_start(path: str | Path, start: StartFile) -> None:
-    """Write a start network, whole or not at all.
-
-    Raises:
-        RunError: If the disk does not take it.
-    """
+def start_bytes(start: StartFile) -> bytes:
+    """Return the bytes of a start network's file."""
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -72,7 +69,18 @@ def save_start(path: str | Path, start: StartFile) -> None:
         "margin": start.margin,
         "readout": start.readout,
     }
-    write_atomically(Path(path), lambda file: torch.save(content, file))
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+def save_start(path: str | Path, start: StartFile) -> None:
+    """Write a start network, whole or not at all.
+
+    Raises:
+        RunError: If the disk does not take it.
+    """
+    write_atomically(Path(path), start_bytes(start))
 
 
 def load_start(path: str | Path, model: str | Path) -> StartFile:

@@ -9,6 +9,7 @@ import numpy as np
 from deqcert.data import Dataset
 from deqcert.errors import ConfigError
 from deqcert.models import ARCHITECTURES, ModelConfig, TrainableModel, load_model, read_config
+from deqcert.models.skeleton import refuse_too_large
 from deqcert.training.config import TrainConfig
 
 STATISTICS_FROM = 10_000
@@ -26,7 +27,9 @@ def initial_model(config: TrainConfig, data: Dataset) -> TrainableModel:
         ConfigError: If images and configuration do not fit.
     """
     if config.init is None:
-        return fitted(config, data).build().train()
+        chosen = fitted(config, data)
+        refuse_too_large(chosen)
+        return chosen.build().train()
     given = load_model(config.init, config.model_config)
     if given.input_shape != data.shape:
         raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,9 @@ COLUMNS = (
 )
 """Columns of the table, in order. Steps are counted from the first of the training."""
 
+FEW = 20
+"""Points of a curve that are drawn one by one as well."""
+
 
 def write_table(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Write the history as CSV, whole or not at all; every number keeps all its digits.
@@ -39,29 +43,40 @@ def write_table(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
 
 
 def draw(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Draw loss and noisy accuracy against epochs, as PNG.
+    """Draw loss and noisy accuracy against epochs, one above the other, as PNG.
 
     Raises:
         RunError: If it cannot be written.
     """
-    # A first import builds a font cache and says so on stderr.
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    # A first import builds a font cache and says so (and where) on stderr.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.8, 3.6), dpi=110, layout="constrained")
-    left = figure.add_subplot()
-    left.plot([row["epoch"] for row in rows], [row["loss"] for row in rows], color="#0072B2")
-    left.set_xlabel("epoch")
-    left.set_ylabel("training loss", color="#0072B2")
+    figure = Figure(figsize=(6.8, 5.0), dpi=110, layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    above.set_ylabel("training loss", fontsize=12)
+    below.set_ylabel("noisy test accuracy (%)", fontsize=12)
+    below.set_xlabel("epoch", fontsize=12)
+    below.set_ylim(-2.0, 102.0)  # lines at 0 and at 100 are as thick as others
+    for axes, column, factor, colour in (
+        (above, "loss", 1.0, "#0072B2"),
+        (below, "noisy_accuracy", 100.0, "#D55E00"),
+    ):
+        known = [row for row in rows if math.isfinite(row.get(column, math.nan))]
+        few = len(known) <= FEW  # a line through one point would not be seen
+        axes.plot(
+            [row["epoch"] for row in known],
+            [factor * row[column] for row in known],
+            color=colour,
+            marker="o" if few else "",
+        )
+        axes.grid(True, color="#dddddd", linewidth=0.6)
+        axes.tick_params(labelsize=12)
     solved = [row["epoch"] for row in rows if not row["unrolled"]]
     if solved and len(solved) < len(rows):
-        left.axvline(solved[0], color="#999999", linewidth=0.8, linestyle="--")
-    looked = [row for row in rows if "noisy_accuracy" in row]
-    right = left.twinx()
-    accuracy = [100.0 * row["noisy_accuracy"] for row in looked]
-    right.plot([row["epoch"] for row in looked], accuracy, color="#D55E00")
-    right.set_ylim(0.0, 100.0)
-    right.set_ylabel("noisy test accuracy (%)", color="#D55E00")
+        for axes in (above, below):
+            axes.axvline(solved[0], color="#777777", linewidth=1.0, linestyle="--")
+        above.set_title("unrolled before the dashed line, solved after it", fontsize=12)
     write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from deqcert.data import Dataset, load_dataset
-from deqcert.errors import ConfigError, Interrupted
+from deqcert.errors import ConfigError
 from deqcert.models import TrainableModel, file_hash
 from deqcert.options import options_of
 from deqcert.starts.file import StartFile, load_start, save_start, start_path
@@ -34,17 +34,18 @@ from deqcert.training.progress import TrainingProgress
 from deqcert.training.record import claim, save
 from deqcert.training.registry import AUGMENTATIONS, get_objective
 from deqcert.training.schedule import Schedule
-from deqcert.training.unfinished import Unfinished
+from deqcert.training.unfinished import (
+    ALREADY,
+    SAVE_AT_END,
+    SAVE_EVERY,
+    Unfinished,
+    resumption,
+    saying_what_is_safe,
+)
 from deqcert.training.workers import Workers
 
 RESTARTS = 5
 """How often a training that diverged goes back to its last good epoch before it gives up."""
-
-SAVE_EVERY = 120.0
-"""Seconds after which a training saves where it is."""
-
-SAVE_AT_END = 10.0
-"""The same at the end of an epoch; short epochs would spend their time on saving."""
 
 POSITION = ("epoch", "step", "order", "good", "caution", "restarts", "resumed")
 """What says where a training is, besides what is saved by parts."""
@@ -67,14 +68,15 @@ def train(config: TrainConfig) -> Path:
     Raises:
         ConfigError: If parameters do not fit, or the training diverges again and again.
         DataError: If the images cannot be used.
-        RunError: If the folder cannot be written, already holds a model of that name, holds an
-            unfinished training with other parameters, or one that another process works on.
+        RunError: If the folder cannot be written, already holds a model of that name (one that was
+            finished but for tidying up is returned), holds an unfinished training with other
+            parameters, or one that another process works on.
         Interrupted: On Ctrl-C, when the step is done and everything is saved.
     """
     workers = Workers(config.device)
     path = Path(config.out) / f"{config.name}.pth"
     try:
-        with claim(path) if workers.rank == 0 else nullcontext():
+        with claim(path) if workers.rank == 0 else nullcontext(), saying_what_is_safe(path):
             return _train(config, workers)
     finally:
         workers.close()
@@ -86,7 +88,7 @@ def _train(config: TrainConfig, workers: Workers) -> Path:
             f"batch is {config.batch}, but {workers.size} processes share it; make it a multiple."
         )
     data = load_dataset(config.data, "train")
-    test = load_dataset(config.test_data or config.data, "test")
+    test = load_dataset(config.data if config.test_data is None else config.test_data, "test")
     if data.hash() == test.hash():
         raise ConfigError(
             f"training and test images are the same ({test.name}); give test_data with others."
@@ -110,11 +112,12 @@ def _train(config: TrainConfig, workers: Workers) -> Path:
     facts = {"images": str(hashes), "model": model.config.to_yaml()}
     if workers.size > 1:
         facts["processes"] = str(workers.size)
-    unfinished = Unfinished(config, facts)
-    try:
-        return _finish(_Training(model, config, data, test, unfinished, workers), hashes)
-    except KeyboardInterrupt:
-        raise Interrupted(unfinished.safe()) from None
+    path = Path(config.out) / f"{config.name}.pth"
+    unfinished = Unfinished(path, config, facts)
+    if workers.same(workers.rank == 0 and unfinished.outlived()):
+        TrainingProgress(config.progress and workers.rank == 0).say(ALREADY)
+        return path
+    return _finish(_Training(model, config, data, test, unfinished, workers), hashes)
 
 
 def _finish(training: _Training, hashes: dict[str, str]) -> Path:
@@ -218,7 +221,7 @@ class _Training:
         self.history = History(config, test)
         self.good = self._snapshot()
         self.resumed: list[dict[str, Any]] = []
-        self.began = self.saved = time.perf_counter()
+        self.began = time.perf_counter()
         found = unfinished.load()
         if found is not None:
             self._restore(found)
@@ -369,7 +372,7 @@ class _Training:
 
     def _save(self, every: float) -> None:
         """Save everything that a step depends on, if it was not done for so many seconds."""
-        if self.workers.same(time.perf_counter() - self.saved) < every:
+        if self.workers.same(self.unfinished.age) < every:
             return
         generators = self.workers.gather(self.generator.get_state())
         if self.workers.rank == 0:
@@ -378,7 +381,6 @@ class _Training:
             more = {"now": now, "seconds": self.seconds}
             more |= {"generators": generators, "shared": self.shared.get_state()}
             self.unfinished.save(state | more)
-        self.saved = time.perf_counter()
 
     def _restore(self, state: dict[str, Any]) -> None:
         for name in POSITION:
@@ -387,5 +389,4 @@ class _Training:
         self.shared.set_state(state["shared"])
         self.generator.set_state(state["generators"][self.workers.rank])
         self.began = time.perf_counter() - state["seconds"]
-        surroundings = {"threads": torch.get_num_threads(), "torch": str(torch.__version__)}
-        self.resumed.append({"step": self._total(), **surroundings})
+        self.resumed.append(resumption(self._total()))

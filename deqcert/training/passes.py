@@ -23,6 +23,7 @@ from deqcert.solvers.gradients import (
     Unroll,
     equilibrium,
     get_gradient,
+    unrolls,
 )
 from deqcert.solvers.jacobian import jacobian_penalty
 from deqcert.training.config import TrainConfig
@@ -108,8 +109,8 @@ class Passes:
                 gradient=gradient,
             )
             self._last = (z, context)
-            if isinstance(gradient, Unroll):
-                self.nfe = float(gradient.steps)
+            if unrolls(gradient):
+                self.nfe = float(getattr(gradient, "steps", 0))
             elif result is not None:
                 self.nfe = result.nfe.double().mean().item()
             return self.model.readout(z).to(x.dtype)
@@ -145,7 +146,7 @@ class Passes:
 
     def _repeated(self, x: Tensor) -> Tensor:
         gradient = self._gradient
-        if self.unrolled or isinstance(gradient, Unroll):
+        if self.unrolled or unrolls(gradient):
             return self(x)
         near = min(
             (entry for entry in self._earlier if entry.x.shape == x.shape),
@@ -206,7 +207,7 @@ class Passes:
     def _options(config: TrainConfig) -> dict[str, Any]:
         """Return what the settings say about those options that the gradient has."""
         kind = GRADIENTS.get(config.gradient)
-        forward = issubclass(kind, Unroll)
+        forward = unrolls(kind)
         said = {
             "solver": get_solver(config.solver),
             "stop": StopRule(tol=config.tol, max_nfe=config.backward_nfe),

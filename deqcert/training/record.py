@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 import deqcert
-from deqcert.errors import RunError
+from deqcert.errors import CheckpointError, RunError
 from deqcert.files import Lock, explain, write_atomically
-from deqcert.models import TrainableModel
+from deqcert.models import TrainableModel, file_hash
 from deqcert.training.config import TrainConfig
 from deqcert.training.curve import draw
 
@@ -26,25 +26,44 @@ POINTS = 20
 """Entries of the history that are kept in the record."""
 
 
-def claim(path: Path) -> Lock:
+def claim(path: Path, other: str = "another out or name") -> Lock:
     """Make the folder of a file that a training will write, and keep other trainings off it.
+
+    A file that is there already is only let pass beside an unfinished state, which may be what a
+    kill in the last moment left behind: see
+    :meth:`deqcert.training.unfinished.Unfinished.outlived`.
+
+    Args:
+        path: The file.
+        other: What to choose instead, in the words of the training's parameters.
 
     Raises:
         RunError: If the folder cannot be written, another process trains for the same file, or it
             is there already.
     """
     try:
+        missing = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise explain(error, f"write to the folder {path.parent}") from None
     lock = Lock(
         path.with_name(f".{path.name}.lock"),
-        f"another process is training for {path}; wait for it, or choose another out or name.",
+        f"another process is training for {path}; wait for it, or choose {other}.",
+        made=missing,
     )
-    if path.exists():
+    if path.exists() and not path.with_suffix(".unfinished").exists():
         lock.close()
-        raise RunError(f"{path} exists already; choose another out or another name.")
+        raise RunError(f"{path} exists already; choose {other}.")
     return lock
+
+
+def describes(path: Path) -> bool:
+    """Whether the record beside a file holds the hash of that very file."""
+    try:
+        record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        return isinstance(record, dict) and file_hash(path) in record.values()
+    except (OSError, ValueError, CheckpointError):
+        return False
 
 
 def save(

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from deqcert.devices import open_device
 from deqcert.errors import ConfigError
 
 
@@ -37,7 +38,7 @@ class Workers:
     def __init__(self, device: str) -> None:
         self.rank = int(os.environ.get("RANK", "0"))
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
-        self._device = torch.device(device)
+        self._device = open_device(device)
         if self.size == 1:
             return
         on_gpu = self._device.type == "cuda"

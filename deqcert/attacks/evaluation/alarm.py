@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from deqcert.attacks.base import Attack
 from deqcert.attacks.evaluation.counterexample import Counterexample
+from deqcert.certifiers.bounds import write_radius
 from deqcert.files import explain, write_atomically
 
 FOLDER = "alarms"
@@ -54,9 +55,10 @@ class Alarm:
         facts = ", ".join(f"{key} {value}" for key, value in self.facts.items())
         return (
             f"ALARM: image {self.index} is certified as class {self.answer} within "
-            f"{self.radius:.6f}, but at distance {self.counterexample.distance:.6f} class "
-            f"{verdict.leader} is answered: {other} votes against {mine}, p {verdict.p_value:.1e}; "
-            f"{self.attack.describe()}, {facts}, noise stage {verdict.stage}: {self.file}"
+            f"{write_radius(self.radius)}, but at distance {self.counterexample.distance:.6f} "
+            f"class {verdict.leader} is answered: {other} votes against {mine}, "
+            f"p {verdict.p_value:.1e}; {self.attack.describe()}, {facts}, noise stage "
+            f"{verdict.stage}: {self.file}"
         )
 
     def save(self, folder: Path) -> None:

@@ -85,6 +85,8 @@ class Evaluation:
     ) -> Self:
         """Make the evaluation of a run so that all its verdicts together keep to alpha.
 
+        Images whose certificate abstains get verdicts as well, so alpha is spread over all images.
+
         Args:
             engine: The engine of the certificates; its seed decides all that is random.
             predictor: The base classifier that the certificates are about.
@@ -103,8 +105,7 @@ class Evaluation:
         Raises:
             ConfigError: If no image has a certificate, or a value is out of range.
         """
-        certified = sum(image.radius > 0.0 for image in images)
-        if not certified:
+        if not any(image.radius > 0.0 for image in images):
             raise ConfigError("none of the chosen images has a certificate; attack others.")
         if reach is None:
             reach = max(6.0 * engine.sigma, *(image.radius for image in images))
@@ -113,7 +114,7 @@ class Evaluation:
         grid = tuple(reach * step / GRID for step in range(1, GRID + 1))
         if not 0.0 < alpha < 1.0:
             raise ConfigError(f"alpha is {alpha}, but it must lie strictly between 0 and 1.")
-        each = alpha / (certified * max(len(attacks), 1) * most_verdicts(1 + GRID))
+        each = alpha / (len(images) * max(len(attacks), 1) * most_verdicts(1 + GRID))
         judge = Judge(engine, predictor, n=n, alpha=each, guesses=guesses, depth=depth)
         target = Target(model, predictor, engine.sigma, engine.seed)
         known = {"seed": engine.seed, "sigma": engine.sigma, "n": n, "alpha": each}

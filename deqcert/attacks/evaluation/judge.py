@@ -11,8 +11,9 @@ from scipy import stats
 from deqcert.certifiers.bounds import two_sided_p_value
 from deqcert.errors import ConfigError
 from deqcert.models.forms import Compiled
+from deqcert.proofs.enclosure import Enclosure
 from deqcert.smoothing import NO_VOTE, Input, Predictor, SmoothingEngine, Stage
-from deqcert.smoothing.enclosure import Enclosure, proven_votes
+from deqcert.smoothing.proven import proven_votes
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,5 +146,10 @@ def _smaller(engine: SmoothingEngine, rows: int) -> SmoothingEngine:
         return engine
     device = str(engine.device)
     return SmoothingEngine(
-        engine.raw, sigma=engine.sigma, seed=engine.seed, batch=rows, device=device
+        engine.raw,
+        sigma=engine.sigma,
+        seed=engine.seed,
+        batch=rows,
+        device=device,
+        base_stage=engine.base_stage,
     )

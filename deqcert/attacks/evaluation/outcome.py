@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from deqcert.attacks.base import Attack
 from deqcert.attacks.evaluation.alarm import Alarm
+from deqcert.certifiers.bounds import write_radius
 from deqcert.runs import Layout
 
 NAME = "attacks.tsv"
@@ -70,7 +71,7 @@ class Outcome:
             "idx": str(self.idx),
             "label": str(self.label),
             "answer": str(self.answer),
-            "radius": f"{self.radius:.6f}",
+            "radius": write_radius(self.radius),
             "base": str(self.base),
             "alarms": ",".join(alarm.attack.name for alarm in self.alarms) or "-",
             "time": str(timedelta(milliseconds=round(1000 * self.seconds))),

@@ -63,9 +63,9 @@ class Compiled(Wrapped):
                 z = self.cell(self.initial_state(injection), injection)
                 self.readout(z)
         except Exception as error:  # the compiler's own, and whatever a missing g++ makes it raise
-            reason = str(error).strip().partition("\n")[0].rstrip(".")
+            reason = str(error).strip().partition("\n")[0].rstrip(".") or "without a word"
             raise ConfigError(
-                f"form 'compiled' does not work here ({reason or type(error).__name__}); install a "
+                f"form 'compiled' does not work here ({reason}); install a "
                 "C++ compiler such as g++, or take form 'folded' or 'eager'."
             ) from None
 

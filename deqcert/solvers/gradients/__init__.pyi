@@ -1,5 +1,5 @@
 from .adjoint import AdjointMemory
-from .base import Gradient, equilibrium
+from .base import Gradient, equilibrium, unrolls
 from .implicit import Implicit
 from .phantom import Phantom
 from .registry import GRADIENTS, get_gradient
@@ -14,4 +14,5 @@ __all__ = [
     "Unroll",
     "equilibrium",
     "get_gradient",
+    "unrolls",
 ]

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from deqcert.solvers.result import SolveResult
+
 SHRINK = 0.6
 """A graph of the rows that still run is made when no larger share of the present graph's is left.
 
@@ -20,11 +22,16 @@ class AdjointMemory:
     For passes that differ little, such as the steps of an attack: what the Jacobian added to the
     right-hand side then, scaled to the present one, is added to it now. Each solve leaves its own
     adjoint here; one whose rows have another shape is ignored.
+
+    Attributes:
+        ended: How the last solve ended, per row: its status says where the adjoint, and so the
+            gradient, is only the best state there was. None before the first.
     """
 
     def __init__(self) -> None:
         self._grad: Tensor | None = None
         self._adjoint: Tensor | None = None
+        self.ended: SolveResult | None = None
 
     def start(self, grad: Tensor) -> Tensor:
         """Return where the solve for a right-hand side, shape (B, D), should start."""

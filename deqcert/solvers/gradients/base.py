@@ -12,9 +12,17 @@ from deqcert.solvers.result import SolveResult, StopRule
 
 
 class Gradient(Protocol):
-    """A way to obtain an equilibrium that a loss can be differentiated through."""
+    """A way to obtain an equilibrium that a loss can be differentiated through.
+
+    Attributes:
+        name: What it is asked for by.
+        solves: Whether it solves the equation, with the solver that it is given. One that does
+            not, such as unrolling, differentiates its own evaluations, back to the start state, and
+            says how many there are by ``steps``. A method without this attribute solves.
+    """
 
     name: ClassVar[str]
+    solves: ClassVar[bool] = True
 
     def solve(
         self,
@@ -26,6 +34,11 @@ class Gradient(Protocol):
     ) -> tuple[Tensor, SolveResult | None]:
         """Return z*, shape (B, D), with its gradient attached, and how the solve ended."""
         ...
+
+
+def unrolls(gradient: Gradient | type[Gradient]) -> bool:
+    """Whether a method differentiates evaluations of its own in place of a solve."""
+    return not getattr(gradient, "solves", True)
 
 
 def equilibrium(

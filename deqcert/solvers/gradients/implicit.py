@@ -28,7 +28,8 @@ class Implicit:
 
     Args:
         solver: Solves the adjoint equation.
-        stop: When the adjoint is accurate enough. Rows that do not get there use their best state.
+        stop: When the adjoint is accurate enough. Rows that do not get there use their best state;
+            which these are says ``memory.ended``.
         memory: Where the adjoint of an earlier pass over the same rows is; each backward pass
             starts there and leaves its own.
 
@@ -36,6 +37,7 @@ class Implicit:
     """
 
     name: ClassVar[str] = "implicit"
+    solves: ClassVar[bool] = True
     solver: Solver[Any] = field(default_factory=Anderson)
     stop: StopRule = field(default_factory=lambda: StopRule(tol=1e-3, max_nfe=20))
     memory: AdjointMemory | None = None
@@ -76,9 +78,10 @@ class _Adjoint:
         if transforms is None and self.again is not None:
             memory = self.method.memory or AdjointMemory()
             cell = AdjointCell(self.again[0], z, fz, self.again[1], grad)
-            adjoint = solver.solve(cell, memory.start(grad), stop).z
-            memory.keep(grad, adjoint)
-            return adjoint
+            ended = solver.solve(cell, memory.start(grad), stop)
+            memory.keep(grad, ended.z)
+            memory.ended = ended
+            return ended.z
         if transforms is None:  # made inside torch.func: mapped, and f cannot be evaluated again
             rows = grad.reshape(-1, grad.shape[-1])
             found = solver.solve(

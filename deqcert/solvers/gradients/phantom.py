@@ -32,6 +32,7 @@ class Phantom:
     """
 
     name: ClassVar[str] = "phantom"
+    solves: ClassVar[bool] = True
     steps: int = number(5, low=1)
     damping: float = number(0.5, above=0.0, high=1.0)
 

@@ -27,6 +27,7 @@ class Unroll:
     """
 
     name: ClassVar[str] = "unroll"
+    solves: ClassVar[bool] = False
     steps: int = number(8, low=1)
 
     def __post_init__(self) -> None:

@@ -18,7 +18,8 @@ class StartConfig:
         model: Checkpoint of the model that the start is for, or the name of a builtin one; it
             stays as it is.
         model_config: YAML configuration of the checkpoint; the .yaml beside it if not given.
-        out: File to write; beside the checkpoint, as NAME.start.pth, if not given.
+        out: File to write; beside the checkpoint, as NAME.start.pth, if not given. For a builtin
+            model it must be given.
         init: Start file of the same model to go on from, instead of random weights.
         data: Training images: a name and a place, such as digits, mnist:DIR or npz:FILE. Their
             labels are only used if these have a weight.

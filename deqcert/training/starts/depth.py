@@ -15,6 +15,8 @@ from torch import Tensor
 from deqcert.data import Dataset
 from deqcert.models import ImplicitModel
 from deqcert.smoothing.early import WatchedCell
+from deqcert.smoothing.noise import noisy_copies
+from deqcert.smoothing.stage import Stage
 from deqcert.solvers import Anderson, StopRule, bind
 from deqcert.solvers.loop import SolveLoop
 
@@ -96,12 +98,18 @@ def follow(
         seed: Of the noise.
         device: Where the model is.
     """
+
+    def noisy(x: NDArray[np.float32], index: int) -> Tensor:
+        first, clean = np.zeros(1, dtype=np.int64), torch.from_numpy(x)
+        return noisy_copies(clean, first, sigma=sigma, seed=seed, index=index, stage=Stage.TUNE)
+
     rows = np.unique(np.linspace(0, len(data) - 1, min(images, len(data))).round().astype(int))
-    generator = torch.Generator().manual_seed(seed)
     parts = []
     for first in range(0, len(rows), batch):
-        x = torch.from_numpy(data.batch(rows[first : first + batch]))
-        x = x + sigma * torch.randn(x.shape, generator=generator)
+        part = rows[first : first + batch]
+        x = torch.cat(
+            [noisy(one, int(row)) for one, row in zip(data.batch(part), part, strict=True)]
+        )
         injection = model.inject(x.to(device))
         cold = model.initial_state(injection)
         converged = Anderson().solve(bind(model.cell, injection), cold, REFERENCE)

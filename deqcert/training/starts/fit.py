@@ -7,6 +7,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,12 @@ from deqcert.models import ImplicitModel, StateLayout
 from deqcert.solvers import StopRule
 from deqcert.starts.file import StartFile
 from deqcert.starts.network import build_start, start_architecture
+from deqcert.training.interrupt import CtrlC
 from deqcert.training.progress import TrainingProgress
 from deqcert.training.registry import AUGMENTATIONS
 from deqcert.training.starts.config import StartConfig
 from deqcert.training.starts.pool import Pool, SolvedImages, solve_states
+from deqcert.training.unfinished import SAVE_AT_END, SAVE_EVERY, Unfinished, resumption
 
 REGRESSION = 0.15
 """Share of the training in which only the start itself is compared, several times faster."""
@@ -35,24 +38,50 @@ PATIENCE = 5
 """Steps in a row that may fail to be finite before the training gives up."""
 
 
+POSITION = ("done", "lost", "passes", "rows", "losses", "history", "resumed")
+"""What says where a training is, besides what is saved by parts."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A start network that was fitted, and how.
+
+    Attributes:
+        net: The network, in evaluation mode.
+        architecture: What :func:`deqcert.starts.network.build_start` makes it from.
+        history: One entry per round.
+        resumed: Steps that were done when the training went on, and in what surroundings.
+        seconds: Time that it took, that before an interruption included.
+    """
+
+    net: nn.Module
+    architecture: dict[str, Any]
+    history: list[dict[str, float]]
+    resumed: list[dict[str, Any]]
+    seconds: float
+
+
 def fit_start(
-    model: ImplicitModel, data: Dataset, config: StartConfig, init: StartFile | None = None
-) -> tuple[nn.Module, dict[str, Any], list[dict[str, float]]]:
-    """Fit a start network to any model of the protocol.
+    model: ImplicitModel,
+    data: Dataset,
+    config: StartConfig,
+    unfinished: Unfinished,
+    init: StartFile | None = None,
+) -> Fitted:
+    """Fit a start network to any model of the protocol, or go on with an unfinished training.
 
     Args:
         model: The model; put into evaluation mode. Its weights do not change.
         data: Training images.
         config: Everything else; its ``model``, ``data`` and ``init`` are not looked at.
+        unfinished: Where the training saves its state, and finds it. It is there when this returns.
         init: Where to begin, instead of random weights.
-
-    Returns:
-        The network in evaluation mode, its architecture for
-        :func:`deqcert.starts.network.build_start`, and one entry per round of the history.
 
     Raises:
         ConfigError: If there are too few images, or the training diverges.
         DataError: If the images do not fit the model.
+        RunError: If the state cannot be read or saved.
+        KeyboardInterrupt: On Ctrl-C, when the step is done and everything is saved.
     """
     if len(data) < config.batch:
         raise ConfigError(
@@ -78,9 +107,10 @@ def fit_start(
     else:
         architecture, net = init.architecture, copy.deepcopy(init.net).requires_grad_(True).train()
     net = net.to(config.device)
+    fitting = _Fitting(model, net, data, config, unfinished, knows=init is not None)
     with _frozen(model):
-        history = _Fitting(model, net, data, config, knows=init is not None).run()
-    return net.eval(), architecture, history
+        fitting.run()
+    return Fitted(net.eval(), architecture, fitting.history, fitting.resumed, fitting.seconds)
 
 
 def _check_classes(model: ImplicitModel, data: Dataset, config: StartConfig) -> None:
@@ -107,7 +137,11 @@ def _frozen(model: ImplicitModel) -> Iterator[None]:
 
 
 class _Fitting:
-    """The state of one training: network, optimiser, and where it stands."""
+    """The state of one training: network, optimiser, and where it stands.
+
+    It goes on where an unfinished training was. A round solves new images part by part, then takes
+    the steps of some passes over them.
+    """
 
     def __init__(
         self,
@@ -115,56 +149,77 @@ class _Fitting:
         net: nn.Module,
         data: Dataset,
         config: StartConfig,
+        unfinished: Unfinished,
         knows: bool,
     ) -> None:
         self.model, self.net, self.data, self.config = model, net, data, config
-        self.knows = knows
+        self.unfinished, self.knows = unfinished, knows
         self.labels = torch.from_numpy(data.labels())
         self.generator = torch.Generator().manual_seed(config.seed)
         self.optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
         self.augment = AUGMENTATIONS.get(config.augment)
         self.pool = Pool(config.batch)
         self.stop = StopRule(tol=config.tol, max_nfe=config.max_nfe)
+        self.done = self.lost = self.passes = 0
+        self.rows: Tensor | None = None
+        self.losses: list[dict[str, float]] = []
+        self.history: list[dict[str, float]] = []
+        self.resumed: list[dict[str, Any]] = []
         self.began = time.perf_counter()
-        self.done = self.lost = 0
+        found = unfinished.load()
+        if found is not None:
+            self._restore(found)
 
-    def run(self) -> list[dict[str, float]]:
-        """Train to the end; return one entry per round."""
-        history: list[dict[str, float]] = []
-        with TrainingProgress(self.config.progress) as progress:
+    @property
+    def seconds(self) -> float:
+        """Time spent so far, that before an interruption included."""
+        return time.perf_counter() - self.began
+
+    def run(self) -> None:
+        """Train to the end; the state of the end is saved."""
+        shown = self.config.progress
+        with TrainingProgress(shown) as progress, CtrlC(shown) as self.ctrl_c:
+            if self.resumed:
+                progress.say(f"going on after {self.done} steps")
             while self._share() < 1.0:
-                self._refill(cold=not (history or self.knows))
-                losses = []
-                for _ in range(self.config.reuse):
-                    for solved in self.pool.draw(self.generator):
-                        if self._share() < 1.0:
-                            losses.append(self._step(solved))
-                if not losses:
-                    if history:
+                self._refill(cold=not (self.history or self.knows))
+                self._learn()
+                if not self.losses:
+                    if self.history:
                         break  # the time was over while new states were solved
                     raise ConfigError(
                         "no step could be taken: the time is too short, or no noisy image could "
                         "be solved; give more minutes, a larger max_nfe or another model."
                     )
-                # The last step says what there is to say: earlier ones may have had fewer parts.
-                entry = {"step": float(self.done), "seconds": time.perf_counter() - self.began}
-                entry |= {
-                    name: float(np.mean([step[name] for step in losses if name in step]))
-                    for name in losses[-1]
-                }
-                history.append(entry)
-                progress.tell(
-                    min(1.0, self._share()),
-                    "  ".join(f"{name} {value:.4g}" for name, value in entry.items()),
-                )
-        return history
+                self._enter(progress)
+                self._pause(SAVE_AT_END)
+            self._save(0.0)
+        if self.ctrl_c.pressed:
+            raise KeyboardInterrupt
+
+    def _enter(self, progress: TrainingProgress) -> None:
+        """End the round: enter it into the history."""
+        # The last step says what there is to say: earlier ones may have had fewer parts.
+        entry = {"step": float(self.done), "seconds": self.seconds}
+        entry |= {
+            name: float(np.mean([step[name] for step in self.losses if name in step]))
+            for name in self.losses[-1]
+        }
+        self.history.append(entry)
+        self.pool.clear()
+        self.passes, self.rows, self.losses = 0, None, []
+        progress.tell(
+            min(1.0, self._share()),
+            "  ".join(f"{name} {value:.4g}" for name, value in entry.items()),
+        )
 
     def _refill(self, cold: bool) -> None:
         """Solve new noisy images, from the network's own guess as soon as there is one."""
-        self.pool.clear()
-        size = self.config.batch
-        rows = torch.randint(len(self.data), (PARTS, size), generator=self.generator).numpy()
-        for part in rows:
+        if self.rows is None:
+            shape = (PARTS, self.config.batch)
+            self.rows = torch.randint(len(self.data), shape, generator=self.generator)
+        while len(self.pool) < PARTS:
+            part = self.rows[len(self.pool)].numpy()
             x = self.augment(torch.from_numpy(self.data.batch(part)), self.generator)
             x = x + self.config.sigma * torch.randn(x.shape, generator=self.generator)
             x = x.to(self.config.device)
@@ -172,6 +227,17 @@ class _Fitting:
                 start = None if cold else self.net(self.model.inject(x))
             labels = self.labels[part].to(self.config.device)
             self.pool.add(solve_states(self.model, x, labels, start, self.stop))
+            self._pause(SAVE_EVERY)
+
+    def _learn(self) -> None:
+        """Take the steps of all passes over what was solved."""
+        while self.passes < self.config.reuse:
+            for solved in self.pool.draw(self.generator):
+                if self._share() >= 1.0:
+                    return
+                self.losses.append(self._step(solved))
+                self._pause(SAVE_EVERY)
+            self.passes += 1
 
     def _step(self, solved: SolvedImages) -> dict[str, float]:
         """Take one step; return the parts of its loss."""
@@ -232,5 +298,31 @@ class _Fitting:
     def _share(self) -> float:
         """Return how much of the training is done, from 0 to 1."""
         if self.config.minutes > 0.0:
-            return (time.perf_counter() - self.began) / (60.0 * self.config.minutes)
+            return self.seconds / (60.0 * self.config.minutes)
         return self.done / self.config.steps
+
+    def _pause(self, every: float) -> None:
+        """Save if it was not done for so many seconds; on Ctrl-C save and stop."""
+        stop = self.ctrl_c.pressed
+        self._save(0.0 if stop else every)
+        if stop:
+            raise KeyboardInterrupt
+
+    def _save(self, every: float) -> None:
+        """Save everything that a step depends on, if it was not done for so many seconds."""
+        if self.unfinished.age < every:
+            return
+        state = {name: getattr(self, name) for name in POSITION}
+        state |= {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state |= {"pool": self.pool.state(), "generator": self.generator.get_state()}
+        self.unfinished.save(state | {"seconds": self.seconds})
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        for name in POSITION:
+            setattr(self, name, state[name])
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.pool.restore(state["pool"], self.config.device)
+        self.generator.set_state(state["generator"])
+        self.began = time.perf_counter() - state["seconds"]
+        self.resumed.append(resumption(self.done))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,9 @@ class SolvedImages:
     labels: Tensor
 
 
+_COLUMNS = ("injection", "z", "logits", "labels")
+
+
 class Pool:
     """Keep solved states in half precision, about 45 KB per row for a small CIFAR-10 model.
 
@@ -39,10 +43,17 @@ class Pool:
     def __init__(self, size: int) -> None:
         self.size = size
         self._parts: list[SolvedImages] = []
+        self._order: Tensor | None = None
+        self._place = 0
+
+    def __len__(self) -> int:
+        """How many times states were taken in."""
+        return len(self._parts)
 
     def clear(self) -> None:
         """Forget all."""
         self._parts.clear()
+        self._order = None
 
     def add(self, solved: SolvedImages) -> None:
         """Take states in."""
@@ -53,17 +64,35 @@ class Pool:
         )
 
     def draw(self, generator: torch.Generator) -> Iterator[SolvedImages]:
-        """Yield all rows once, in random order; a last incomplete batch is left out."""
+        """Yield all rows once, in random order; a last incomplete batch is left out.
+
+        A pass that was begun before :meth:`state` was taken goes on where it was.
+        """
         injection, z, logits, labels = (
-            torch.cat([getattr(part, name) for part in self._parts])
-            for name in ("injection", "z", "logits", "labels")
+            torch.cat([getattr(part, name) for part in self._parts]) for name in _COLUMNS
         )
-        order = torch.randperm(len(z), generator=generator).to(z.device)
-        for first in range(0, len(order) - self.size + 1, self.size):
-            rows = order[first : first + self.size]
+        if self._order is None:
+            self._order, self._place = torch.randperm(len(z), generator=generator), 0
+        order = self._order.to(z.device)
+        while self._place + self.size <= len(order):
+            rows = order[self._place : self._place + self.size]
+            self._place += self.size
             yield SolvedImages(
                 injection[rows].float(), z[rows].float(), logits[rows].float(), labels[rows]
             )
+        self._order = None
+
+    def state(self) -> dict[str, Any]:
+        """Return all that :meth:`restore` needs, without a copy."""
+        parts = [[getattr(part, name) for name in _COLUMNS] for part in self._parts]
+        return {"parts": parts, "order": self._order, "place": self._place}
+
+    def restore(self, state: dict[str, Any], device: str) -> None:
+        """Go back to what :meth:`state` returned, with the states on a device."""
+        self._parts = [
+            SolvedImages(*(column.to(device) for column in part)) for part in state["parts"]
+        ]
+        self._order, self._place = state["order"], state["place"]
 
 
 def solve_states(

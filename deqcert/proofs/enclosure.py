@@ -1,21 +1,19 @@
-"""Votes that are proven: the class of the exact equilibrium, whatever the solve did."""
+"""Where the exact equilibrium is proven to be, and which class it has."""
 
 from __future__ import annotations
 
 import copy
-import time
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from deqcert.errors import ConfigError
 from deqcert.models.base import EnclosedModel, ImplicitModel
-from deqcert.smoothing.engine import NO_VOTE, SmoothingEngine, Votes
-from deqcert.smoothing.input import Input
-from deqcert.smoothing.predictor import Predictor
 from deqcert.solvers import Solver
+
+UNPROVEN = -1
+"""In place of a class that is not proven."""
 
 MARGIN = 1.0 + 1e-9
 """More than the rounding of norms and products in float64, for states below a million elements."""
@@ -31,19 +29,20 @@ class Enclosure:
 
     Args:
         model: A model that offers the bounds; a torch module is copied, in float64.
+        what: Who asks, in a sentence that refuses.
 
     Raises:
         ConfigError: If it offers none, or they do not hold for its weights.
     """
 
-    def __init__(self, model: ImplicitModel) -> None:
+    def __init__(self, model: ImplicitModel, what: str = "method 'enclosed'") -> None:
         if not isinstance(model, EnclosedModel):
             raise ConfigError(
-                "method 'enclosed' needs a model whose residual bounds its error, but "
+                f"{what} needs a model whose residual bounds its error, but "
                 f"{type(model).__name__} offers no error_bound; use another method, or a model "
-                "trained with --architecture contractive."
+                "trained with --architecture contractive or monotone."
             )
-        self.model = _in_float64(model)
+        self.model = in_float64(model)
         with torch.no_grad():
             self.model.error_bound(torch.zeros(1, dtype=torch.float64))
             self.lipschitz = self.model.readout_lipschitz()
@@ -59,16 +58,36 @@ class Enclosure:
         Returns:
             The class of the exact equilibrium per row, or -1 where it is not proven; shape (B,).
         """
+        best, gaps, distance = self.gaps(z, fz, injection)
+        # Written so that anything that is not a number proves nothing.
+        won = gaps > 0.0
+        won.scatter_(1, best[:, None], torch.isfinite(distance)[:, None])
+        return torch.where(won.all(dim=1), best, UNPROVEN)
+
+    def gaps(
+        self, z: Tensor, fz: Tensor, injection: Tensor, inexact: Tensor | float = 0.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Bound by how much a class leads at the exact equilibrium.
+
+        Args:
+            z: States, shape (B, D), float64.
+            fz: The model's cell at these very states, shape (B, D), float64.
+            injection: What entered the cell, shape (B, ...), float64.
+            inexact: Per row, how far the injection may be from the exact one, shape (B,).
+
+        Returns:
+            The class with the largest logit at z, shape (B,); per class a lower bound of how much
+            it leads over that one at the exact equilibrium, shape (B, K), at most 0 for the class
+            itself; and the bound of ||z - z*||, shape (B,).
+        """
         in_cell, in_logits = self.model.rounding(z, injection)
-        residual = MARGIN * torch.linalg.vector_norm(fz - z, dim=1) + in_cell
+        residual = MARGIN * (torch.linalg.vector_norm(fz - z, dim=1) + inexact) + in_cell
         distance = MARGIN * self.model.error_bound(residual)
         logits = self.model.readout(z)
         best = logits.argmax(dim=1, keepdim=True)
         gap = logits.gather(1, best) - logits - in_logits[:, None]
-        # Written so that anything that is not a number proves nothing.
-        won = gap > MARGIN * self.lipschitz[best.squeeze(1)] * distance[:, None]
-        won.scatter_(1, best, torch.isfinite(distance)[:, None])
-        return torch.where(won.all(dim=1), best.squeeze(1), NO_VOTE)
+        best = best.squeeze(1)
+        return best, gap - MARGIN * self.lipschitz[best] * distance[:, None], distance
 
     @torch.no_grad()
     def prove(
@@ -89,7 +108,7 @@ class Enclosure:
         z, injection = z.double(), injection.double()
         finite = torch.isfinite(z).all(dim=1, keepdim=True)
         z = torch.where(finite, z, self.model.initial_state(injection))
-        proven = torch.full((len(z),), NO_VOTE, device=z.device)
+        proven = torch.full((len(z),), UNPROVEN, device=z.device)
         rows = torch.arange(len(z), device=z.device)
         state, spent = None, 0
         for left in reversed(range(depth)):
@@ -97,7 +116,7 @@ class Enclosure:
             spent += len(rows)
             found = self.classes(z, fz, injection)
             proven[rows] = found
-            unproven = torch.nonzero(found == NO_VOTE).squeeze(1)
+            unproven = torch.nonzero(found == UNPROVEN).squeeze(1)
             if not left or not len(unproven):
                 break
             rows, z, fz, injection = (part[unproven] for part in (rows, z, fz, injection))
@@ -111,49 +130,7 @@ class Enclosure:
         return proven, spent
 
 
-def proven_votes(
-    engine: SmoothingEngine,
-    enclosure: Enclosure,
-    predictor: Predictor,
-    input: Input,
-    stage: int,
-    n: int,
-    *,
-    depth: int,
-) -> Votes:
-    """Classify n noisy copies of an input by their exact equilibria, as far as these are proven.
-
-    Args:
-        engine: The engine, which holds the model, sigma and the seed.
-        enclosure: Of the engine's model.
-        predictor: Where the states come from that proofs begin at; any start.
-        input: The input, and the index that selects its noise.
-        stage: What the samples are for; different stages never share noise.
-        n: Number of copies, from 1.
-        depth: Most cell evaluations for the proof of a vote, at least 1.
-
-    Returns:
-        Votes whose predictions are proven classes, -1 where none was proven; nfe counts the
-        predictor's evaluations and those of the proofs. Their margins are not measured: NaN.
-
-    Raises:
-        ConfigError: If a number is out of range.
-        DataError: If the input does not fit the model.
-    """
-    began = time.perf_counter()
-    predictions = np.full(n, NO_VOTE, dtype=np.int16)
-    cells = more = classes = 0
-    for batch in engine.batches(predictor, input, stage, np.arange(n, dtype=np.int64)):
-        proven, spent = enclosure.prove(batch.z, batch.injection, predictor.solver, depth)
-        predictions[batch.samples] = proven.cpu().numpy().astype(np.int16)
-        cells, more = cells + int(batch.nfe.sum()), more + batch.overhead + spent
-        classes = batch.logits.shape[1]
-    total = predictor.spent(cells, n) + more
-    margins = np.full(n, np.nan, dtype=np.float32)
-    return Votes(predictions, classes, total, time.perf_counter() - began, margins)
-
-
-def _in_float64(model: EnclosedModel) -> EnclosedModel:
+def in_float64(model: EnclosedModel) -> EnclosedModel:
     """Return a copy with the same weights, exactly, that computes in float64."""
     exact = copy.deepcopy(model)
     if isinstance(exact, torch.nn.Module):

@@ -1,0 +1,116 @@
+"""Proven radii from Lipschitz constants: margins over them, no noise and no chance."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from deqcert.certifiers.base import Certifier
+from deqcert.certifiers.certificate import LARGEST_RADIUS, Certificate
+from deqcert.options import check_options, choice, number
+from deqcert.proofs.lipschitz import RULES
+
+if TYPE_CHECKING:
+    from deqcert.models import ImplicitModel
+    from deqcert.proofs.margins import Margins
+    from deqcert.smoothing import Input
+
+
+@dataclass(frozen=True, slots=True)
+class LipschitzDetails:
+    """What a certificate from Lipschitz constants rests on.
+
+    Attributes:
+        rival: Class that limits the radius.
+        gap: Lower bound of the logit difference to it at the exact equilibrium.
+        lipschitz: Upper bound of how fast that difference changes, per pixel unit.
+        error: Distance from the exact equilibrium that was charged to the gap.
+    """
+
+    rival: int
+    gap: float
+    lipschitz: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Lipschitz(Certifier["ImplicitModel"]):
+    """Prove an l2 radius from the margins of the exact equilibrium; no noise is drawn.
+
+    With L_Aj a Lipschitz constant of logit A minus logit j over all inputs,
+
+        R = min over j of (y_A - y_j) / L_Aj.
+
+    Args:
+        bound: How the constants are proven: "multiplier" (the smallest), or one of the classical
+            ones to compare with: "classical" and "published". Computed once per network.
+        tol: Relative residual that ends a solve, in float64. What is left of the error is bounded
+            and charged to the margin, so a larger one only makes radii smaller.
+        max_nfe: Most cell evaluations of a solve.
+
+    Raises:
+        ConfigError: If a number is out of range.
+
+    **Guarantee:** alpha = 0. Let F be the classifier that computes the exact equilibrium of the
+    stored weights for a real input, in exact arithmetic. The certificate abstains, or F answers
+    ``prediction`` at every real input within ``radius`` of this one in l2, pixels outside [0, 1]
+    included. Every rounding of the proof's own arithmetic is bounded and charged. Assumed: the
+    standard model of floating-point arithmetic in float64.
+
+    **Source:** docs/proofs.md; the rule of one constant per pair of classes is classical.
+    """
+
+    name: ClassVar[str] = "lipschitz"
+    record: ClassVar[type[LipschitzDetails] | None] = LipschitzDetails
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    bound: str = choice("multiplier", RULES)
+    tol: float = number(1e-10, above=0, high=1, whole=False)
+    max_nfe: int = number(1000, low=1)
+
+    def check(self, subject: ImplicitModel) -> None:
+        """Refuse a model without proven constants.
+
+        Raises:
+            ConfigError: If it offers none, or they do not hold for its weights.
+        """
+        self._margins(subject)
+
+    def certify(self, subject: ImplicitModel, input: Input) -> Certificate:
+        """Certify one input; see :meth:`Certifier.certify`."""
+        began = time.perf_counter()
+        margins = self._margins(subject)
+        found = margins.at(input.x, tol=self.tol, depth=self.max_nfe)
+        radius, rival = margins.radius(found)
+        proven = radius > 0.0
+        return Certificate(
+            prediction=found.best if proven else None,
+            radius=min(radius, LARGEST_RADIUS) if proven else 0.0,
+            norm=self.norm,
+            alpha=0.0,
+            method=self.name,
+            assumptions=self.assumptions(),
+            nfe=found.nfe,
+            seconds=time.perf_counter() - began,
+            details=LipschitzDetails(
+                rival=rival,
+                gap=float(found.gaps[rival]),
+                lipschitz=float(margins.constants[found.best, rival]),
+                error=found.error,
+            ),
+        )
+
+    def assumptions(self) -> str:
+        """Say what the certificate is about."""
+        return (
+            "proven, without noise, for the classifier that computes the exact equilibrium of the "
+            f"stored weights, over all real inputs within the radius (l2); constants: {self.bound}"
+        )
+
+    def _margins(self, subject: ImplicitModel) -> Margins:
+        from deqcert.proofs.margins import margins_of
+
+        return margins_of(subject, self.bound)

@@ -1,0 +1,29 @@
+"""An equilibrium of one relu layer as matrices: z = relu(W z + U x + u), logits C z + c."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ReluForm:
+    """What proofs of Lipschitz constants read of a model.
+
+    Attributes:
+        state: W, shape (D, D), float64.
+        input: U, shape (D, C*H*W), float64: from pixels in [0, 1], normalisation included.
+        readout: C, shape (K, D), float64.
+        monotone: m > 0 such that (I - W + (I - W)') / 2 has no eigenvalue below m in exact
+            arithmetic on the stored weights, rounded down.
+        state_error: Largest spectral norm of W minus the exact one.
+        input_error: The same for U.
+    """
+
+    state: Tensor
+    input: Tensor
+    readout: Tensor
+    monotone: float
+    state_error: float
+    input_error: float

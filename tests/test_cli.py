@@ -76,8 +76,8 @@ def without_time(journal: Path) -> list[list[str]]:
 def test_certify_leaves_a_table_a_curve_and_a_run_folder(
     files: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "run"
-    assert main(certify(files, out)) == 0
+    out, alone = tmp_path / "run", ("--agreement", "0")
+    assert main(certify(files, out, *alone)) == 0
     said = capsys.readouterr()
     assert "r>=0" in said.out
     assert "ACR" in said.out
@@ -86,7 +86,6 @@ def test_certify_leaves_a_table_a_curve_and_a_run_folder(
     assert {path.name for path in out.iterdir()} == {
         "manifest.json",
         "certificates.tsv",
-        "agreement.tsv",
         "summary.json",
         "curve.png",
     }
@@ -100,7 +99,7 @@ def test_certify_leaves_a_table_a_curve_and_a_run_folder(
     )
 
     before = (out / "certificates.tsv").read_bytes()
-    assert main(certify(files, out, "--quiet")) == 0  # finished: the table again
+    assert main(certify(files, out, "--quiet", *alone)) == 0  # finished: the table again
     assert capsys.readouterr().err == ""
     assert (out / "certificates.tsv").read_bytes() == before
 

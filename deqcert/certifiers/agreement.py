@@ -192,8 +192,9 @@ class Agreement:
         """
         if not self.share < FAITHFUL:
             return None
+        agreed, audited = int(self.agreed.sum()), int(self.audited.sum())
         return (
-            f"these are certificates of {about}, which agrees with {other} on only "
-            f"{100 * self.share:.1f}% of the audited votes: read them as certificates of another "
-            "classifier than that model"
+            f"these are certificates of {about}, which agrees with {other} on only {agreed} of "
+            f"{audited} audited votes ({100 * self.share:.1f}%): read them as certificates of "
+            "another classifier than that model"
         )

@@ -105,16 +105,42 @@ def load(
     return Loaded(formed, model, form, config, identity, notes)
 
 
-def describe_evaluation(machine: Machine, sigma: float | None, form: str) -> dict[str, Any]:
+def noise_levels(machine: Machine, declared: int | None) -> int | None:
+    """Return the steps of the grid that noise is exact on; None for float noise.
+
+    Args:
+        machine: What is asked for.
+        declared: Steps of the grid that the data say they lie on; None where they say nothing.
+
+    Raises:
+        ConfigError: If exact noise is asked for where no grid is known.
+    """
+    if machine.noise == "float":
+        return None
+    levels = declared if machine.levels is None else machine.levels
+    if machine.noise == "exact" and levels is None:
+        raise ConfigError(
+            "noise exact needs inputs on a grid, and these data do not say that they lie on one; "
+            "give levels (--levels 255 for 8-bit images), or noise float"
+        )
+    return levels
+
+
+def describe_evaluation(
+    machine: Machine, sigma: float | None, form: str, levels: int | None = None
+) -> dict[str, Any]:
     """Return what decides an answer besides model, data and predictor, as JSON values.
 
     Args:
         machine: How the model is evaluated.
         sigma: Standard deviation of the noise; None where none is drawn.
         form: Form of the model.
+        levels: Steps of the grid of exact noise; None for float noise.
     """
     noise = {
         "sigma": sigma,
+        "noise": "float" if levels is None else "exact",
+        **({} if levels is None else {"levels": levels}),
         "seed": machine.seed,
         "batch": machine.batch,
         "shape": machine.batch if machine.shape is None else machine.shape,
@@ -203,8 +229,10 @@ def check_fit(model: Any, dataset: Dataset, images: range) -> None:
             )
 
 
-def make_engine(model: ImplicitModel, machine: Machine, sigma: float) -> SmoothingEngine:
-    """Make an engine as the settings say."""
+def make_engine(
+    model: ImplicitModel, machine: Machine, sigma: float, levels: int | None = None
+) -> SmoothingEngine:
+    """Make an engine as the settings say, for noise that is exact on a grid of so many steps."""
     return SmoothingEngine(
         model,
         sigma=sigma,
@@ -212,6 +240,7 @@ def make_engine(model: ImplicitModel, machine: Machine, sigma: float) -> Smoothi
         batch=machine.batch,
         shape=machine.shape,
         device=machine.device,
+        levels=levels,
     )
 
 

@@ -18,6 +18,7 @@ from deqcert.solvers import SOLVERS
 from deqcert.starts import STARTS
 
 SPLITS = ("test", "train")
+NOISES = ("exact", "float")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,12 @@ class Machine:
         shape: Rows of every evaluation of the model; if not given, the batch. Fix it to get the
             same votes whatever the batch.
         seed: Seed of all noise.
+        noise: How noise is drawn. exact rounds the noisy copy to the grid that the data lie on,
+            as part of what is certified, and is true on a computer for any model; float adds
+            float32 numbers, which a malicious model can see through. auto is exact where the data
+            say that they lie on a grid.
+        levels: Steps of that grid between 0 and 1, such as 255 for 8-bit images; if not given,
+            what the data say.
         device: Where the model runs, as torch names it: cpu, cuda or cuda:N.
         threads: CPU threads; if not given, torch's own number.
         form: How the model is evaluated; part of what is certified. auto is what
@@ -54,6 +61,8 @@ class Machine:
     batch: int = number(100, low=1, metavar="B")
     shape: int | None = number(None, low=1, whole=True, metavar="B")
     seed: int = number(0, low=0, high=2**64 - 1)
+    noise: str = choice("auto", NOISES, also=("auto",))
+    levels: int | None = number(None, low=1, whole=True, metavar="L")
     device: str = text("cpu", metavar="NAME")
     threads: int | None = number(None, low=1, high=4096, whole=True, metavar="T")
     form: str = choice("auto", FORMS, also=("auto",))

@@ -288,6 +288,7 @@ def bench(
     batch: int = 100,
     shape: int | None = None,
     device: str = "cpu",
+    levels: int | None = None,
     tell: Callable[[Measurement], None] | None = None,
 ) -> Bench:
     """Measure every setting on the same noisy copies.
@@ -309,6 +310,7 @@ def bench(
         batch: Copies solved together.
         shape: Rows of every evaluation of the model; default: the batch.
         device: As torch names it.
+        levels: Steps of the grid of exact noise; None for float noise.
         tell: Called with each measurement as it is made.
 
     Returns:
@@ -319,7 +321,9 @@ def bench(
     """
     if not images or not settings:
         raise ConfigError("there is nothing to measure; give at least one image and one depth")
-    engine = SmoothingEngine(model, sigma=sigma, seed=seed, batch=batch, shape=shape, device=device)
+    engine = SmoothingEngine(
+        model, sigma=sigma, seed=seed, batch=batch, shape=shape, device=device, levels=levels
+    )
     observer = _Observer(engine)
     pool = {"n0": n0, "n": n, "alpha": alpha, "reference": auditor, "audit": audit}
     certifiers = [

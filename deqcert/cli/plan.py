@@ -79,7 +79,7 @@ def command(
             )
     else:
         dataset, indices = smooth.dataset(data, split=split, images=images)
-        _pilot(smooth, dataset, indices, asked, pilot)
+        _pilot(smooth.on_grid(dataset.levels), dataset, indices, asked, pilot)
 
 
 def _chances(text: str | None) -> list[float]:

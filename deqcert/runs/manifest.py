@@ -104,8 +104,11 @@ class Manifest:
                 f"knows {FORMAT_VERSION}; continue it with the deqcert that began it"
             )
         try:
+            parameters = dict(content["parameters"])
+            if parameters.get("sigma") is not None:  # of a deqcert that knew no other noise
+                parameters.setdefault("noise", "float")
             return cls(
-                parameters=dict(content["parameters"]),
+                parameters=parameters,
                 images=parse_images(content["images"]),
                 environment=dict(content["environment"]),
                 notes=dict(content["notes"]),

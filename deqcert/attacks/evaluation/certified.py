@@ -18,6 +18,8 @@ IDENTITY = (
     "data_hash",
     "split",
     "sigma",
+    "noise",
+    "levels",
     "form",
     "shape",
 )

@@ -116,7 +116,8 @@ class Judge:
         leader = int(order[0])
         second = int(counts[order[1]]) if len(counts) > 1 else 0
         p_value = two_sided_p_value(int(counts[leader]), second)
-        return Verdict(leader != answer and p_value <= self.alpha, leader, counts, p_value, stage)
+        differs = leader != answer and p_value <= self.alpha - self.engine.charge(point.x, self.n)
+        return Verdict(differs, leader, counts, p_value, stage)
 
     def _counts(
         self,
@@ -145,5 +146,10 @@ def _smaller(engine: SmoothingEngine, rows: int) -> SmoothingEngine:
         return engine
     device = str(engine.device)
     return SmoothingEngine(
-        engine.raw, sigma=engine.sigma, seed=engine.seed, batch=rows, device=device
+        engine.raw,
+        sigma=engine.sigma,
+        seed=engine.seed,
+        batch=rows,
+        device=device,
+        levels=engine.levels,
     )

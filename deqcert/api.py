@@ -106,7 +106,7 @@ class SmoothedClassifier(Settings):
         """The engine that casts votes."""
         from deqcert import compose
 
-        levels = compose.noise_levels(self, None)
+        levels = compose.noise_levels(self, compose.recorded_levels(self.model))
         return compose.make_engine(self._loaded.model, self, self.noise_level, levels)
 
     def on_grid(self, levels: int | None) -> SmoothedClassifier:
@@ -116,9 +116,10 @@ class SmoothedClassifier(Settings):
             levels: Steps of the grid between 0 and 1, as :attr:`deqcert.data.Dataset.levels` says;
                 None where inputs lie on none.
         """
-        if levels is None or self.levels is not None:
+        if self.levels is not None or self.noise == "float":
             return self
-        made = dataclasses.replace(self, levels=levels)
+        noise = "float" if levels is None and self.noise == "auto" else self.noise
+        made = dataclasses.replace(self, levels=levels, noise=noise)
         if "_loaded" in self.__dict__:
             made.__dict__["_loaded"] = self._loaded
         return made

@@ -204,6 +204,20 @@ def recorded_noise_level(given: Any) -> float:
         ) from None
 
 
+def recorded_levels(given: Any) -> int | None:
+    """Return the grid of the data that `deqcert train` recorded beside a checkpoint.
+
+    Returns:
+        Steps of the grid between 0 and 1; None where there is no record, or the data lie on none.
+    """
+    try:
+        record = checkpoint_path(given).with_suffix(".json")
+        found = json.loads(record.read_text(encoding="utf-8")).get("levels")
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return found if isinstance(found, int) else None
+
+
 def check_fit(model: Any, dataset: Dataset, images: range) -> None:
     """Refuse images of another size than the model's, and labels outside its classes.
 

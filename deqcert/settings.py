@@ -50,7 +50,7 @@ class Machine:
             float32 numbers, which a malicious model can see through. auto is exact where the data
             say that they lie on a grid.
         levels: Steps of that grid between 0 and 1, such as 255 for 8-bit images; if not given,
-            what the data say.
+            what the data say, and for arrays the training's record beside the checkpoint.
         device: Where the model runs, as torch names it: cpu, cuda or cuda:N.
         threads: CPU threads; if not given, torch's own number.
         form: How the model is evaluated; part of what is certified. auto is what

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,13 @@ from hypothesis import strategies as st
 from scipy import stats
 from toys import SIGMA, HalfLine, ReadsLastBits
 
+import deqcert
 from deqcert.certifiers import predict
 from deqcert.certifiers.bounds import lower_confidence_bound
 from deqcert.certifiers.standard import Standard
+from deqcert.cli import main
 from deqcert.errors import ConfigError, DataError
+from deqcert.runs import Manifest
 from deqcert.smoothing import Input, Predictor, SmoothingEngine, Stage, noisy_copies
 from deqcert.smoothing.grid import grid_law
 from deqcert.smoothing.noise import on_grid
@@ -177,3 +182,109 @@ def test_a_prediction_pays_too():
 def test_a_sigma_without_tables_is_refused_by_the_engine():
     with pytest.raises(ConfigError, match="noise float"):
         SmoothingEngine(HalfLine(0.9), sigma=1e5, levels=LEVELS)
+
+
+# Which noise a run uses.
+
+QUICK = {"sigma": 0.25, "n0": 10, "n": 60, "batch": 35, "tol": 0.0, "depth": 2}
+
+
+def digits(out=None, **settings):
+    smooth = deqcert.SmoothedClassifier("digits", **QUICK, **settings)
+    return smooth if out is None else smooth.certify_dataset("digits", images="0:2", out=out)
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({}, {"noise": "exact", "levels": 16}),
+        ({"noise": "exact"}, {"noise": "exact", "levels": 16}),
+        ({"levels": 32}, {"noise": "exact", "levels": 32}),
+        ({"noise": "float"}, {"noise": "float"}),
+    ],
+)
+def test_a_run_names_its_noise_and_says_what_it_assumes(tmp_path, settings, wanted):
+    digits(tmp_path / "run", **settings)
+    manifest = Manifest.read(tmp_path / "run")
+    assert wanted.items() <= manifest.parameters.items()
+    assert ("levels" in manifest.parameters) == ("levels" in wanted)
+    stated = json.loads((tmp_path / "run" / "summary.json").read_text())["assumptions"]
+    assert f"noise {wanted['noise']}: " in stated
+    assert manifest.notes["assumptions"] == stated
+
+
+def test_a_run_in_one_noise_is_not_continued_in_the_other(tmp_path):
+    digits(tmp_path / "run")
+    with pytest.raises(deqcert.errors.RunError, match='noise was "exact" and is now "float"'):
+        digits(tmp_path / "run", noise="float")
+
+
+def test_a_run_folder_that_names_no_noise_is_one_of_float_noise(tmp_path):
+    before = digits(tmp_path / "run", noise="float")
+    path = tmp_path / "run" / "manifest.json"
+    content = json.loads(path.read_text())
+    del content["parameters"]["noise"]
+    path.write_text(json.dumps(content))
+    again = digits(tmp_path / "run", noise="float")
+    np.testing.assert_array_equal(before.radius, again.radius)
+    with pytest.raises(deqcert.errors.RunError, match="noise was"):
+        digits(tmp_path / "run")
+
+
+def test_data_without_a_grid_have_float_noise_unless_one_is_given(tmp_path):
+    data = deqcert.load_dataset("digits")
+    np.savez(tmp_path / "floats.npz", x=data.batch([0, 1]), y=data.labels()[:2])
+    spec = f"npz:{tmp_path / 'floats.npz'}"
+
+    def noise(name, **settings):
+        smooth = deqcert.SmoothedClassifier("digits", **QUICK, **settings)
+        smooth.certify_dataset(spec, out=tmp_path / name)
+        return Manifest.read(tmp_path / name).parameters["noise"]
+
+    assert noise("auto") == "float"
+    assert noise("given", levels=16) == "exact"
+    with pytest.raises(ConfigError, match="--levels 255"):
+        noise("exact", noise="exact")
+    with pytest.raises(DataError, match="1/7"):
+        noise("wrong", levels=7)
+
+
+def test_arrays_have_the_noise_of_the_data_that_the_model_was_trained_on():
+    x = deqcert.load_dataset("digits").image(0)
+    assert digits().engine.levels == 16
+    assert digits(noise="float").engine.levels is None
+    made = digits().certify(x)
+    assert made.radius == digits(levels=16).certify(x).radius
+    with pytest.raises(DataError, match="noise float"):
+        digits().certify(x * 0.99)
+    assert digits(noise="float").predict(x * 0.99, n=100) == made.prediction
+
+
+def test_predictions_have_the_noise_of_certificates(tmp_path, capsys):
+    x = deqcert.load_dataset("digits").batch([0])[0]
+    np.save(tmp_path / "grey.npy", (x * 255).round().astype(np.uint8))
+    np.save(tmp_path / "floats.npy", x)
+    short = ["predict", "--model", "digits", "--sigma", "0.25", "--n", "50", "--tol", "0"]
+    assert main([*short, "--depth", "2", "--images", "0"]) == 0
+    for file in ("grey", "floats"):
+        assert main([*short, "--depth", "2", str(tmp_path / f"{file}.npy")]) == 0
+    assert main([*short, "--depth", "2", "--levels", "7", "--images", "0"]) == 2
+    assert "1/7" in capsys.readouterr().err
+
+
+def test_an_attack_judges_with_the_noise_of_the_certificates_on_their_grid(tmp_path):
+    run, made = tmp_path / "run", tmp_path / "attacks"
+    digits(run)
+    attack = [
+        "attack",
+        str(run),
+        "--attack",
+        "smoothadv-pgd:steps=3,draws=2",
+        "--n",
+        "100",
+        "--search",
+        "20",
+    ]
+    assert main([*attack, "--out", str(made), "--quiet"]) in (0, 1)
+    found = Manifest.read(made).parameters
+    assert (found["noise"], found["levels"]) == ("exact", 16)

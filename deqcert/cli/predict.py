@@ -58,7 +58,8 @@ def command(
     smooth, silence = SmoothedClassifier(**settings), Silence()
     if files:
         _refuse_data(click.get_current_context())
-        smooth = smooth.on_grid(_levels(files))
+        if (levels := _levels(files)) is not None:
+            smooth = smooth.on_grid(levels)
         smooth.engine.callbacks.append(silence)
         _predict_files(smooth, files, n, as_json)
         say(silence.note())

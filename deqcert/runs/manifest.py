@@ -48,6 +48,9 @@ class Manifest:
     def differences(self, other: Manifest) -> list[str]:
         """List the parameters in which another request differs from this run, in words."""
         mine, theirs = _flat(self.parameters), _flat(other.parameters)
+        for parameters in (mine, theirs):
+            if parameters.get("sigma") is not None:  # older runs knew no other noise
+                parameters.setdefault("noise", "float")
         keys = [*mine, *(key for key in theirs if key not in mine)]
         found = [
             f"{key} was {_say(mine, key)} and is now {_say(theirs, key)}"
@@ -104,11 +107,8 @@ class Manifest:
                 f"knows {FORMAT_VERSION}; continue it with the deqcert that began it"
             )
         try:
-            parameters = dict(content["parameters"])
-            if parameters.get("sigma") is not None:  # of a deqcert that knew no other noise
-                parameters.setdefault("noise", "float")
             return cls(
-                parameters=parameters,
+                parameters=dict(content["parameters"]),
                 images=parse_images(content["images"]),
                 environment=dict(content["environment"]),
                 notes=dict(content["notes"]),

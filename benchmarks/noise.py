@@ -74,8 +74,8 @@ def main(rounds: int, out: Path) -> None:
         "# What noise costs",
         "",
         f"`python benchmarks/noise.py`, MDEQ-SMALL (3072 values an input), one thread of "
-        f"{platform.machine()}, torch {torch.__version__}, kernels: {kernels.status().path}; processor "
-        f"time of the fastest of {rounds} rounds of {ROWS} copies.",
+        f"{platform.machine()}, torch {torch.__version__}, kernels: {kernels.status().path}; "
+        f"processor time of the fastest of {rounds} rounds of {ROWS} copies.",
         "",
         f"The cheapest vote, one evaluation with exact noise: {1e6 * vote:.0f} microseconds.",
         "",

@@ -110,7 +110,23 @@ class SmoothedClassifier(Settings):
         """The engine that casts votes."""
         from deqcert import compose
 
-        return compose.make_engine(self._loaded.model, self, self.noise_level)
+        levels = compose.noise_levels(self, compose.recorded_levels(self.model))
+        return compose.make_engine(self._loaded.model, self, self.noise_level, levels)
+
+    def on_grid(self, levels: int | None) -> SmoothedClassifier:
+        """Return this classifier for inputs on a grid, unless its settings name one.
+
+        Args:
+            levels: Steps of the grid between 0 and 1, as :attr:`deqcert.data.Dataset.levels` says;
+                None where inputs lie on none.
+        """
+        if self.levels is not None or self.noise == "float":
+            return self
+        noise = "float" if levels is None and self.noise == "auto" else self.noise
+        made = dataclasses.replace(self, levels=levels, noise=noise)
+        if "_loaded" in self.__dict__:
+            made.__dict__["_loaded"] = self._loaded
+        return made
 
     def certify(self, x: ArrayLike, index: int = 0) -> Any:
         """Certify one input, or each of several.
@@ -222,16 +238,19 @@ class SmoothedClassifier(Settings):
             **loaded.identity,
             **compose.describe_data(chosen.data, chosen.split, dataset),
         }
-        each, sigma, silence = 0, None, Silence()
+        each, sigma, levels, silence = 0, None, None, Silence()
+        stated = certifier.assumptions()
         if certifier.noise:
-            subject = compose.make_engine(loaded.model, self, self.noise_level)
+            levels = compose.noise_levels(self, dataset.levels)
+            subject = compose.make_engine(loaded.model, self, self.noise_level, levels)
+            stated += f"; {subject.describe_noise()}"
             each, sigma = self.n0 + self.n + int(parameters.get("audit", 0)), subject.sigma
-        parameters |= compose.describe_evaluation(self, sigma, loaded.form)
+        parameters |= compose.describe_evaluation(self, sigma, loaded.form, levels)
         certifier.check(subject)
         notes = {
             **loaded.notes,
             "data": chosen.data,
-            "assumptions": certifier.assumptions(),
+            "assumptions": stated,
             "sound": certifier.sound,
             "settings": self.written(chosen),
         }
@@ -263,7 +282,7 @@ class SmoothedClassifier(Settings):
             run.reveal()
             results = read_results(folder)
             made = table([results], radii or self.goal_radii)
-            about = {"assumptions": certifier.assumptions(), "form": loaded.form}
+            about = {"assumptions": stated, "form": loaded.form}
             run.finish({"radii": list(made.radii), **made.rows[0], **about})
             draw_curves([results], folder / "curve.png")
             if (sentence := silence.note()) is not None:

@@ -107,16 +107,42 @@ def load(
     return Loaded(formed, model, form, config, identity, notes)
 
 
-def describe_evaluation(machine: Machine, sigma: float | None, form: str) -> dict[str, Any]:
+def noise_levels(machine: Machine, declared: int | None) -> int | None:
+    """Return the steps of the grid that noise is exact on; None for float noise.
+
+    Args:
+        machine: What is asked for.
+        declared: Steps of the grid that the data say they lie on; None where they say nothing.
+
+    Raises:
+        ConfigError: If exact noise is asked for where no grid is known.
+    """
+    if machine.noise == "float":
+        return None
+    levels = declared if machine.levels is None else machine.levels
+    if machine.noise == "exact" and levels is None:
+        raise ConfigError(
+            "noise exact needs inputs on a grid, and these data do not say that they lie on one; "
+            "give levels (--levels 255 for 8-bit images), or noise float"
+        )
+    return levels
+
+
+def describe_evaluation(
+    machine: Machine, sigma: float | None, form: str, levels: int | None = None
+) -> dict[str, Any]:
     """Return what decides an answer besides model, data and predictor, as JSON values.
 
     Args:
         machine: How the model is evaluated.
         sigma: Standard deviation of the noise; None where none is drawn.
         form: Form of the model.
+        levels: Steps of the grid of exact noise; None for float noise.
     """
     noise = {
         "sigma": sigma,
+        "noise": "float" if levels is None else "exact",
+        **({} if levels is None else {"levels": levels}),
         "seed": machine.seed,
         "batch": machine.batch,
         "shape": machine.batch if machine.shape is None else machine.shape,
@@ -180,6 +206,20 @@ def recorded_noise_level(given: Any) -> float:
         ) from None
 
 
+def recorded_levels(given: Any) -> int | None:
+    """Return the grid of the data that `deqcert train` recorded beside a checkpoint.
+
+    Returns:
+        Steps of the grid between 0 and 1; None where there is no record, or the data lie on none.
+    """
+    try:
+        record = checkpoint_path(given).with_suffix(".json")
+        found = json.loads(record.read_text(encoding="utf-8")).get("levels")
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return found if isinstance(found, int) else None
+
+
 def check_fit(model: Any, dataset: Dataset, images: range) -> None:
     """Refuse images of another size than the model's, and labels outside its classes.
 
@@ -205,8 +245,17 @@ def check_fit(model: Any, dataset: Dataset, images: range) -> None:
             )
 
 
-def make_engine(model: ImplicitModel, machine: Machine, sigma: float) -> SmoothingEngine:
-    """Make an engine as the settings say; where these leave the seed open, with one drawn now."""
+def make_engine(
+    model: ImplicitModel, machine: Machine, sigma: float, levels: int | None = None
+) -> SmoothingEngine:
+    """Make an engine as the settings say; where these leave the seed open, with one drawn now.
+
+    Args:
+        model: The model.
+        machine: The settings.
+        sigma: Standard deviation of the noise.
+        levels: Steps of the grid that the noise is exact on; None for float noise.
+    """
     return SmoothingEngine(
         model,
         sigma=sigma,
@@ -214,6 +263,7 @@ def make_engine(model: ImplicitModel, machine: Machine, sigma: float) -> Smoothi
         batch=machine.batch,
         shape=machine.shape,
         device=machine.device,
+        levels=levels,
     )
 
 

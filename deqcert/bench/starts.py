@@ -289,6 +289,7 @@ def bench(
     batch: int = 100,
     shape: int | None = None,
     device: str = "cpu",
+    levels: int | None = None,
     tell: Callable[[Measurement], None] | None = None,
 ) -> Bench:
     """Measure every setting on the same noisy copies, which no certificate of a run ever sees.
@@ -310,6 +311,7 @@ def bench(
         batch: Copies solved together.
         shape: Rows of every evaluation of the model; default: the batch.
         device: As torch names it.
+        levels: Steps of the grid of exact noise; None for float noise.
         tell: Called with each measurement as it is made.
 
     Returns:
@@ -328,6 +330,7 @@ def bench(
         shape=shape,
         device=device,
         base_stage=Stage.BENCH,
+        levels=levels,
     )
     observer = _Observer(engine)
     pool = {"n0": n0, "n": n, "alpha": alpha, "reference": auditor, "audit": audit}

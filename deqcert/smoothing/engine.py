@@ -16,8 +16,16 @@ from deqcert.devices import open_device
 from deqcert.errors import ConfigError, DataError
 from deqcert.models.base import ImplicitModel
 from deqcert.models.shaped import ShapedModel
+from deqcert.smoothing.grid import grid_law
 from deqcert.smoothing.input import Input
-from deqcert.smoothing.noise import LIMIT, check_counters, noisy_copies
+from deqcert.smoothing.noise import (
+    LIMIT,
+    check_counters,
+    describe_noise,
+    grid_points,
+    noisy_copies,
+    on_grid,
+)
 from deqcert.smoothing.predictor import Predictor
 from deqcert.smoothing.stage import Stage
 from deqcert.smoothing.stream import solve_stream
@@ -112,12 +120,16 @@ class SmoothingEngine:
             ones are split. The default is the batch. Votes of independent starts do not depend on
             ``batch``; they may depend on ``shape`` in the last bit.
         device: Where the model runs, as torch names it.
+        levels: L for exact noise on inputs of the grid 0, 1/L, ..., 1, such as 255 for 8-bit
+            images: the base classifier then is the model behind a rounding to that grid, and
+            nothing about floating point is left to assume. None for float noise.
         callbacks: Called with each batch once it is solved.
         base_stage: Added to every stage that noise is asked for: 0, or ``Stage.BENCH`` where
             nothing that is certified may see the same noise.
 
     Raises:
-        ConfigError: If a value is out of range or the device is not there.
+        ConfigError: If a value is out of range, the device is not there, or there are no tables
+            for so fine a grid and so large a sigma.
     """
 
     def __init__(
@@ -129,6 +141,7 @@ class SmoothingEngine:
         batch: int = 100,
         shape: int | None = None,
         device: str = "cpu",
+        levels: int | None = None,
         callbacks: Sequence[Callback] = (),
         base_stage: int = 0,
     ) -> None:
@@ -146,10 +159,36 @@ class SmoothingEngine:
             model.eval().to(self.device)
             self.dtype = next((p.dtype for p in model.parameters()), torch.float32)
         self.sigma, self.seed, self.batch = float(sigma), int(seed), int(batch)
+        self.levels = levels
+        if levels is not None:
+            grid_law(levels, self.sigma)
         self.callbacks = list(callbacks)
         self.base_stage = int(base_stage)
         self.raw = model
         self.model = ShapedModel(model, int(shape))
+
+    def charge(self, x: ArrayLike | Tensor, samples: int) -> float:
+        """Return what statements about an input must pay of alpha for how noise is drawn.
+
+        Args:
+            x: The input.
+            samples: Noisy copies that they rest on.
+
+        Returns:
+            A bound of the total variation between the noise that is drawn and that of the law, for
+            all copies together; 0 for float noise, whose law is assumed.
+        """
+        if self.levels is None:
+            return 0.0
+        return grid_law(self.levels, self.sigma).charge(samples, int(np.prod(np.shape(x))))
+
+    def describe_noise(self, charge: float = 0.0) -> str:
+        """Say in words what noise is drawn, and what is assumed of it."""
+        return describe_noise(self.levels, self.sigma, charge)
+
+    def seen(self, x: Tensor) -> Tensor:
+        """Return what the base classifier makes of pixels in [0, 1] before the model sees them."""
+        return x if self.levels is None else on_grid(x, self.levels).to(x.dtype)
 
     def votes(self, predictor: Predictor, input: Input, stage: int, n: int) -> Votes:
         """Classify n noisy copies of an input.
@@ -254,7 +293,13 @@ class SmoothingEngine:
         for first in range(0, len(samples), self.batch):
             part = samples[first : first + self.batch]
             noisy = noisy_copies(
-                clean, part, sigma=self.sigma, seed=self.seed, index=index, stage=stage
+                clean,
+                part,
+                sigma=self.sigma,
+                seed=self.seed,
+                index=index,
+                stage=stage,
+                levels=self.levels,
             )
             yield part, self._inject(noisy)
 
@@ -336,6 +381,8 @@ class SmoothingEngine:
             )
         if not bool(torch.isfinite(clean).all()):
             raise DataError("the image has values that are not finite; pixels must be in [0, 1].")
+        if self.levels is not None:
+            grid_points(clean, self.levels)
         return clean
 
     def _inject(self, x: Tensor) -> Tensor:

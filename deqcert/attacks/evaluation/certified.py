@@ -18,6 +18,8 @@ IDENTITY = (
     "data_hash",
     "split",
     "sigma",
+    "noise",
+    "levels",
     "form",
     "shape",
 )
@@ -100,7 +102,7 @@ def check_same(manifest: Manifest, now: Mapping[str, Any], run: str) -> list[str
     keys = [key for key in now if key not in OWN]
 
     def differences(keys: list[str]) -> list[str]:
-        held = {key: manifest.parameters.get(key) for key in keys}
+        held = {key: manifest.parameters[key] for key in keys if key in manifest.parameters}
         return Manifest(held, ()).differences(Manifest({key: now[key] for key in keys}, ()))
 
     differing = differences([key for key in keys if key in IDENTITY])

@@ -117,7 +117,8 @@ class Judge:
         leader = int(order[0])
         second = int(counts[order[1]]) if len(counts) > 1 else 0
         p_value = two_sided_p_value(int(counts[leader]), second)
-        return Verdict(leader != answer and p_value <= self.alpha, leader, counts, p_value, stage)
+        differs = leader != answer and p_value <= self.alpha - self.engine.charge(point.x, self.n)
+        return Verdict(differs, leader, counts, p_value, stage)
 
     def _counts(
         self,
@@ -152,4 +153,5 @@ def _smaller(engine: SmoothingEngine, rows: int) -> SmoothingEngine:
         batch=rows,
         device=device,
         base_stage=engine.base_stage,
+        levels=engine.levels,
     )

@@ -13,6 +13,7 @@ from scipy import stats
 from toys import SIGMA, HalfLine, ReadsLastBits
 
 import deqcert
+from deqcert.attacks.evaluation import Judge
 from deqcert.certifiers import predict
 from deqcert.certifiers.bounds import lower_confidence_bound
 from deqcert.certifiers.standard import Standard
@@ -177,6 +178,12 @@ def test_a_prediction_pays_too():
     for levels, alpha, answer in ((None, 1.0, 0), (LEVELS, 1.0, None), (LEVELS, 1.05, 0)):
         engine = SmoothingEngine(HalfLine(1.0 - 1e-12), sigma=SIGMA, levels=levels)
         assert predict(engine, ONE_STEP, x, n=40, alpha=alpha * 2.0**-39) == answer
+
+
+def test_a_verdict_that_cannot_pay_is_refused_before_the_first_vote():
+    engine = SmoothingEngine(HalfLine(0.9), sigma=SIGMA, levels=LEVELS)
+    with pytest.raises(ConfigError, match="attack fewer images"):
+        Judge(engine, ONE_STEP, n=100, alpha=1e-14, guesses=10)
 
 
 def test_a_sigma_without_tables_is_refused_by_the_engine():

@@ -71,7 +71,7 @@ class GridTable:
             values: What the grid points are as floats, in order.
             device: Where they are used.
         """
-        # Not for the stopper's sake a tie: there is nothing of it in the lower bits.
+        # A draw may tie with the stopper, too; the lower bits have none, so it stays the last.
         stopped = np.append(thresholds >> _REST, (1 << 32) - 1)
         for mantissa in _MANTISSAS:
             first, last = _buckets(mantissa)
@@ -170,13 +170,14 @@ def philox_grid(
         stop = min(n, start + step)
         sample = torch.arange(first + start, first + stop, dtype=torch.int64, device=out.device)
 
-        def words(block: Tensor, rows: Tensor) -> Tensor:
+        def words(c0: Tensor, c1: Tensor) -> Tensor:
             """Return the four words of each block in the last dimension."""
-            c0, c1 = torch.broadcast_tensors(block, rows)  # type: ignore[no-untyped-call]
             counter = (c0, c1, torch.full_like(c0, index), torch.full_like(c0, stage))
             return torch.stack(philox4x32(counter, key), dim=-1)
 
-        drawn = words(place[:blocks], sample[:, None]).flatten(1)[:, :d].contiguous()
+        shape = (stop - start, blocks)
+        drawn = words(place[:blocks].expand(shape), sample[:, None].expand(shape))
+        drawn = drawn.flatten(1)[:, :d].contiguous()
         found = torch.searchsorted(upper, drawn)
         tied = found != torch.searchsorted(upper, drawn, right=True)
         row, element = tied.nonzero(as_tuple=True)

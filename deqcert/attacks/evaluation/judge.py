@@ -48,7 +48,8 @@ class Judge:
             vote that is not proven then counts for the class that was certified.
 
     Raises:
-        ConfigError: If a number is out of range, or n is so small that no vote could differ.
+        ConfigError: If a number is out of range, n is so small that no vote could differ, or alpha
+            so small that it cannot pay for exact noise.
     """
 
     def __init__(
@@ -73,6 +74,13 @@ class Judge:
             raise ConfigError(
                 f"start '{predictor.start.name}' chains samples; a verdict needs the base "
                 "classifier that the certificate is about."
+            )
+        shape = getattr(engine.raw, "input_shape", ())
+        charge = engine.charge(np.broadcast_to(0.0, shape), n)
+        if charge >= alpha:
+            raise ConfigError(
+                f"exact noise for a verdict takes {charge:.1e} of its alpha, which is only "
+                f"{alpha:.1e}; raise alpha, lower n, or attack fewer images in one run."
             )
         self.engine, self.predictor = engine, predictor
         self.n, self.alpha, self.guesses, self.depth = n, alpha, guesses, depth

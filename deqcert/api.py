@@ -205,8 +205,10 @@ class SmoothedClassifier(Settings):
             advice: A sentence for ``note`` once a new run has begun.
 
         Returns:
-            The certificates, as :func:`deqcert.report.read_results` reads them. The folder also
-            holds a manifest, a summary, and the curve of certified accuracy.
+            The certificates, as :func:`deqcert.report.read_results` reads them; where another
+            classifier than the converged model is certified, their ``agreement`` says how often
+            the two agree. The folder also holds a manifest, a summary, and the curve of certified
+            accuracy.
 
         Raises:
             ConfigError: If the settings do not fit each other, the model or the data.
@@ -217,7 +219,15 @@ class SmoothedClassifier(Settings):
         from deqcert import compose
         from deqcert.progress import progress_kind
         from deqcert.report import draw_curves, read_results, table
-        from deqcert.runs import Run, certificate_layout, certify_images, machine, versions
+        from deqcert.runs import (
+            Agreements,
+            Row,
+            Run,
+            certificate_layout,
+            certify_images,
+            machine,
+            versions,
+        )
         from deqcert.smoothing import Silence
 
         chosen = Data(data=data if isinstance(data, str) else data.name, split=split, images=images)
@@ -238,27 +248,34 @@ class SmoothedClassifier(Settings):
             **loaded.identity,
             **compose.describe_data(chosen.data, chosen.split, dataset),
         }
-        each, sigma, levels, silence = 0, None, None, Silence()
+        each, sigma, levels, silence, audit = 0, None, None, Silence(), None
         stated = certifier.assumptions()
         if certifier.noise:
             levels = compose.noise_levels(self, dataset.levels)
             subject = compose.make_engine(loaded.model, self, self.noise_level, levels)
             stated += f"; {subject.describe_noise()}"
+            audit = compose.make_agreement_audit(certifier, subject, loaded, self, self.agreement)
             each, sigma = self.n0 + self.n + int(parameters.get("audit", 0)), subject.sigma
         parameters |= compose.describe_evaluation(self, sigma, loaded.form, levels)
         certifier.check(subject)
+        compared = compose.compared_with(certifier, self)
         notes = {
             **loaded.notes,
             "data": chosen.data,
+            "classifier": certifier.about(),
+            **({} if compared is None else {"compared": compared.about()}),
             "assumptions": stated,
             "sound": certifier.sound,
             "settings": self.written(chosen),
         }
         environment = {**versions(), **machine()}
         layout = certificate_layout(noise=certifier.noise, norm=certifier.norm)
-        with Run(
-            folder, parameters, indices, environment=environment, notes=notes, layout=layout
-        ) as run:
+        with (
+            Run(
+                folder, parameters, indices, environment=environment, notes=notes, layout=layout
+            ) as run,
+            Agreements(run, audit, dataset) as agreements,
+        ):
             for change in run.changes:
                 note(f"{change} since this run began; recorded")
             if advice is not None and not run.done:
@@ -269,11 +286,17 @@ class SmoothedClassifier(Settings):
                 before = list(zip(earlier.correct.tolist(), earlier.radius.tolist(), strict=True))
             kind = progress_kind(quiet=not progress)
             with kind(len(run.images), each, sigma, before) as shown:
+
+                def tell(row: Row) -> None:
+                    shown.image(row)
+                    agreements.take(row)
+
                 if certifier.noise:
                     subject.seed = run.seed
                     subject.callbacks += [shown, silence]
                 try:
-                    certify_images(run, certifier, subject, dataset, shown.image)
+                    agreements.catch_up()
+                    certify_images(run, certifier, subject, dataset, tell)
                 except KeyboardInterrupt:
                     raise Interrupted(
                         f"interrupted; {run.done} of {len(run.images)} images are safe in "
@@ -282,11 +305,12 @@ class SmoothedClassifier(Settings):
             run.reveal()
             results = read_results(folder)
             made = table([results], radii or self.goal_radii)
-            about = {"assumptions": stated, "form": loaded.form}
+            about = {"classifier": certifier.about(), "assumptions": stated, "form": loaded.form}
             run.finish({"radii": list(made.radii), **made.rows[0], **about})
             draw_curves([results], folder / "curve.png")
-            if (sentence := silence.note()) is not None:
-                note(sentence)
+            for sentence in (silence.note(), results.warning()):
+                if sentence is not None:
+                    note(sentence)
         return results
 
     def dataset(

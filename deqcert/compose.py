@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from deqcert import __version__, form_cache, kernels
-from deqcert.certifiers import Certifier
+from deqcert.certifiers import Certifier, SmoothingCertifier
+from deqcert.certifiers.agreement import AgreementAudit
 from deqcert.data import Dataset
 from deqcert.devices import open_device
 from deqcert.errors import CheckpointError, ConfigError, DataError, RunError
@@ -30,9 +31,16 @@ from deqcert.options import options_of, read_options
 from deqcert.runs import Manifest
 from deqcert.settings import Machine, Solving, Starting
 from deqcert.smoothing import DecidedStop, EarlyStop, Predictor, SmoothingEngine
+from deqcert.smoothing.naming import CONVERGED
 from deqcert.smoothing.seed import draw_seed
 from deqcert.solvers import SOLVERS, Solver, StopRule, get_solver
 from deqcert.starts import StartFile, StartPolicy, get_start, make_start
+
+CONVERGED_DEPTH = 30
+"""Evaluations that a converged solve may take at least, the default of cold solves."""
+
+CONVERGED_ROWS = 16
+"""Rows of its evaluations: an audit has few, and rows that pad a batch cost as much as others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,6 +298,73 @@ def make_cold(solving: Solving) -> Predictor:
     """
     stop = StopRule(tol=solving.tol, max_nfe=solving.depth)
     return Predictor(make_solver(solving), stop, get_start("cold"))
+
+
+def make_converged(solving: Solving) -> Predictor:
+    """Make the cold solve that is called the converged model, whatever solve is certified.
+
+    It is the cold solve of the settings, unless that one stops before a relative residual of 1e-3
+    or may give up before 30 evaluations.
+
+    Raises:
+        ConfigError: If a setting is out of range.
+    """
+    tol = solving.tol if 0.0 < solving.tol <= CONVERGED else CONVERGED
+    stop = StopRule(tol=tol, max_nfe=max(solving.depth, CONVERGED_DEPTH))
+    return Predictor(make_solver(solving), stop, get_start("cold"))
+
+
+def compared_with(certifier: Certifier[Any], solving: Solving) -> Predictor | None:
+    """Return the converged solve where certificates are about another one, else None.
+
+    Args:
+        certifier: What certifies.
+        solving: How a cold solve is done.
+    """
+    found = certifier.classifier if isinstance(certifier, SmoothingCertifier) else None
+    if found is None or not found.independent or (found.converged and found.start.name == "cold"):
+        return None
+    return make_converged(solving)
+
+
+def make_agreement_audit(
+    certifier: Certifier[Any],
+    engine: SmoothingEngine,
+    loaded: Loaded,
+    solving: Solving,
+    budget: float,
+) -> AgreementAudit | None:
+    """Make the audit of a run's agreement with the converged model.
+
+    Args:
+        certifier: What certifies.
+        engine: The engine that casts its votes.
+        loaded: The model.
+        solving: How a cold solve is done.
+        budget: Share of the evaluations that it may cost.
+
+    Returns:
+        The audit; None where there is nothing to compare, or nothing may be spent on it.
+    """
+    converged = compared_with(certifier, solving)
+    if converged is None or not budget:
+        return None
+    assert isinstance(certifier, SmoothingCertifier)
+    assert certifier.classifier is not None
+    # In the model's own precision, and in a form that takes any number of rows.
+    form = "folded" if "folded" in form_names(loaded.plain) else "eager"
+    model = loaded.model
+    if form != loaded.form:
+        device = str(engine.device)
+        model = in_form(loaded.plain, form, rows=CONVERGED_ROWS, device=device)
+    rows = engine.model.rows
+    return AgreementAudit(
+        engine=engine.beside(engine.raw, shape=rows),
+        classifier=certifier.classifier,
+        converging=engine.beside(model, shape=min(rows, CONVERGED_ROWS)),
+        converged=converged,
+        budget=budget,
+    )
 
 
 def make_predictor(given: Any, solving: Solving, starting: Starting, device: str) -> Predictor:

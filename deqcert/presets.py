@@ -45,7 +45,8 @@ PRESETS: Registry[Preset] = Registry(
             },
         ),
         "fast": Preset(
-            "one evaluation from a learned start, which is then the classifier that is certified",
+            "the 1-evaluation classifier (learned start) is certified: another than the converged "
+            "model",
             {"method": "independent", "start": "learned", "steps": 1},
         ),
         "faithful": Preset(

@@ -137,6 +137,8 @@ class Certifying:
         goal: When an image has had enough: budget (all of n), radii=R,R,... (each of these is
             certified or out of reach; 0 asks for a class), or relative=SHARE (within that share
             of the radius that all of n could give).
+        agreement: How much of a run's evaluations, at most, goes into a look at how often the
+            certified classifier agrees with the converged model, where it is another; 0 is none.
         method_options: Further options of the method by name, for methods that have some.
     """
 
@@ -147,6 +149,7 @@ class Certifying:
     alpha_total: float | None = number(None, above=0, below=1, whole=False, metavar="A")
     audit: int | None = number(None, low=1, whole=True, metavar="K")
     goal: str = text("budget", metavar="GOAL")
+    agreement: float = number(0.05, low=0, high=1, metavar="SHARE")
     method_options: Mapping[str, Any] = field(default_factory=dict)
 
 

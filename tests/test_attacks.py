@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -670,6 +671,7 @@ def test_the_command_finds_nothing_inside_sound_radii(
     assert main(given) == 0
     said = capsys.readouterr()
     assert "no alarm: 2 certificates held against 2 attacks" in said.out
+    assert re.search(r"certified and attacked: the .*, smoothed", said.out)
     assert said.err.count("\n") == 2
     names = {path.name for path in out.iterdir()}
     assert names == {"manifest.json", "attacks.tsv", "summary.json", "attacks.png"}

@@ -86,6 +86,7 @@ def test_certify_leaves_a_table_a_curve_and_a_run_folder(
     assert {path.name for path in out.iterdir()} == {
         "manifest.json",
         "certificates.tsv",
+        "agreement.tsv",
         "summary.json",
         "curve.png",
     }
@@ -454,7 +455,9 @@ def test_predict_takes_image_files(
     """As the Python front door answers for the same arrays."""
     given = f"predict --model {files.model} --sigma 0.25 --n 60 --tol 0 --depth 2 --batch 20"
     assert main([*given.split(), *map(str, pictures)]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
+    assert "the answers are those of the 2-evaluation classifier, smoothed" in said.err
+    lines = said.out.splitlines()
     assert lines[0] == "file\tpredict"
     assert [line.split("\t")[0] for line in lines[1:4]] == [str(path) for path in pictures[:3]]
     assert lines[4].split("\t")[0] == str(pictures[3]).replace("\t", r"\t").replace("\n", r"\n")
@@ -532,8 +535,10 @@ def test_bench_measures_warm_starts_against_honest_baselines(
             assert row["nfe_total"] > row["nfe"] or row["start"] != "cold"
         assert 0 <= row["accuracy"] <= 1
         assert 0 <= row["agreement"] <= 1
+        assert 0 <= row["shift"] <= row["shift_most"] <= 1
         if row["depth"] == "tol 0.3":  # the reference itself, whatever order its rows ended in
             assert row["agreement"] == 1
+            assert row["shift_most"] == 0
     assert (tmp_path / "bench.png").stat().st_size > 10_000
     assert main([*given.split(), "--quiet", "--starts", "cold", "--depths", "1"]) == 0
     said = capsys.readouterr()

@@ -19,8 +19,9 @@ from trainings import small_training
 from deqcert.attacks.pgd import pgd
 from deqcert.cli import main
 from deqcert.data import load_dataset
-from deqcert.errors import ConfigError, DataError
+from deqcert.errors import CheckpointError, ConfigError, DataError
 from deqcert.models import ARCHITECTURES, file_hash, load_model
+from deqcert.starts.file import load_start, start_path
 from deqcert.training import (
     AUGMENTATIONS,
     OBJECTIVES,
@@ -33,6 +34,7 @@ from deqcert.training.extra import with_extra
 from deqcert.training.objectives import TrainingBatch
 from deqcert.training.objectives.base import log_average
 from deqcert.training.passes import Passes
+from deqcert.training.starts import StartConfig, train_start
 
 CLASSES = 3
 NOISY = ("smoothadv", "consistency", "macer")
@@ -61,6 +63,7 @@ def batch(net: Callable[[Tensor], Tensor], *, seed: int = 0, share: float = 1.0)
         attacked=net,
         generator=torch.Generator().manual_seed(seed),
         share=share,
+        quick=lambda x, steps: torch.stack([net(x) / k for k in range(2, steps + 2)]),
     )
 
 
@@ -147,6 +150,24 @@ def test_consistency_is_its_formula() -> None:
     assert loss.item() == pytest.approx(cross + 7.0 * divergence + 0.3 * entropy, rel=1e-5)
 
 
+def test_faithful_is_its_formula_and_teaches_the_first_evaluations_only() -> None:
+    net, steps = Net(4.0), [Net(k) for k in (1.0, 2.0)]
+    task = dataclasses.replace(
+        batch(net), quick=lambda x, k: torch.stack([step(x) for step in steps[:k]])
+    )
+    p, *others = (probabilities(each, task.x, 0.4, 1)[0] for each in (net, *steps))
+    cross = -np.log(p[np.arange(5), task.y.numpy()]).mean()
+    divergence = np.mean([stats.entropy(p, other, axis=1) for other in others])
+    loss = get_objective("faithful", 0.4, steps=2, weight=7.0).loss(task)
+    assert loss.item() == pytest.approx(cross + 7.0 * divergence, rel=1e-5)
+    loss.backward()
+    plain = Net(4.0)
+    get_objective("gaussian", 0.4).loss(batch(plain)).backward()
+    for ours, theirs in zip(net.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+    assert all(p.grad.abs().sum() > 0 for step in steps for p in step.parameters())
+
+
 @pytest.mark.parametrize("beta", [1.0, 16.0])
 def test_macer_is_its_formula(beta: float) -> None:
     net = Net(3.0)
@@ -185,6 +206,7 @@ def test_macer_holds_exactly_the_rows_below_the_margin() -> None:
         lambda x: logits.repeat(2, 1),
         torch.Generator(),
         1.0,
+        lambda x, steps: logits[None],
     )
     loss = get_objective("macer", 0.5, draws=2, weight=4.0, beta=1.0).loss(task)
     cross = torch.nn.functional.cross_entropy(logits, task.y)
@@ -349,6 +371,24 @@ def test_the_adjoint_of_an_attacked_pass_sees_the_model_as_certified(
     assert model.training and all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_quick_evaluations_are_the_solves_own_first_ones(passes: Passes) -> None:
+    """Of the same injection and masks: unrolled as deep, a pass is the last of them."""
+    x = torch.rand(6, *passes.model.input_shape, generator=_fresh())
+    passes.unrolled = 3
+    logits = passes(x)
+    state = passes._generator.get_state()
+    found = passes.quick(x, 3)
+    assert torch.equal(passes._generator.get_state(), state)
+    torch.testing.assert_close(found[-1], logits)
+    assert not torch.equal(found[0], found[1])
+    z, context = passes._last
+    passes.start = lambda injection: z.detach()
+    torch.testing.assert_close(
+        passes.quick(x, 1)[0], passes.model.readout(passes.model.cell(z, *context))
+    )
+    passes.start, passes.unrolled = None, 0
+
+
 @pytest.mark.parametrize("unrolled", [0, 3])
 def test_attacked_rows_are_independent(passes: Passes, unrolled: int) -> None:
     passes.unrolled = unrolled
@@ -393,6 +433,26 @@ def test_a_short_training_by_every_objective(name: str, tmp_path: Path) -> None:
     assert record["parameters"]["objective_options"] == defaults | given
     assert all(math.isfinite(row["loss"]) for row in record["history"])
     assert all(torch.isfinite(value).all() for value in load_model(path).state_dict().values())
+
+
+def test_a_start_is_saved_again_for_the_model_that_was_made_from_its_own(tmp_path: Path) -> None:
+    first = train(short(tmp_path, name="first"))
+    start = train_start(
+        StartConfig(model=str(first), batch=16, steps=2, tune_images=20, most=2, progress=False)
+    )
+    given = {"start": str(start), "steps": 2}
+    more = {"objective": "faithful", "objective_options": given, "pretrain": 0.0}
+    second = train(short(tmp_path, name="second", init=str(first), **more))
+    record = json.loads(second.with_suffix(".json").read_text())
+    assert record["data_sha256"]["start"] == file_hash(start)
+    assert record["checkpoint_sha256"] == file_hash(second) != file_hash(first)
+    ours, theirs = load_start(start_path(second), second), load_start(start, first)
+    for name, value in theirs.net.state_dict().items():
+        assert torch.equal(ours.net.state_dict()[name], value)
+    with pytest.raises(CheckpointError, match="another model"):
+        train(short(tmp_path, name="third", init=str(second), **more))
+    with pytest.raises(ConfigError, match="--init"):
+        train(short(tmp_path, name="third", **more))
 
 
 def test_a_checkpoint_to_begin_with(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ def measured(start: str, depth: str, nfe: float, agreement: float) -> Measuremen
         nfe=nfe,
         nfe_total=nfe,
         agreement=agreement,
+        shift=0.02,
+        shift_most=0.1,
         residual=0.01,
         milliseconds=1.0,
         accuracy=0.9,

@@ -81,6 +81,9 @@ class Measurement:
             so that they describe the warm solves.
         nfe_total: Cell evaluations per vote, everything included: selection, cold batches, audit.
         agreement: Share of the votes whose class is that of the converged cold solve.
+        shift: How far an image's share of votes for the converged solve's class is from the share
+            that the converged solve gives it, on average over the images.
+        shift_most: The same for the image where it is largest.
         residual: Median relative residual of the states that were read out.
         milliseconds: Time per vote, everything included.
         accuracy: Share of the votes for the right class.
@@ -98,6 +101,8 @@ class Measurement:
     nfe: float
     nfe_total: float
     agreement: float
+    shift: float
+    shift_most: float
     residual: float
     milliseconds: float
     accuracy: float
@@ -127,7 +132,8 @@ class Bench:
 
     def text(self) -> str:
         """Format for a terminal."""
-        head = ["solver", "start", "depth", "nfe", "nfe all", "agree %", "residual", "ms/vote"]
+        head = ["solver", "start", "depth", "nfe", "nfe all", "agree %", "shift % (most)"]
+        head += ["residual", "ms/vote"]
         silent = any(row.silent for row in self.rows)
         head += ["no vote %"] if silent else []
         head += ["noisy acc %", *(f"cert r>={radius:g}" for radius in self.radii), "ACR", ""]
@@ -139,6 +145,7 @@ class Bench:
                 _cell(row.nfe, ".2f"),
                 f"{row.nfe_total:.2f}",
                 _cell(100 * row.agreement, ".2f"),
+                f"{_cell(100 * row.shift, '.2f')} ({_cell(100 * row.shift_most, '.1f')})",
                 _cell(row.residual, ".1e"),
                 f"{row.milliseconds:.3f}",
                 *([f"{100 * row.silent:.1f}"] if silent else []),
@@ -164,7 +171,8 @@ class Bench:
             "nfe: cell evaluations of a vote itself; nfe all: a vote's share of selection, warm-up "
             "and audit included, as ms/vote",
             "agree: with the converged cold solve, over the "
-            f"{100 * self.converged:.1f}% of the noisy copies where it converged",
+            f"{100 * self.converged:.1f}% of the noisy copies where it converged; shift: of an "
+            "image's share of votes for that solve's class, on average (at most)",
         ]
         return "\n".join(lines)
 
@@ -365,6 +373,7 @@ def bench(
         correct = [a.prediction == label for a, label in zip(answers, labels, strict=True)]
         radius = [answer.radius for answer in answers]
         residuals = np.concatenate(observer.residuals) if observer.residuals else np.array([np.nan])
+        shifts = _shifts(cast, truth, warm)
         row = Measurement(
             solver=setting.solver,
             start=setting.predictor.start.name,
@@ -374,6 +383,8 @@ def bench(
             nfe=observer.nfe / int(warm.sum()) if warm.any() else float("nan"),
             nfe_total=sum(answer.nfe for answer in answers) / cast.size,
             agreement=_share(cast == truth, known & warm),
+            shift=float(np.mean(shifts)) if len(shifts) else float("nan"),
+            shift_most=float(np.max(shifts)) if len(shifts) else float("nan"),
             residual=float(np.median(residuals)),
             milliseconds=1000 * seconds / cast.size,
             accuracy=_share(cast == labels[:, None], warm),
@@ -408,6 +419,28 @@ def bench(
 def _cell(value: float, form: str) -> str:
     """Format a number; "-" where nothing was measured."""
     return format(value, form) if math.isfinite(value) else "-"
+
+
+def _shifts(
+    cast: NDArray[np.int16], truth: NDArray[np.int16], among: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Return per image how far the share of votes for the converged solve's class moves.
+
+    Args:
+        cast: Votes of a setting, shape (images, n); -1 where there is none.
+        truth: Those of the converged solve.
+        among: Votes that count.
+
+    Returns:
+        One entry per image that has a vote of the converged solve among those that count.
+    """
+    found = []
+    for ours, theirs, counted in zip(cast, truth, among, strict=True):
+        voted = theirs[counted & (theirs != NO_VOTE)]
+        if len(voted):
+            leader = np.bincount(voted).argmax()
+            found.append(abs(np.mean(ours[counted] == leader) - np.mean(theirs[counted] == leader)))
+    return np.array(found, dtype=np.float64)
 
 
 def _share(hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:

@@ -49,6 +49,11 @@ class Audited(SmoothingCertifier):
             object.__setattr__(self, "audit", min(1000, self.n))
         super().__post_init__()
 
+    @property
+    def classifier(self) -> Predictor:
+        """The reference: what certificates are about, whoever casts the votes."""
+        return self.reference
+
     def check_numbers(self) -> None:
         """Refuse numbers out of range, an audit of more votes than there are among them."""
         super().check_numbers()
@@ -67,7 +72,7 @@ class Audited(SmoothingCertifier):
     def assumptions(self) -> str:
         """Say what the certificate is about."""
         return (
-            f"holds for the classifier smoothed from: {self.reference.describe()}; votes cast by: "
+            f"holds for {self.about()}, smoothed: {self.reference.describe()}; votes cast by: "
             f"{self.predictor.describe()}{INDEPENDENCE}"
         )
 

@@ -72,6 +72,14 @@ class Certifier(ABC, Generic[T]):
     def assumptions(self) -> str:
         """Say what the certificates are about and what they assume."""
 
+    def about(self) -> str:
+        """Name the classifier that the certificates are about, in a few words for a table.
+
+        Here the model itself. A method whose certificates are about what a solve makes of it, such
+        as "the 1-evaluation classifier", says so.
+        """
+        return "the model itself"
+
     def parameters(self) -> dict[str, Any]:
         """Return what decides the certificates, as JSON values for a manifest.
 

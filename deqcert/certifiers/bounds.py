@@ -70,6 +70,26 @@ def beta_quantiles(alpha: float, first: ArrayLike, second: ArrayLike) -> NDArray
     return np.where(found > 0.0, found, 0.0)
 
 
+def confidence_interval(successes: int, n: int, alpha: float) -> tuple[float, float]:
+    """Bound a success probability from both sides, given successes among n independent trials.
+
+    Args:
+        successes: Number of successes, 0 to n.
+        n: Number of trials, at least 1.
+        alpha: Failure probability, in (0, 1).
+
+    Returns:
+        The bounds of Clopper and Pearson, each at alpha/2; 0 or 1 where there is none.
+
+    Raises:
+        ConfigError: If a number is out of range or a count is not an integer.
+
+    **Guarantee:** as for :func:`lower_confidence_bound`, on each side with alpha/2.
+    """
+    low = lower_confidence_bound(successes, n, alpha / 2)
+    return low, 1.0 - lower_confidence_bound(n - successes, n, alpha / 2)
+
+
 def disagreements_upper_bound(found: int, audited: int, population: int, alpha: float) -> int:
     """Bound how many members of a finite population are marked, from a random sample of it.
 

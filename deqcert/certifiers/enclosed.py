@@ -10,6 +10,7 @@ from deqcert.certifiers.bounds import lower_confidence_bound
 from deqcert.certifiers.certificate import Certificate
 from deqcert.certifiers.smoothed import INDEPENDENCE, SmoothingCertifier
 from deqcert.options import number
+from deqcert.smoothing.naming import EXACT
 from deqcert.smoothing.stage import Stage
 
 if TYPE_CHECKING:
@@ -46,6 +47,15 @@ class Enclosed(SmoothingCertifier):
     name: ClassVar[str] = "enclosed"
 
     depth: int = number(30, low=1)
+
+    @property
+    def classifier(self) -> None:
+        """No solve: votes are proven to be the exact equilibrium's."""
+        return
+
+    def about(self) -> str:
+        """Name the classifier that the certificates are about; see :meth:`Certifier.about`."""
+        return EXACT
 
     def best_p_lower(self) -> float:
         """Return the bound of a unanimous vote that is proven to the last sample."""
@@ -86,7 +96,7 @@ class Enclosed(SmoothingCertifier):
     def assumptions(self) -> str:
         """Say what the certificate is about."""
         return (
-            "holds for the classifier smoothed from the exact equilibrium (infinitely many "
-            "iterations in exact arithmetic on the stored weights); proofs begin at: "
+            f"holds for {self.about()} (infinitely many iterations in exact arithmetic on the "
+            "stored weights), smoothed; proofs begin at: "
             f"{self.predictor.describe()}, and take at most {self.depth} evaluations{INDEPENDENCE}"
         )

@@ -61,6 +61,19 @@ class SmoothingCertifier(Certifier["SmoothingEngine"]):
         if not self.best_p_lower() > 0.5:
             raise ConfigError(self.too_small())
 
+    @property
+    def classifier(self) -> Predictor | None:
+        """What turns a noisy copy into a class in the classifier that is certified.
+
+        None where no solve does, as for the exact equilibrium.
+        """
+        return self.predictor
+
+    def about(self) -> str:
+        """Name the classifier that the certificates are about; see :meth:`Certifier.about`."""
+        found = self.classifier
+        return super().about() if found is None else found.about()
+
     def check_numbers(self) -> None:
         """Refuse numbers that are out of range.
 

@@ -60,5 +60,5 @@ class Standard(SmoothingCertifier):
 
     def assumptions(self) -> str:
         """Say what the certificate is about."""
-        about = f"holds for the classifier smoothed from: {self.predictor.describe()}"
+        about = f"holds for {self.about()}, smoothed: {self.predictor.describe()}"
         return about + INDEPENDENCE

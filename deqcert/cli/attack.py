@@ -203,7 +203,7 @@ def command(
                 f"interrupted; {made.done} of {len(certified)} images are safe in {place}, "
                 "and the same command goes on from there"
             ) from None
-        _conclude(made, evaluation, asked_radii, asked.alpha)
+        _conclude(made, evaluation, asked_radii, asked.alpha, results.about or "the model")
 
 
 def parse_attack(text: str) -> Attack:
@@ -250,7 +250,9 @@ def _progress(outcome: Outcome, made: Run) -> None:
     )
 
 
-def _conclude(made: Run, evaluation: Evaluation, radii: list[float] | None, alpha: float) -> None:
+def _conclude(
+    made: Run, evaluation: Evaluation, radii: list[float] | None, alpha: float, about: str
+) -> None:
     """Write the summary and the picture, print the table, and exit with 1 after an alarm."""
     from deqcert.report.attacks import attack_rows, attack_table, draw_attacks, read_attacks
 
@@ -259,8 +261,10 @@ def _conclude(made: Run, evaluation: Evaluation, radii: list[float] | None, alph
     alarms = {str(image): list(names) for image, names in attacked.alarms.items()}
     summary = {"radii": at, "rows": attack_rows(attacked, at), "alarms": alarms}
     made.finish(summary)
-    picture = draw_attacks(attacked, made.folder / "attacks.png", reach=reach)
+    picture = made.folder / "attacks.png"
+    draw_attacks(attacked, picture, reach=reach, title=f"Attacks on {about}, smoothed")
     print(attack_table(attacked, at))
+    print(f"certified and attacked: {about}, smoothed")
     print(f"folder: {made.folder}\npicture: {picture}")
     attacks = "1 attack" if len(evaluation.attacks) == 1 else f"{len(evaluation.attacks)} attacks"
     if not attacked.alarms:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deqcert.certifiers.goals import Radii
     from deqcert.data import Dataset
 
-UNUSED = ("method", "n0", "alpha_total", "audit", "goal", "method_options")
+UNUSED = ("method", "n0", "alpha_total", "audit", "goal", "agreement", "method_options")
 """Settings of certificates that a plan has no use for."""
 
 RUNS = 200

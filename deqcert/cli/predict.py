@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -17,7 +17,10 @@ from deqcert.cli.options import json_option, say, settings_options
 from deqcert.errors import ConfigError
 from deqcert.options import number
 
-UNUSED = ("method", "n0", "n", "alpha_total", "audit", "goal", "method_options")
+if TYPE_CHECKING:
+    from deqcert.smoothing import Silence
+
+UNUSED = ("method", "n0", "n", "alpha_total", "audit", "goal", "agreement", "method_options")
 """Settings of certificates that a prediction has no use for."""
 
 
@@ -62,7 +65,7 @@ def command(
             smooth = smooth.on_grid(levels)
         smooth.engine.callbacks.append(silence)
         _predict_files(smooth, files, n, as_json)
-        say(silence.note())
+        _conclude(smooth, silence)
         return
     dataset, indices = smooth.dataset(data, split=split, images=images)
     names, smooth = dataset.classes, smooth.on_grid(dataset.levels)
@@ -78,6 +81,13 @@ def command(
         if place == 0:  # not before the first answer: a refusal is all there is to say
             print("idx\tlabel\tpredict\tname")
         print(f"{index}\t{label}\t{-1 if found is None else found}\t{name}", flush=True)
+    _conclude(smooth, silence)
+
+
+def _conclude(smooth: SmoothedClassifier, silence: Silence) -> None:
+    """Say what a reader of the answers should know."""
+    if not smooth.predictor.converged:
+        say(f"the answers are those of {smooth.predictor.about()}, smoothed")
     say(silence.note())
 
 

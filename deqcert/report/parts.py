@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from deqcert.errors import RunError
+from deqcert.report.agreement import join_agreements
 from deqcert.report.columns import parse_whole
 from deqcert.report.reader import Results
 
@@ -59,6 +60,9 @@ def join_parts(parts: Sequence[Results]) -> Results:
         parameters=first.parameters,
         sound=all(part.sound for part in parts),
         pending=sum(part.pending for part in parts),
+        about=first.about,
+        compared=first.compared,
+        agreement=join_agreements([part.agreement for part in parts]),
     )
 
 

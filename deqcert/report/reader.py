@@ -16,11 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deqcert.certifiers.agreement import Agreement
 from deqcert.certifiers.certificate import LARGEST_RADIUS, NORMS
+from deqcert.certifiers.named import classifier_name
 from deqcert.certifiers.registry import CERTIFIERS
 from deqcert.errors import ConfigError, RunError
 from deqcert.files import read_regular
 from deqcert.options import parse_number
+from deqcert.report.agreement import read_agreement
 from deqcert.report.columns import parse_seconds, parse_whole, read_text, shown
 
 FIELD_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
@@ -48,6 +51,9 @@ class Results:
             or without a manifest the facts, but for the number of samples drawn.
         sound: Whether the radii have a theorem behind them; True unless the run says otherwise.
         pending: Images that the manifest asks for and that are not there yet.
+        about: What the certified classifier is, in a few words; None where the run does not say.
+        compared: Name of the converged model, where that is another classifier.
+        agreement: How often the two agree, where that was measured.
     """
 
     name: str
@@ -62,13 +68,16 @@ class Results:
     parameters: dict[str, Any] = field(default_factory=dict)
     sound: bool = True
     pending: int = 0
+    about: str | None = None
+    compared: str | None = None
+    agreement: Agreement | None = None
 
     def __len__(self) -> int:
         return len(self.idx)
 
     @property
     def title(self) -> str:
-        """Name, method, norm if not l2, sigma and n in one short line; UNSOUND if it is."""
+        """Name, method, norm if not l2, sigma, n and classifier in a line; UNSOUND if it is."""
         known = [f"{key}={self.facts[key]}" for key in ("sigma", "n") if key in self.facts]
         if "n_mean" in self.facts:  # samples stopped early, at another number for each image
             known[-1] = f"n={self.facts['n_mean']} on average"
@@ -76,7 +85,14 @@ class Results:
             known.insert(0, self.norm)
         words = " ".join([word for word in (self.facts.get("method"),) if word] + known)
         text = f"{self.name} ({words})" if words else self.name
+        text += "" if self.about is None else f": {self.about}"
         return text if self.sound else f"{text} UNSOUND"
+
+    def warning(self) -> str | None:
+        """Return a sentence where the certificates are hardly about the converged model."""
+        if self.agreement is None or self.about is None or self.compared is None:
+            return None
+        return self.agreement.warning(self.about, self.compared)
 
 
 def read_results(path: str | Path, name: str | None = None) -> Results:
@@ -135,6 +151,9 @@ def read_results(path: str | Path, name: str | None = None) -> Results:
         parameters=_asked(facts, manifest),
         sound=_sound(columns, rows, facts),
         pending=_pending(manifest, len(rows)),
+        about=_note(manifest, "classifier") or classifier_name(_parameters(manifest)),
+        compared=_note(manifest, "compared"),
+        agreement=read_agreement(file.parent) if inside_run else None,
     )
 
 
@@ -234,6 +253,18 @@ def _manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _parameters(manifest: dict[str, Any]) -> dict[str, Any]:
+    found = manifest.get("parameters")
+    return found if isinstance(found, dict) else {}
+
+
+def _note(manifest: dict[str, Any], key: str) -> str | None:
+    """Return a note of the manifest's as one line of text; None where it has none."""
+    notes = manifest.get("notes")
+    found = notes.get(key) if isinstance(notes, dict) else None
+    return " ".join(found.split()) if isinstance(found, str) else None
 
 
 def _pending(manifest: dict[str, Any], done: int) -> int:

@@ -15,6 +15,7 @@ from deqcert.certifiers.bounds import write_radius
 from deqcert.certifiers.metrics import average_certified_radius, certified_accuracy
 from deqcert.errors import ConfigError
 from deqcert.options import parse_number
+from deqcert.report.agreement import describe_agreement
 from deqcert.report.reader import Results, common_norm
 
 STEP = 0.25
@@ -73,6 +74,7 @@ class Table:
                 lines.append(f"{row['name']}: unfinished, {row['images']} of {total} images done")
             if "expected_wrong" in row:
                 lines.append(f"{row['name']}: {_odds(row)}")
+            lines += [f"{row['name']}: {said}" for said in row.get("agreement", {}).get("said", ())]
             if "doubt" in row:
                 lines.append(f"{row['name']}: {row['doubt']}")
             if not row["sound"]:
@@ -100,7 +102,8 @@ def entry(results: Results, radii: Sequence[float]) -> dict[str, Any]:
         radius * correct), abstained (fraction), sound, pending, seconds (None if unknown),
         expected_wrong where certificates may be wrong (how many are to be expected at most: alpha
         for each image, whether its certificate abstained or not), alpha_total where that was asked
-        for, and doubt where the radii are hardly in that unit.
+        for, doubt where the radii are hardly in that unit, the name of the classifier where it is
+        known, and agreement where that is another one than the converged model.
     """
     doubt, alpha = _doubt(results), parse_number(results.facts.get("alpha", ""), whole=False)
     odds = {}
@@ -121,7 +124,36 @@ def entry(results: Results, radii: Sequence[float]) -> dict[str, Any]:
         "abstained": float(np.mean(results.predict < 0)),
         "seconds": None if math.isnan(seconds) else round(seconds, 3),
         **odds,
+        **({} if results.about is None else {"classifier": results.about}),
+        **({} if results.compared is None else {"agreement": agreement_entry(results)}),
         **({} if doubt is None else {"doubt": doubt}),
+    }
+
+
+def agreement_entry(results: Results) -> dict[str, Any]:
+    """Sum the agreement of a run up.
+
+    Returns:
+        with (the name of the converged model), said (all of it in sentences, a warning included),
+        and where it was measured: audited, agreed, unsolved, share, interval, nfe, seconds, and
+        least (index, agreed, audited and interval of the images that agree least).
+    """
+    assert results.compared is not None
+    found, warning = results.agreement, results.warning()
+    said = describe_agreement(found, results.compared)
+    if warning is not None:
+        said.append(f"WARNING: {warning}")
+    entry: dict[str, Any] = {"with": results.compared, "said": said}
+    if found is None or not found.audited.sum():
+        return entry
+    counts = {key: int(getattr(found, key).sum()) for key in ("audited", "agreed", "unsolved")}
+    return entry | {
+        **counts,
+        "share": found.share,
+        "interval": list(found.interval()),
+        "nfe": float(found.nfe.sum()),
+        "seconds": round(float(found.seconds.sum()), 3),
+        "least": [[idx, agreed, of, *bounds] for idx, agreed, of, bounds in found.least()],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -189,6 +190,20 @@ class SmoothingEngine:
     def seen(self, x: Tensor) -> Tensor:
         """Return what the base classifier makes of pixels in [0, 1] before the model sees them."""
         return x if self.levels is None else on_grid(x, self.levels).to(x.dtype)
+
+    def beside(self, model: ImplicitModel, *, shape: int) -> SmoothingEngine:
+        """Return an engine that draws the very same noise for another model, and calls nobody.
+
+        Args:
+            model: The model, which is put into evaluation mode and moved like the engine's own.
+            shape: Rows of every evaluation of it, at least 1.
+        """
+        twin = copy.copy(self)
+        if isinstance(model, torch.nn.Module):
+            model.eval().to(self.device)
+            twin.dtype = next((p.dtype for p in model.parameters()), torch.float32)
+        twin.raw, twin.model, twin.callbacks = model, ShapedModel(model, shape), []
+        return twin
 
     def votes(self, predictor: Predictor, input: Input, stage: int, n: int) -> Votes:
         """Classify n noisy copies of an input.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
 from deqcert.errors import ConfigError
 from deqcert.smoothing.early import DecidedStop, EarlyStop
+from deqcert.smoothing.naming import classifier, converged
 from deqcert.solvers import Solver, StopRule
 from deqcert.starts.base import StartPolicy
 from deqcert.starts.cold import Cold
@@ -79,6 +81,16 @@ class Predictor:
         """Whether samples are independent draws of one base classifier."""
         return self.start.independent
 
+    @property
+    def converged(self) -> bool:
+        """Whether every vote is that of a state solved to a relative residual of at most 1e-3."""
+        return converged(dataclasses.asdict(self.stop))
+
+    def about(self) -> str:
+        """Name the classifier in a few words; see :func:`deqcert.smoothing.naming.classifier`."""
+        early = None if self.early is None else dataclasses.asdict(self.early)
+        return classifier(self.start.name, dataclasses.asdict(self.stop), early)
+
     def spent(self, cells: int, samples: int) -> float:
         """Return what solves cost in all, in cell evaluations.
 
@@ -99,7 +111,8 @@ class Predictor:
         if self.early is not None:
             depth = f"up to {self.stop.max_nfe} evaluations, the last {self.early.describe()}"
         elif self.stop.fixed_depth:
-            depth = f"{self.stop.max_nfe} evaluations"
+            most = self.stop.max_nfe
+            depth = "1 evaluation" if most == 1 else f"{most} evaluations"
         else:
             depth = (
                 f"residual ({self.stop.mode}) at most {self.stop.tol:g} "

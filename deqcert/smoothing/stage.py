@@ -23,6 +23,7 @@ class Stage(enum.IntEnum):
         PREDICT: A class is answered without a radius.
         PILOT: ``deqcert plan --pilot`` learns what a run will take.
         TUNE: The depth of a learned start is tuned, on training images.
+        AGREEMENT: The votes that are held against the converged model are chosen.
         ATTACK: Attacks climb, and choose at random.
         ANSWER: An attack learns the class of an image whose certificate abstains.
         SEARCH: An attack guesses on the way to a verdict.
@@ -36,6 +37,7 @@ class Stage(enum.IntEnum):
     PREDICT = 3
     PILOT = 4
     TUNE = 5
+    AGREEMENT = 6
     ATTACK = 2**16
     ANSWER = 2**17
     SEARCH = 2**17 + 1

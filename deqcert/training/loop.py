@@ -18,6 +18,7 @@ from deqcert.data import Dataset, load_dataset
 from deqcert.errors import ConfigError
 from deqcert.models import TrainableModel, file_hash
 from deqcert.options import options_of
+from deqcert.starts.file import StartFile, load_start, save_start, start_path
 from deqcert.training.architecture import initial_model
 from deqcert.training.augment import crop
 from deqcert.training.average import Average
@@ -27,7 +28,7 @@ from deqcert.training.extra import with_extra
 from deqcert.training.history import History
 from deqcert.training.interrupt import CtrlC
 from deqcert.training.measure import measure
-from deqcert.training.objectives.base import TrainingBatch
+from deqcert.training.objectives.base import Objective, TrainingBatch
 from deqcert.training.passes import Passes
 from deqcert.training.progress import TrainingProgress
 from deqcert.training.record import claim, save
@@ -105,6 +106,9 @@ def _train(config: TrainConfig, workers: Workers) -> Path:
     for checkpoint in ("init", "teacher"):
         if (given := getattr(config, checkpoint)) is not None:
             hashes[checkpoint] = file_hash(given)
+    start = get_objective(config.objective, config.sigma, **config.objective_options).start_file()
+    if start is not None:
+        hashes["start"] = file_hash(start)
     facts = {"images": str(hashes), "model": model.config.to_yaml()}
     if workers.size > 1:
         facts["processes"] = str(workers.size)
@@ -146,8 +150,29 @@ def _finish(training: _Training, hashes: dict[str, str]) -> Path:
         resumed=training.resumed,
         processes=workers.size,
     )
+    if training.start is not None:
+        save_start(
+            start_path(path), dataclasses.replace(training.start, model_sha256=file_hash(path))
+        )
     training.unfinished.remove()
     return path
+
+
+def _start_of(objective: Objective, config: TrainConfig) -> StartFile | None:
+    """Read the start network that an objective's evaluations begin at.
+
+    Raises:
+        ConfigError: If the training begins with no checkpoint that it could belong to.
+        CheckpointError: If it cannot be read or belongs to another checkpoint.
+    """
+    file = objective.start_file()
+    if file is None:
+        return None
+    if config.init is None:
+        raise ConfigError(
+            f"start is {file}, which belongs to a checkpoint; begin with that one (--init FILE)."
+        )
+    return load_start(file, config.init)
 
 
 class _Training:
@@ -186,6 +211,9 @@ class _Training:
         self.augment = AUGMENTATIONS.get(config.augment)
         self.schedule = Schedule(config, model.config)
         self.passes = Passes(model, config, self.generator)
+        self.start = _start_of(self.objective, config)
+        if self.start is not None:
+            self.passes.start = self.start.net.to(config.device)
         self.labels = torch.from_numpy(data.labels())
         self.steps = len(data) // config.batch
         self.caution, self.restarts = 1.0, 0
@@ -265,7 +293,9 @@ class _Training:
         self.passes.unrolled = self.schedule.depth(share) if unrolled else 0
         self.passes.begin()
         loss = self.objective.loss(
-            TrainingBatch(x, y, self.passes, self.passes.attacked, self.generator, share)
+            TrainingBatch(
+                x, y, self.passes, self.passes.attacked, self.generator, share, self.passes.quick
+            )
         )
         total = loss
         penalised = torch.rand((), generator=self.shared).item() < config.jacobian_share

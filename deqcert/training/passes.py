@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +45,8 @@ class Passes:
     """The model as a function from images to logits, in its two phases.
 
     Attributes:
+        start: Maps injections, shape (B, ...), to the states that :meth:`quick` begins at; None
+            begins cold.
         unrolled: Cell evaluations from zero that a pass unrolls (pre-training); 0: it solves.
         nfe: Mean evaluations per row of the last pass.
     """
@@ -59,13 +61,39 @@ class Passes:
         self._device = torch.device(config.device).type
         self._mixed = config.precision == "bfloat16"
         self.unrolled, self.nfe = 0, 0.0
+        self.start: Callable[[Tensor], Tensor] | None = None
         self._last: tuple[Tensor, tuple[Tensor, ...]] | None = None
+        self._seen: Tensor | None = None
         self._earlier: deque[_Earlier] = deque(maxlen=EARLIER)
         self._held = False
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map images, shape (B, C, H, W), to logits, shape (B, K)."""
+        self._seen = x
         return self._pass(x, Unroll(steps=self.unrolled) if self.unrolled else self._gradient)
+
+    def quick(self, x: Tensor, steps: int) -> Tensor:
+        """Map images to the logits after each of the first plain evaluations.
+
+        Args:
+            x: Images, shape (B, C, H, W); those of the latest pass keep its injection and masks.
+            steps: Evaluations, at least 1.
+
+        Returns:
+            Shape (steps, B, K), differentiable.
+        """
+        if self._seen is not x or self._last is None:
+            self(x)
+            assert self._last is not None
+        _, context = self._last
+        found = []
+        with self._precision():
+            cold = self.model.initial_state(context[0])
+            z = cold if self.start is None else self.start(context[0]).to(cold.dtype)
+            for _ in range(steps):
+                z = self._cell(z, *context)
+                found.append(self.model.readout(z).to(x.dtype))
+        return torch.stack(found)
 
     def _pass(self, x: Tensor, gradient: Gradient, start: Tensor | None = None) -> Tensor:
         with self._precision():
@@ -114,6 +142,7 @@ class Passes:
     def begin(self) -> None:
         """Forget what earlier passes found: a new batch comes, or the weights have changed."""
         self._earlier.clear()
+        self._seen = None
 
     def _repeated(self, x: Tensor) -> Tensor:
         gradient = self._gradient

@@ -19,6 +19,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "smoothadv": "deqcert.training.objectives.smoothadv:SmoothAdv",
         "consistency": "deqcert.training.objectives.consistency:Consistency",
         "macer": "deqcert.training.objectives.macer:Macer",
+        "faithful": "deqcert.training.objectives.faithful:Faithful",
     },
 )
 """What a training can minimise: subclasses of :class:`deqcert.training.objectives.Objective`."""

@@ -11,6 +11,10 @@ from torch import Tensor
 
 from deqcert.options import check_options
 
+Quick = Callable[[Tensor, int], Tensor]
+"""Images, shape (B, C, H, W), and a number of cell evaluations, to the logits after each of them,
+shape (evaluations, B, K), differentiable."""
+
 Forward = Callable[[Tensor], Tensor]
 """Images, shape (B, C, H, W) in [0, 1] plus noise, to logits, shape (B, K), differentiable."""
 
@@ -29,6 +33,8 @@ class TrainingBatch:
             only. Made for attacks.
         generator: Source of all noise.
         share: How much of the training is done, 0 to 1.
+        quick: The model after a few plain evaluations from where its solves start. On the images
+            of the latest pass of ``forward`` it sees the same injection and the same masks.
     """
 
     x: Tensor
@@ -37,6 +43,7 @@ class TrainingBatch:
     attacked: Forward
     generator: torch.Generator
     share: float
+    quick: Quick
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,14 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Return the loss of a batch, a scalar."""
+
+    def start_file(self) -> str | None:
+        """Return the start network that ``TrainingBatch.quick`` begins at; None begins cold.
+
+        It must belong to the checkpoint that the training begins with. It is not changed, and saved
+        once more for the model that the training leaves.
+        """
+        return None
 
     def noise(self, batch: TrainingBatch, draws: int) -> Tensor:
         """Draw noise for each image; it comes last, after every augmentation.

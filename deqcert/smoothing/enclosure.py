@@ -142,13 +142,14 @@ def proven_votes(
     """
     began = time.perf_counter()
     predictions = np.full(n, NO_VOTE, dtype=np.int16)
-    cells = more = classes = 0
+    nfe = np.empty(n, dtype=np.int64)
+    more = classes = 0
     for batch in engine.batches(predictor, input, stage, np.arange(n, dtype=np.int64)):
         proven, spent = enclosure.prove(batch.z, batch.injection, predictor.solver, depth)
         predictions[batch.samples] = proven.cpu().numpy().astype(np.int16)
-        cells, more = cells + int(batch.nfe.sum()), more + batch.overhead + spent
+        nfe[batch.samples], more = batch.nfe, more + batch.overhead + spent
         classes = batch.logits.shape[1]
-    total = predictor.spent(cells, n) + more
+    total = predictor.spent(nfe) + more
     margins = np.full(n, np.nan, dtype=np.float32)
     return Votes(predictions, classes, total, time.perf_counter() - began, margins)
 

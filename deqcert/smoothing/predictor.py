@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from deqcert.errors import ConfigError
+from deqcert.smoothing.checked import CheckedStop
 from deqcert.smoothing.early import DecidedStop, EarlyStop
 from deqcert.solvers import Solver, StopRule
 from deqcert.starts.base import StartPolicy
@@ -40,7 +44,7 @@ class Predictor:
     start: StartPolicy = field(default_factory=Cold)
     warmup: StopRule | None = None
     refresh: int = 0
-    early: EarlyStop | DecidedStop | None = None
+    early: EarlyStop | DecidedStop | CheckedStop | None = None
 
     def __post_init__(self) -> None:
         if self.start.independent and (self.warmup is not None or self.refresh):
@@ -69,24 +73,25 @@ class Predictor:
         """Whether samples are independent draws of one base classifier."""
         return self.start.independent
 
-    def spent(self, cells: int, samples: int) -> float:
+    def spent(self, nfe: NDArray[np.int64]) -> float:
         """Return what solves cost in all, in cell evaluations.
 
         Starts count by their cost, and so do readouts that only decide when to stop. A whole number
         where there are none.
 
         Args:
-            cells: Cell evaluations made, all samples together.
-            samples: Number of samples.
+            nfe: Cell evaluations per sample, shape (n,).
         """
-        more = self.start.cost * samples
+        cells, more = int(nfe.sum()), self.start.cost * len(nfe)
         if self.early is not None:
-            more += self.early.readout * cells
+            more += self.early.readout * self.early.readouts(nfe)
         return cells + more if more else cells
 
     def describe(self) -> str:
         """Say in words what the predictor does."""
-        if self.early is not None:
+        if isinstance(self.early, CheckedStop):
+            depth = f"{self.early.describe()}, or else {self.stop.max_nfe} evaluations"
+        elif self.early is not None:
             depth = f"up to {self.stop.max_nfe} evaluations, the last {self.early.describe()}"
         elif self.stop.fixed_depth:
             depth = f"{self.stop.max_nfe} evaluations"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deqcert.models.shaped import ShapedModel
+from deqcert.smoothing.checked import CheckedStop, solve_checked
 from deqcert.smoothing.early import DecidedLoop, DecidedStop, ResidualLoop
 from deqcert.smoothing.predictor import Predictor
 from deqcert.solvers import SolveResult, bind
@@ -78,6 +79,9 @@ def solve_stream(
     Yields:
         ``slots`` solved rows at a time, at the end fewer.
     """
+    if isinstance(predictor.early, CheckedStop):
+        yield from _checked(model, predictor, predictor.early, blocks, slots)
+        return
     waiting: _Rows | None = None
     decided = isinstance(predictor.early, DecidedStop)
 
@@ -126,6 +130,26 @@ def solve_stream(
                 kept = torch.from_numpy(keep).to(injection.device)
                 injection = injection[kept]
                 loop.select(kept)
+        yield from _full(ready, slots)
+    if ready:
+        yield _merge(ready)
+
+
+def _checked(
+    model: ShapedModel,
+    predictor: Predictor,
+    checks: CheckedStop,
+    blocks: Iterator[tuple[NDArray[np.int64], Tensor]],
+    slots: int,
+) -> Iterator[SolvedRows]:
+    """Solve rows from check to check; see :func:`deqcert.smoothing.checked.solve_checked`."""
+    groups = (
+        (samples, injection, predictor.start.initial(model, injection))
+        for samples, injection in blocks
+    )
+    ready: list[SolvedRows] = []
+    for ended in solve_checked(model, predictor.solver, predictor.stop, checks, groups, slots):
+        ready.append(SolvedRows(*ended))
         yield from _full(ready, slots)
     if ready:
         yield _merge(ready)

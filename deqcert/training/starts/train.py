@@ -16,7 +16,7 @@ from deqcert.models import file_hash, form_names, in_form, load_model
 from deqcert.starts.file import StartFile, load_start, save_start, start_path
 from deqcert.training.record import claim, command_line, parameters, thinned, versions
 from deqcert.training.starts.config import StartConfig
-from deqcert.training.starts.depth import choose_depth, costs, follow
+from deqcert.training.starts.depth import CONFIDENCE, costs, follow, hold_depth
 from deqcert.training.starts.fit import fit_start
 
 ROWS = 100
@@ -64,7 +64,8 @@ def _train_start(config: StartConfig, path: Path) -> Path:
         seed=config.seed,
         device=config.device,
     )
-    depth = choose_depth(trajectories, config.disagreement, readout=readout)
+    held = hold_depth(trajectories, config.disagreement, readout=readout)
+    depth = held.depth
     known = trajectories.truth >= 0
     agreement = (trajectories.classes[known] == trajectories.truth[known, None]).mean(axis=0)
     size, whole = (sum(p.numel() for p in module.parameters()) for module in (net, model))
@@ -77,6 +78,8 @@ def _train_start(config: StartConfig, path: Path) -> Path:
         steps=depth.steps,
         early=depth.early,
         margin=depth.margin,
+        checks=depth.checks,
+        disagreement=held.bound,
         readout=readout,
     )
     record = {
@@ -89,6 +92,11 @@ def _train_start(config: StartConfig, path: Path) -> Path:
             "share_of_parameters": round(size / whole, 4),
             "agreement": [round(float(share), 4) for share in agreement],
             "depth": dataclasses.asdict(depth),
+            "held": {
+                "images": held.images,
+                "bound": round(held.bound, 5),
+                "confidence": CONFIDENCE,
+            },
         },
         "seconds": round(time.perf_counter() - began, 1),
         "seconds_fitting": round(fitted, 1),

@@ -98,7 +98,7 @@ def test_a_start_is_counted_by_its_cost() -> None:
     assert engine().votes(tolerance, Input(X, 5), 1, 100).nfe == spent + 25
     batch = next(engine().batches(fixed, Input(X, 5), 1, np.arange(64)))
     assert set(batch.nfe) == {4}
-    assert fixed.spent(batch.nfe) == 64 * 4.25
+    assert fixed.spent(int(batch.nfe.sum()), 64) == 64 * 4.25
     certificate = get_certifier("standard", fixed, n0=10, n=100, alpha=0.01).certify(
         engine(), Input(X, 5)
     )

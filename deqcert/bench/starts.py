@@ -214,7 +214,8 @@ class _Observer:
             fz = self.model.cell(batch.z, batch.injection)
             square, scale = kernels.residual_norms(batch.z.contiguous(), fz.contiguous())
             self.residuals.append((square / scale).sqrt().cpu().numpy())
-            self.nfe += predictor.spent(batch.nfe)
+            readouts = predictor.readouts(batch.nfe)
+            self.nfe += predictor.spent(int(batch.nfe.sum()), len(batch.nfe), readouts)
         self.aside += time.perf_counter() - began
 
 

@@ -73,18 +73,24 @@ class Predictor:
         """Whether samples are independent draws of one base classifier."""
         return self.start.independent
 
-    def spent(self, nfe: NDArray[np.int64]) -> float:
+    def readouts(self, nfe: NDArray[np.int64]) -> int:
+        """Count the readouts that only decide when to stop, given evaluations per sample, (n,)."""
+        return 0 if self.early is None else self.early.readouts(nfe)
+
+    def spent(self, cells: int, samples: int, readouts: int | None = None) -> float:
         """Return what solves cost in all, in cell evaluations.
 
         Starts count by their cost, and so do readouts that only decide when to stop. A whole number
         where there are none.
 
         Args:
-            nfe: Cell evaluations per sample, shape (n,).
+            cells: Cell evaluations made, all samples together.
+            samples: Number of samples.
+            readouts: What :meth:`readouts` counted; if not given, one for each evaluation.
         """
-        cells, more = int(nfe.sum()), self.start.cost * len(nfe)
+        more = self.start.cost * samples
         if self.early is not None:
-            more += self.early.readout * self.early.readouts(nfe)
+            more += self.early.readout * (cells if readouts is None else readouts)
         return cells + more if more else cells
 
     def describe(self) -> str:

@@ -90,7 +90,9 @@ def _fit(gap: NDArray[np.float64], wrong: NDArray[np.bool_]) -> tuple[float, flo
     Two rows are added, a wrong one without gap and a right one with the largest: so that there is
     a maximum, and the probability falls, whatever the rows are.
     """
-    largest = max(float(gap.max()), 1e-6)
+    finite = np.isfinite(gap)
+    gap, wrong = gap[finite], wrong[finite]
+    largest = max(float(gap.max(initial=0.0)), 1e-6)
     x = np.concatenate([gap, [0.0, largest]]) / largest
     y = np.concatenate([wrong, [True, False]]).astype(np.float64)
     a, b = 0.0, 1.0

@@ -142,8 +142,7 @@ def follow(
     Args:
         model: The model, in evaluation mode.
         net: The start network; None starts cold.
-        data: Images; as many as asked for are taken, evenly spread, each with one noise, and where
-            there are fewer, each with several.
+        data: Images; as many as asked for are taken, evenly spread, each with one noise.
         sigma: Standard deviation of the noise.
         images: How many, at least 1.
         steps: Cell evaluations that are followed, at least 1.
@@ -151,7 +150,7 @@ def follow(
         seed: Of the noise.
         device: Where the model is.
     """
-    rows = np.linspace(0, len(data) - 1, images).round().astype(int)
+    rows = np.unique(np.linspace(0, len(data) - 1, min(images, len(data))).round().astype(int))
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for first in range(0, len(rows), batch):

@@ -344,6 +344,24 @@ class SmoothedClassifier(Settings):
         radii = getattr(self._goal, "radii", None)
         return None if radii is None else list(radii)
 
+    @property
+    def ceiling(self) -> str | None:
+        """What a unanimous vote would certify, in a sentence: no radius can be larger.
+
+        None where the method draws no noise.
+        """
+        from deqcert.certifiers.bounds import certified_radius, write_radius
+        from deqcert.certifiers.smoothed import SmoothingCertifier
+
+        certifier = self.certifier
+        if not isinstance(certifier, SmoothingCertifier):
+            return None
+        most = certified_radius(certifier.best_p_lower(), self.noise_level)
+        return (
+            f"no radius can exceed {write_radius(most)}, that of a unanimous vote at n={self.n}, "
+            f"alpha {self.alpha:g} and sigma {self.noise_level:g}"
+        )
+
     def _each(self, x: Any, index: int, answer: Callable[[Input], Any]) -> Any:
         """Answer for one input, or for each of several."""
         import numpy as np

@@ -55,6 +55,8 @@ def command(
 
     asked = parse_radii(radii)
     smooth = SmoothedClassifier(**settings)
+    if not quiet:
+        say(smooth.ceiling)
     results = smooth.certify_dataset(
         data,
         split=split,

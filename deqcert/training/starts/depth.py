@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deqcert.certifiers.bounds import lower_confidence_bound
 from deqcert.data import Dataset
 from deqcert.models import ImplicitModel
 from deqcert.smoothing.early import WatchedCell
@@ -301,8 +301,9 @@ def _held(trajectories: Trajectories, depth: Depth, readout: float) -> Held:
         first = np.where(settled.any(axis=1), settled.argmax(axis=1), depth.steps - 1)
         nfe = float((first + 1).mean()) * (1.0 + (readout if depth.margin is not None else 0.0))
         missed = float(wrong[np.arange(n), first + 1].mean())
-    right = n - round(missed * n)
-    bound = 1.0 - lower_confidence_bound(right, n, 1.0 - CONFIDENCE)
+    count = round(missed * n)
+    # Clopper and Pearson's upper bound.
+    bound = 1.0 if count == n else float(scipy.stats.beta.ppf(CONFIDENCE, count + 1, n - count))
     return Held(dataclasses.replace(depth, nfe=nfe, disagreement=missed), n, bound)
 
 

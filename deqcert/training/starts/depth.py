@@ -187,7 +187,7 @@ def choose_depth(
     """Choose the cheapest rule whose disagreement is at most the one stated.
 
     Every fixed depth is tried, and with each as the most evaluations an early stop at each of some
-    residuals, a decided stop at each of some margins, and checks at up to three depths with gaps
+    residuals, a decided stop at each of some margins, and checks at up to four depths with gaps
     for each of some risks. Where none is good enough, the deepest
     fixed depth is taken. Rows whose converged solve did not converge are left out.
 

@@ -259,7 +259,7 @@ def make_predictor(given: Any, solving: Solving, starting: Starting, device: str
         return _make_chained(solving, starting, policy)
     if starting.warmup is not None or starting.refresh:
         raise ConfigError(f"start {policy.name!r} has no chain; leave --warmup and --refresh out")
-    early = _early(starting, tuned)
+    early: EarlyStop | DecidedStop | CheckedStop | None = _early(starting, tuned)
     steps = starting.steps
     if steps is not None and not policy.follows_input:
         raise ConfigError(

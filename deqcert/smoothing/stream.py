@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deqcert.models.shaped import ShapedModel
 from deqcert.smoothing.checked import CheckedStop, solve_checked
-from deqcert.smoothing.early import DecidedLoop, DecidedStop, ResidualLoop
+from deqcert.smoothing.early import DecidedLoop, DecidedStop, EarlyStop, ResidualLoop
 from deqcert.smoothing.predictor import Predictor
 from deqcert.solvers import SolveResult, bind
 from deqcert.solvers.loop import SolveLoop
@@ -161,6 +161,7 @@ def _loop_for(model: ShapedModel, predictor: Predictor, rows: _Rows) -> SolveLoo
         return SolveLoop(solver, z, stop)
     if isinstance(early, DecidedStop):
         return DecidedLoop(solver, z, stop, early, model.readout, rows.logits.clone())
+    assert isinstance(early, EarlyStop)
     return ResidualLoop(solver, z, stop, early)
 
 

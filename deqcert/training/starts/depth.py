@@ -77,15 +77,16 @@ class Trajectories:
     @property
     def gaps(self) -> NDArray[np.float64]:
         """Gap between the two largest logits there, shape (n, steps + 1)."""
-        leading = np.sort(self.logits, axis=2)
+        leading = np.sort(self.logits, axis=2).astype(np.float64)
         found: NDArray[np.float64] = leading[:, :, -1] - leading[:, :, -min(2, leading.shape[2])]
-        return found.astype(np.float64)
+        return found
 
     @property
     def drifts(self) -> NDArray[np.float64]:
         """What each step changed in any logit, shape (n, steps)."""
-        found: NDArray[np.float64] = np.abs(np.diff(self.logits, axis=1)).max(axis=2)
-        return found.astype(np.float64)
+        steps = np.diff(self.logits.astype(np.float64), axis=1)
+        found: NDArray[np.float64] = np.abs(steps).max(axis=2)
+        return found
 
 
 @dataclass(frozen=True)

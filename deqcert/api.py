@@ -362,6 +362,29 @@ class SmoothedClassifier(Settings):
             f"alpha {self.alpha:g} and sigma {self.noise_level:g}"
         )
 
+    @property
+    def stated(self) -> str | None:
+        """How often votes differ from the converged model's, as its start's file states it.
+
+        None where the votes do not end by the rule of that file, or it states nothing.
+        """
+        if not self.certifier.noise or any(
+            given is not None for given in (self.steps, self.early, self.margin)
+        ):
+            return None
+        tuned = self.predictor.start.tuned
+        if tuned is None or tuned.disagreement is None:
+            return None
+        if tuned.sigma != self.noise_level:
+            return (
+                f"the start was fitted and tuned at sigma {tuned.sigma:g}; nothing is known of how "
+                f"often its votes differ from the converged model's at {self.noise_level:g}"
+            )
+        return (
+            f"when the start was made, at most {100 * tuned.disagreement:.2g}% of the votes on "
+            "noisy training images differed from the converged model's (95% confidence)"
+        )
+
     def _each(self, x: Any, index: int, answer: Callable[[Input], Any]) -> Any:
         """Answer for one input, or for each of several."""
         import numpy as np

@@ -563,6 +563,20 @@ def test_certify_with_a_learned_start(digits: Path, tmp_path: Path, capsys) -> N
         assert all(
             70 * (least + cost) - 0.1 <= count <= 70 * (most * each + cost) + 0.1 for count in nfe
         )
+    # What is known before a run is said, and what is not.
+    own = ["--preset", "faithful", "--n0", "10", "--n", "60", "--images", "0:1"]
+    asked = ["certify", "--model", str(digits), "--alpha", "0.01", *own]
+    for sigma, says in (("0.25", "at most"), ("0.5", "nothing is known of how often")):
+        capsys.readouterr()
+        out = str(tmp_path / f"faithful-{sigma}")
+        assert main([*asked, "--sigma", sigma, "--out", out]) == 0
+        said = capsys.readouterr().err
+        assert says in said
+        assert "no radius can exceed" in said
+    smooth = SmoothedClassifier.from_preset("faithful", digits, sigma=0.25)
+    assert smooth.predictor.early is not None
+    assert smooth.stated is not None
+    assert SmoothedClassifier.from_preset("converged", digits, sigma=0.25).stated is None
     # The journal is read back, fractions of an evaluation included.
     assert certify(digits, tmp_path / "named", *runs["named"][0]) == 0
     capsys.readouterr()

@@ -57,6 +57,7 @@ def command(
     smooth = SmoothedClassifier(**settings)
     if not quiet:
         say(smooth.ceiling)
+        say(smooth.stated)
     results = smooth.certify_dataset(
         data,
         split=split,

@@ -222,6 +222,9 @@ class SmoothedClassifier(Settings):
         with Run(
             folder, parameters, indices, environment=environment, notes=notes, layout=layout
         ) as run:
+            for sentence in (self.ceiling, self.stated) if progress else ():
+                if sentence is not None:
+                    note(sentence)
             for change in run.changes:
                 note(f"{change} since this run began; recorded")
             before = []

@@ -55,9 +55,6 @@ def command(
 
     asked = parse_radii(radii)
     smooth = SmoothedClassifier(**settings)
-    if not quiet:
-        say(smooth.ceiling)
-        say(smooth.stated)
     results = smooth.certify_dataset(
         data,
         split=split,

@@ -276,6 +276,9 @@ class SmoothedClassifier(Settings):
             ) as run,
             Agreements(run, audit, dataset) as agreements,
         ):
+            for sentence in (self.ceiling, self.stated) if progress else ():
+                if sentence is not None:
+                    note(sentence)
             for change in run.changes:
                 note(f"{change} since this run began; recorded")
             if advice is not None and not run.done:
@@ -402,6 +405,47 @@ class SmoothedClassifier(Settings):
         """The radii that the goal decides about; None where it is about none."""
         radii = getattr(self._goal, "radii", None)
         return None if radii is None else list(radii)
+
+    @property
+    def ceiling(self) -> str | None:
+        """What a unanimous vote would certify, in a sentence: no radius can be larger.
+
+        None where the method draws no noise.
+        """
+        from deqcert.certifiers.bounds import certified_radius, write_radius
+        from deqcert.certifiers.smoothed import SmoothingCertifier
+
+        certifier = self.certifier
+        if not isinstance(certifier, SmoothingCertifier):
+            return None
+        most = certified_radius(certifier.best_p_lower(), self.noise_level)
+        return (
+            f"no radius can exceed {write_radius(most)}, that of a unanimous vote at n={self.n}, "
+            f"alpha {self.alpha:g} and sigma {self.noise_level:g}"
+        )
+
+    @property
+    def stated(self) -> str | None:
+        """How often votes differ from the converged model's, as its start's file states it.
+
+        None where the votes do not end by the rule of that file, or it states nothing.
+        """
+        if not self.certifier.noise or any(
+            given is not None for given in (self.steps, self.early, self.margin)
+        ):
+            return None
+        tuned = self.predictor.start.tuned
+        if tuned is None or tuned.disagreement is None:
+            return None
+        if tuned.sigma != self.noise_level:
+            return (
+                f"the start was fitted and tuned at sigma {tuned.sigma:g}; nothing is known of how "
+                f"often its votes differ from the converged model's at {self.noise_level:g}"
+            )
+        return (
+            f"when the start was made, at most {100 * tuned.disagreement:.2g}% of the votes on "
+            "noisy training images differed from the converged model's (95% confidence)"
+        )
 
     def _each(self, x: Any, index: int, answer: Callable[[Input], Any]) -> Any:
         """Answer for one input, or for each of several."""

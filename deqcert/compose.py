@@ -30,7 +30,7 @@ from deqcert.models.hashes import weights_hash
 from deqcert.options import options_of, read_options
 from deqcert.runs import Manifest
 from deqcert.settings import Machine, Solving, Starting
-from deqcert.smoothing import DecidedStop, EarlyStop, Predictor, SmoothingEngine
+from deqcert.smoothing import CheckedStop, DecidedStop, EarlyStop, Predictor, SmoothingEngine
 from deqcert.smoothing.naming import CONVERGED
 from deqcert.smoothing.seed import draw_seed
 from deqcert.solvers import SOLVERS, Solver, StopRule, get_solver
@@ -386,7 +386,7 @@ def make_predictor(given: Any, solving: Solving, starting: Starting, device: str
         return _make_chained(solving, starting, policy)
     if starting.warmup is not None or starting.refresh:
         raise ConfigError(f"start {policy.name!r} has no chain; leave --warmup and --refresh out")
-    early = _early(starting, tuned)
+    early: EarlyStop | DecidedStop | CheckedStop | None = _early(starting, tuned)
     steps = starting.steps
     if steps is not None and not policy.follows_input:
         raise ConfigError(
@@ -409,8 +409,11 @@ def make_predictor(given: Any, solving: Solving, starting: Starting, device: str
     return Predictor(make_solver(solving), stop, policy, early=early)
 
 
-def early_stop(tuned: StartFile) -> EarlyStop | DecidedStop | None:
+def early_stop(tuned: StartFile) -> EarlyStop | DecidedStop | CheckedStop | None:
     """Return the early stop that was tuned for a learned start, or None for a fixed depth."""
+    if tuned.checks:
+        depths, gaps = zip(*tuned.checks, strict=True)
+        return CheckedStop(depths, gaps, tuned.readout)
     if tuned.margin is not None:
         return DecidedStop(tuned.margin, tuned.readout)
     return None if tuned.early is None else EarlyStop(tuned.early)
@@ -439,7 +442,8 @@ def describe_predictor(predictor: Predictor) -> dict[str, Any]:
     }
     parameters |= predictor.start.facts()
     if predictor.early is not None:
-        parameters["early"] = dataclasses.asdict(predictor.early)
+        held = dataclasses.asdict(predictor.early)
+        parameters["early"] = {k: list(v) if isinstance(v, tuple) else v for k, v in held.items()}
     if predictor.warmup is not None:
         parameters["warmup"] = dataclasses.asdict(predictor.warmup)
         parameters["refresh"] = predictor.refresh

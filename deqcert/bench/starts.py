@@ -25,6 +25,7 @@ from deqcert.errors import ConfigError
 from deqcert.models import ImplicitModel
 from deqcert.smoothing import (
     NO_VOTE,
+    CheckedStop,
     DecidedStop,
     EarlyStop,
     Input,
@@ -59,6 +60,8 @@ class Setting:
     def depth(self) -> str:
         """The stop rule in short: a depth, a tolerance, or when it ends early."""
         stop, early = self.predictor.stop, self.predictor.early
+        if isinstance(early, CheckedStop):
+            return f"checks {','.join(map(str, early.depths))}"
         if isinstance(early, DecidedStop):
             return f"margin {early.margin:g}"
         if early is not None:
@@ -220,7 +223,8 @@ class _Observer:
             fz = self.model.cell(batch.z, batch.injection)
             square, scale = kernels.residual_norms(batch.z.contiguous(), fz.contiguous())
             self.residuals.append((square / scale).sqrt().cpu().numpy())
-            self.nfe += predictor.spent(int(batch.nfe.sum()), len(batch.nfe))
+            readouts = predictor.readouts(batch.nfe)
+            self.nfe += predictor.spent(int(batch.nfe.sum()), len(batch.nfe), readouts)
         self.aside += time.perf_counter() - began
 
 

@@ -247,14 +247,15 @@ class SmoothingEngine:
         ordered = np.asarray(samples)[places]
         predictions = np.empty(len(samples), dtype=np.int16)
         margins = np.empty(len(samples), dtype=np.float32)
-        cells = overhead = classes = 0
+        cells = readouts = overhead = classes = 0
         for batch in self.batches(predictor, input, stage, samples):
             at = places[np.searchsorted(ordered, batch.samples)]
             predictions[at], margins[at] = batch.predictions, _margins(batch)
             cells, overhead = cells + int(batch.nfe.sum()), overhead + batch.overhead
+            readouts += predictor.readouts(batch.nfe)
             classes = batch.logits.shape[1]
         # Once, at the end: a sum of fractions would depend on how the samples were split.
-        spent = predictor.spent(cells, len(samples)) + overhead
+        spent = predictor.spent(cells, len(samples), readouts) + overhead
         return Votes(predictions, classes, spent, time.perf_counter() - began, margins)
 
     @torch.no_grad()  # while this runs: not while the caller holds what it yielded

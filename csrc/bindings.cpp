@@ -33,7 +33,7 @@ using namespace deqcert;
 
 // Of what this file offers to Python, so that neither calls an older other; raised when that
 // changes, here and in deqcert/kernels/native.py.
-constexpr int INTERFACE = 2;
+constexpr int INTERFACE = 3;
 
 [[noreturn]] void refuse(const char* name, const std::string& what) {
   throw nb::value_error((std::string(name) + ": " + what).c_str());
@@ -309,6 +309,47 @@ void philox_normal(nb::handle out_, uint64_t seed, uint32_t index, uint32_t stag
   if (n && d) run("philox_normal", args, isa, launch);
 }
 
+// Points that are not on the device of out, or do not fit each other, are refused; what the tables
+// hold is the caller's business.
+void philox_grid(nb::handle out_, nb::handle x_, nb::handle upper_, nb::handle lower_,
+                 nb::handle buckets_, nb::handle values_, int32_t mantissa, int32_t steps,
+                 int32_t lowest, int32_t low, uint64_t seed, uint32_t index, uint32_t stage,
+                 uint32_t first, int threads, uintptr_t stream) {
+  const Array out("out", out_, true), x("x", x_, false), upper("upper", upper_, false);
+  const Array lower("lower", lower_, false), buckets("buckets", buckets_, false);
+  const Array values("values", values_, false);
+  out.rank(2), lower.rank(1), values.rank(1);
+  const Device device = out.device();
+  const int64_t n = out.extent(0), d = out.extent(1);
+  const int64_t count = lower.extent(0), points = values.extent(0);
+  if (mantissa < 0 || mantissa > 16) refuse("mantissa", "expected 0 to 16 bits");
+  const GridTable table = {
+      static_cast<int32_t>(count),
+      upper.data<int32_t>(device, {count + 1}),
+      lower.data<int32_t>(device, {count}),
+      reinterpret_cast<const GridBucket*>(
+          buckets.data<int32_t>(device, {int64_t{64} << mantissa, 2})),
+      mantissa,
+      steps,
+      low,
+      static_cast<int32_t>(low + points - 1),
+      values.data<float>(device, {points}),
+  };
+  const PhiloxGrid args = {n,
+                           d,
+                           out.data<float>(device, {n, d}),
+                           x.data<int32_t>(device, {d}),
+                           table,
+                           lowest,
+                           seed,
+                           index,
+                           stage,
+                           first};
+  const InstructionSet& isa = isa_of(out);
+  const Launch launch = launch_of(out, threads, stream);
+  if (n && d) run("philox_grid", args, isa, launch);
+}
+
 int64_t workspace(const std::string& method, int window, int64_t size, bool cuda) {
   const InstructionSet* isa = cuda ? cuda_isa() : selected_isa;
   if (!isa) refuse("cuda", "this build has no CUDA kernels");
@@ -376,5 +417,8 @@ NB_MODULE(_native, m) {
   m.def("residual_norms", &residual_norms, "z"_a, "fz"_a, "residual"_a, "norm"_a, nb::kw_only(),
         "threads"_a, "stream"_a);
   m.def("philox_normal", &philox_normal, "out"_a, nb::kw_only(), "seed"_a, "index"_a, "stage"_a,
+        "first"_a, "threads"_a, "stream"_a);
+  m.def("philox_grid", &philox_grid, "out"_a, "x"_a, "upper"_a, "lower"_a, "buckets"_a, "values"_a,
+        nb::kw_only(), "mantissa"_a, "steps"_a, "lowest"_a, "low"_a, "seed"_a, "index"_a, "stage"_a,
         "first"_a, "threads"_a, "stream"_a);
 }

@@ -7,7 +7,7 @@ namespace {
 #define DEQCERT_WORKSPACE(method, Args, isa) {#method, isa::method##_workspace},
 #define DEQCERT_TABLE(NAME, isa)                                                                   \
   const Workspace NAME##_WORKSPACES[] = {DEQCERT_STEPS(DEQCERT_WORKSPACE, isa){nullptr, nullptr}}; \
-  const Runs NAME##_RUNS = {DEQCERT_KERNELS(DEQCERT_RUN, isa) isa::run};                           \
+  const Runs NAME##_RUNS = {DEQCERT_KERNELS(DEQCERT_RUN, isa) isa::run, isa::run};                 \
   const InstructionSet NAME = {#isa, NAME##_RUNS, NAME##_WORKSPACES};
 
 DEQCERT_TABLE(PORTABLE, portable)

@@ -12,7 +12,7 @@ template <typename Args>
 using Run = const char* (*)(const Args&, const Launch&);
 
 #define DEQCERT_RUN(name, Args, isa) Run<Args<float>>, Run<Args<double>>, Run<Args<bfloat16>>,
-typedef std::tuple<DEQCERT_KERNELS(DEQCERT_RUN, ) Run<PhiloxNormal>> Runs;
+typedef std::tuple<DEQCERT_KERNELS(DEQCERT_RUN, ) Run<PhiloxNormal>, Run<PhiloxGrid>> Runs;
 #undef DEQCERT_RUN
 
 struct Workspace {

@@ -7,6 +7,7 @@
 
 #include "anderson.h"
 #include "broyden.h"
+#include "grid.h"
 #include "picard.h"
 
 // The steps of the solvers: the method's name and the type of its arguments.
@@ -38,6 +39,17 @@ struct PhiloxNormal {
   uint32_t index, stage, first;
 };
 
+// (n, d) grid points: those of an input plus exact noise, also a function of the counter alone.
+struct PhiloxGrid {
+  int64_t n, d;
+  float* out;
+  const int32_t* x;  // (d): the input, in steps of the grid
+  GridTable table;
+  int32_t lowest;  // noise that is below all thresholds, in steps of the grid
+  uint64_t seed;
+  uint32_t index, stage, first;
+};
+
 // A method's workspace function says how many doubles of workspace a row needs.
 #define DEQCERT_DECLARE_WORKSPACE(method, Args, isa) \
   int64_t method##_workspace(int window, int64_t size);
@@ -50,6 +62,7 @@ struct PhiloxNormal {
   DEQCERT_STEPS(DEQCERT_DECLARE_WORKSPACE, isa)                 \
   DEQCERT_KERNELS(DEQCERT_DECLARE_RUN, isa)                     \
   const char* run(const PhiloxNormal& a, const Launch& launch); \
+  const char* run(const PhiloxGrid& a, const Launch& launch);   \
   }
 
 DEQCERT_DECLARE_ISA(portable)

@@ -47,13 +47,13 @@ DEQCERT_SHARED double double_of_integer(uint64_t value) {
   return double_of_bits(value | 0x4330000000000000u) - 4503599627370496.0;
 }
 
-// ln(v / 2^32) for an integer 1 <= v <= 2^32: v = 2^e m, ln m = 2 atanh((m - 1) / (m + 1)).
+// ln(v / 2^33) for an integer 1 <= v < 2^33: v = 2^e m, ln m = 2 atanh((m - 1) / (m + 1)).
 DEQCERT_SHARED double log_unit(uint64_t v) {
   const uint64_t bits = bits_of_double(double_of_integer(v));
   const double half = double_of_bits((bits & 0x000FFFFFFFFFFFFFu) | 0x3FE0000000000000u);
   const bool low = half < 0.7071067811865476;
   const double m = low ? half + half : half;
-  const double power = double_of_integer(bits >> 52) - (low ? 1055.0 : 1054.0);
+  const double power = double_of_integer(bits >> 52) - (low ? 1056.0 : 1055.0);
   const double s = (m - 1.0) / (m + 1.0);
   const double q = s * s;
   double p = 2.0 / 17;
@@ -69,7 +69,8 @@ DEQCERT_SHARED double log_unit(uint64_t v) {
 }
 
 DEQCERT_SHARED void normal_pair(uint32_t u0, uint32_t u1, float* first, float* second) {
-  const double radius = sqrt(-2.0 * log_unit(static_cast<uint64_t>(u0) + 1));
+  // The middle of each of 2^32 cells, (u0 + 1/2) / 2^32: an end of them would bias the radius.
+  const double radius = sqrt(-2.0 * log_unit(2 * static_cast<uint64_t>(u0) + 1));
 
   // The angle is (u1 + 1/2) / 2^32 of a turn: a quadrant, and an offset of up to an eighth of it.
   const uint32_t turned = u1 + 0x20000000u;

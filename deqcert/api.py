@@ -110,7 +110,23 @@ class SmoothedClassifier(Settings):
         """The engine that casts votes."""
         from deqcert import compose
 
-        return compose.make_engine(self._loaded.model, self, self.noise_level)
+        levels = compose.noise_levels(self, compose.recorded_levels(self.model))
+        return compose.make_engine(self._loaded.model, self, self.noise_level, levels)
+
+    def on_grid(self, levels: int | None) -> SmoothedClassifier:
+        """Return this classifier for inputs on a grid, unless its settings name one.
+
+        Args:
+            levels: Steps of the grid between 0 and 1, as :attr:`deqcert.data.Dataset.levels` says;
+                None where inputs lie on none.
+        """
+        if self.levels is not None or self.noise == "float":
+            return self
+        noise = "float" if levels is None and self.noise == "auto" else self.noise
+        made = dataclasses.replace(self, levels=levels, noise=noise)
+        if "_loaded" in self.__dict__:
+            made.__dict__["_loaded"] = self._loaded
+        return made
 
     def certify(self, x: ArrayLike, index: int = 0) -> Any:
         """Certify one input, or each of several.
@@ -232,12 +248,15 @@ class SmoothedClassifier(Settings):
             **loaded.identity,
             **compose.describe_data(chosen.data, chosen.split, dataset),
         }
-        each, sigma, silence, audit = 0, None, Silence(), None
+        each, sigma, levels, silence, audit = 0, None, None, Silence(), None
+        stated = certifier.assumptions()
         if certifier.noise:
-            subject = compose.make_engine(loaded.model, self, self.noise_level)
+            levels = compose.noise_levels(self, dataset.levels)
+            subject = compose.make_engine(loaded.model, self, self.noise_level, levels)
+            stated += f"; {subject.describe_noise()}"
             audit = compose.make_agreement_audit(certifier, subject, loaded, self, self.agreement)
             each, sigma = self.n0 + self.n + int(parameters.get("audit", 0)), subject.sigma
-        parameters |= compose.describe_evaluation(self, sigma, loaded.form)
+        parameters |= compose.describe_evaluation(self, sigma, loaded.form, levels)
         certifier.check(subject)
         compared = compose.compared_with(certifier, self)
         notes = {
@@ -245,7 +264,7 @@ class SmoothedClassifier(Settings):
             "data": chosen.data,
             "classifier": certifier.about(),
             **({} if compared is None else {"compared": compared.about()}),
-            "assumptions": certifier.assumptions(),
+            "assumptions": stated,
             "sound": certifier.sound,
             "settings": self.written(chosen),
         }
@@ -257,6 +276,9 @@ class SmoothedClassifier(Settings):
             ) as run,
             Agreements(run, audit, dataset) as agreements,
         ):
+            for sentence in (self.ceiling, self.stated) if progress else ():
+                if sentence is not None:
+                    note(sentence)
             for change in run.changes:
                 note(f"{change} since this run began; recorded")
             if advice is not None and not run.done:
@@ -286,11 +308,7 @@ class SmoothedClassifier(Settings):
             run.reveal()
             results = read_results(folder)
             made = table([results], radii or self.goal_radii)
-            about = {
-                "classifier": certifier.about(),
-                "assumptions": certifier.assumptions(),
-                "form": loaded.form,
-            }
+            about = {"classifier": certifier.about(), "assumptions": stated, "form": loaded.form}
             run.finish({"radii": list(made.radii), **made.rows[0], **about})
             draw_curves([results], folder / "curve.png")
             for sentence in (silence.note(), results.warning()):
@@ -387,6 +405,47 @@ class SmoothedClassifier(Settings):
         """The radii that the goal decides about; None where it is about none."""
         radii = getattr(self._goal, "radii", None)
         return None if radii is None else list(radii)
+
+    @property
+    def ceiling(self) -> str | None:
+        """What a unanimous vote would certify, in a sentence: no radius can be larger.
+
+        None where the method draws no noise.
+        """
+        from deqcert.certifiers.bounds import certified_radius, write_radius
+        from deqcert.certifiers.smoothed import SmoothingCertifier
+
+        certifier = self.certifier
+        if not isinstance(certifier, SmoothingCertifier):
+            return None
+        most = certified_radius(certifier.best_p_lower(), self.noise_level)
+        return (
+            f"no radius can exceed {write_radius(most)}, that of a unanimous vote at n={self.n}, "
+            f"alpha {self.alpha:g} and sigma {self.noise_level:g}"
+        )
+
+    @property
+    def stated(self) -> str | None:
+        """How often votes differ from the converged model's, as its start's file states it.
+
+        None where the votes do not end by the rule of that file, or it states nothing.
+        """
+        if not self.certifier.noise or any(
+            given is not None for given in (self.steps, self.early, self.margin)
+        ):
+            return None
+        tuned = self.predictor.start.tuned
+        if tuned is None or tuned.disagreement is None:
+            return None
+        if tuned.sigma != self.noise_level:
+            return (
+                f"the start was fitted and tuned at sigma {tuned.sigma:g}; nothing is known of how "
+                f"often its votes differ from the converged model's at {self.noise_level:g}"
+            )
+        return (
+            f"when the start was made, at most {100 * tuned.disagreement:.2g}% of the votes on "
+            "noisy training images differed from the converged model's (95% confidence)"
+        )
 
     def _each(self, x: Any, index: int, answer: Callable[[Input], Any]) -> Any:
         """Answer for one input, or for each of several."""

@@ -30,7 +30,7 @@ from deqcert.models.hashes import weights_hash
 from deqcert.options import options_of, read_options
 from deqcert.runs import Manifest
 from deqcert.settings import Machine, Solving, Starting
-from deqcert.smoothing import DecidedStop, EarlyStop, Predictor, SmoothingEngine
+from deqcert.smoothing import CheckedStop, DecidedStop, EarlyStop, Predictor, SmoothingEngine
 from deqcert.smoothing.naming import CONVERGED
 from deqcert.smoothing.seed import draw_seed
 from deqcert.solvers import SOLVERS, Solver, StopRule, get_solver
@@ -115,16 +115,42 @@ def load(
     return Loaded(formed, model, form, config, identity, notes)
 
 
-def describe_evaluation(machine: Machine, sigma: float | None, form: str) -> dict[str, Any]:
+def noise_levels(machine: Machine, declared: int | None) -> int | None:
+    """Return the steps of the grid that noise is exact on; None for float noise.
+
+    Args:
+        machine: What is asked for.
+        declared: Steps of the grid that the data say they lie on; None where they say nothing.
+
+    Raises:
+        ConfigError: If exact noise is asked for where no grid is known.
+    """
+    if machine.noise == "float":
+        return None
+    levels = declared if machine.levels is None else machine.levels
+    if machine.noise == "exact" and levels is None:
+        raise ConfigError(
+            "noise exact needs inputs on a grid, and these data do not say that they lie on one; "
+            "give levels (--levels 255 for 8-bit images), or noise float"
+        )
+    return levels
+
+
+def describe_evaluation(
+    machine: Machine, sigma: float | None, form: str, levels: int | None = None
+) -> dict[str, Any]:
     """Return what decides an answer besides model, data and predictor, as JSON values.
 
     Args:
         machine: How the model is evaluated.
         sigma: Standard deviation of the noise; None where none is drawn.
         form: Form of the model.
+        levels: Steps of the grid of exact noise; None for float noise.
     """
     noise = {
         "sigma": sigma,
+        "noise": "float" if levels is None else "exact",
+        **({} if levels is None else {"levels": levels}),
         "seed": machine.seed,
         "batch": machine.batch,
         "shape": machine.batch if machine.shape is None else machine.shape,
@@ -188,6 +214,20 @@ def recorded_noise_level(given: Any) -> float:
         ) from None
 
 
+def recorded_levels(given: Any) -> int | None:
+    """Return the grid of the data that `deqcert train` recorded beside a checkpoint.
+
+    Returns:
+        Steps of the grid between 0 and 1; None where there is no record, or the data lie on none.
+    """
+    try:
+        record = checkpoint_path(given).with_suffix(".json")
+        found = json.loads(record.read_text(encoding="utf-8")).get("levels")
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return found if isinstance(found, int) else None
+
+
 def check_fit(model: Any, dataset: Dataset, images: range) -> None:
     """Refuse images of another size than the model's, and labels outside its classes.
 
@@ -213,8 +253,17 @@ def check_fit(model: Any, dataset: Dataset, images: range) -> None:
             )
 
 
-def make_engine(model: ImplicitModel, machine: Machine, sigma: float) -> SmoothingEngine:
-    """Make an engine as the settings say; where these leave the seed open, with one drawn now."""
+def make_engine(
+    model: ImplicitModel, machine: Machine, sigma: float, levels: int | None = None
+) -> SmoothingEngine:
+    """Make an engine as the settings say; where these leave the seed open, with one drawn now.
+
+    Args:
+        model: The model.
+        machine: The settings.
+        sigma: Standard deviation of the noise.
+        levels: Steps of the grid that the noise is exact on; None for float noise.
+    """
     return SmoothingEngine(
         model,
         sigma=sigma,
@@ -222,6 +271,7 @@ def make_engine(model: ImplicitModel, machine: Machine, sigma: float) -> Smoothi
         batch=machine.batch,
         shape=machine.shape,
         device=machine.device,
+        levels=levels,
     )
 
 
@@ -336,7 +386,7 @@ def make_predictor(given: Any, solving: Solving, starting: Starting, device: str
         return _make_chained(solving, starting, policy)
     if starting.warmup is not None or starting.refresh:
         raise ConfigError(f"start {policy.name!r} has no chain; leave --warmup and --refresh out")
-    early = _early(starting, tuned)
+    early: EarlyStop | DecidedStop | CheckedStop | None = _early(starting, tuned)
     steps = starting.steps
     if steps is not None and not policy.follows_input:
         raise ConfigError(
@@ -359,8 +409,11 @@ def make_predictor(given: Any, solving: Solving, starting: Starting, device: str
     return Predictor(make_solver(solving), stop, policy, early=early)
 
 
-def early_stop(tuned: StartFile) -> EarlyStop | DecidedStop | None:
+def early_stop(tuned: StartFile) -> EarlyStop | DecidedStop | CheckedStop | None:
     """Return the early stop that was tuned for a learned start, or None for a fixed depth."""
+    if tuned.checks:
+        depths, gaps = zip(*tuned.checks, strict=True)
+        return CheckedStop(depths, gaps, tuned.readout)
     if tuned.margin is not None:
         return DecidedStop(tuned.margin, tuned.readout)
     return None if tuned.early is None else EarlyStop(tuned.early)
@@ -389,7 +442,8 @@ def describe_predictor(predictor: Predictor) -> dict[str, Any]:
     }
     parameters |= predictor.start.facts()
     if predictor.early is not None:
-        parameters["early"] = dataclasses.asdict(predictor.early)
+        held = dataclasses.asdict(predictor.early)
+        parameters["early"] = {k: list(v) if isinstance(v, tuple) else v for k, v in held.items()}
     if predictor.warmup is not None:
         parameters["warmup"] = dataclasses.asdict(predictor.warmup)
         parameters["refresh"] = predictor.refresh

@@ -50,7 +50,12 @@ PRESETS: Registry[Preset] = Registry(
             {"method": "independent", "start": "learned", "steps": 1},
         ),
         "faithful": Preset(
-            "the converged model, each solve from a learned start to the tolerance",
+            "from a learned start, each row only as deep as its own class is in doubt, held to a "
+            "share of votes that differ from the converged model's",
+            {"method": "independent", "start": "learned"},
+        ),
+        "converged": Preset(
+            "the converged model itself, each solve from a learned start to the tolerance",
             {"method": "independent", "start": "learned", "steps": 0, "tol": 1e-3, "depth": 30},
         ),
     },

@@ -19,6 +19,7 @@ from deqcert.solvers import SOLVERS
 from deqcert.starts import STARTS
 
 SPLITS = ("test", "train")
+NOISES = ("exact", "float")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,12 @@ class Machine:
         seed: Seed of all noise. Certificates hold for inputs and models that do not depend on it;
             take random, which nobody knows until the run is finished, where whoever chose them may
             have known it.
+        noise: How noise is drawn. exact rounds the noisy copy to the grid that the data lie on,
+            as part of what is certified, and is true on a computer for any model; float adds
+            float32 numbers, which a malicious model can see through. auto is exact where the data
+            say that they lie on a grid.
+        levels: Steps of that grid between 0 and 1, such as 255 for 8-bit images; if not given,
+            what the data say, and for arrays the training's record beside the checkpoint.
         device: Where the model runs, as torch names it: cpu, cuda or cuda:N.
         threads: CPU threads; if not given, torch's own number.
         form: How the model is evaluated; part of what is certified. auto is what
@@ -57,6 +64,8 @@ class Machine:
     batch: int = number(100, low=1, metavar="B")
     shape: int | None = number(None, low=1, whole=True, metavar="B")
     seed: int | str = number(0, low=0, high=2**128 - 1, also=("random",))
+    noise: str = choice("auto", NOISES, also=("auto",))
+    levels: int | None = number(None, low=1, whole=True, metavar="L")
     device: str = text("cpu", metavar="NAME")
     threads: int | None = number(None, low=1, high=4096, whole=True, metavar="T")
     form: str = choice("auto", FORMS, also=("auto",))

@@ -58,8 +58,9 @@ sigma = 0.25
 model = TorchdeqClassifier()
 train(model, sigma)
 
-smooth = deqcert.SmoothedClassifier(model, sigma=sigma, n=1000, batch=500)
 test = deqcert.load_dataset("digits", split="test")
+# The grid that the pixels lie on: noise is exact on it.
+smooth = deqcert.SmoothedClassifier(model, sigma=sigma, n=1000, batch=500, levels=test.levels)
 for i in range(5):
     certificate = smooth.certify(test.image(i), i)
     print(

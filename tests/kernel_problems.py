@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from deqcert import kernels
 from deqcert.kernels.native import extension as native
 from deqcert.kernels.step import ROWS, SIZE, WINDOW
+from deqcert.smoothing.grid import grid_law
 
 needs_native = pytest.mark.skipif(native is None, reason="the compiled extension is not installed")
 needs_cuda = pytest.mark.skipif(
@@ -265,6 +267,21 @@ def same_as_reference(method, rule, dtype, rows, size, m, device="cpu"):
 def normals(n, d, *, seed=0, index=0, stage=0, first=0, device="cpu"):
     out = torch.full((n, d), math.nan, device=device)
     kernels.philox_normal(out, seed=seed, index=index, stage=stage, first=first)
+    return out
+
+
+def grid_table(levels, sigma, device="cpu"):
+    law = grid_law(levels, sigma)
+    values = np.arange(law.low, law.high + 1, dtype=np.float32) / np.float32(levels)
+    return kernels.GridTable.of(
+        law.thresholds, lowest=law.lowest, low=law.low, values=values, device=torch.device(device)
+    )
+
+
+def grid_points(n, x, levels, sigma, *, seed=0, index=0, stage=0, first=0):
+    out = torch.full((n, len(x)), math.nan, device=x.device)
+    table = grid_table(levels, sigma, x.device)
+    kernels.philox_grid(out, x, table, seed=seed, index=index, stage=stage, first=first)
     return out
 
 

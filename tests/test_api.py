@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,15 @@ def test_every_setting_is_an_option_with_the_same_default(capsys: pytest.Capture
     for field in dataclasses.fields(Settings):
         if field.default is not dataclasses.MISSING:
             assert defaults[field.name] == field.default, field.name
+
+
+def test_no_radius_exceeds_the_ceiling_that_is_said_before_the_run() -> None:
+    smooth = SmoothedClassifier("digits", sigma=0.25, n=1000, n0=20, depth=2, tol=0.0)
+    radii = [c.radius for c in smooth.certify(deqcert.load_dataset("digits").batch(range(4)))]
+    assert smooth.ceiling is not None
+    most = re.match(r"no radius can exceed ([0-9.]+), .* n=1000,", smooth.ceiling)
+    assert most is not None
+    assert float(most[1]) == max(radii), "an easy digit's vote is unanimous"
 
 
 @pytest.mark.parametrize("name", PRESETS.names())

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from deqcert.attacks.ball import project, unit
+from deqcert.attacks.ball import project, to_grid, unit
 from deqcert.attacks.ddn import ddn
 from deqcert.attacks.pgd import pgd
 from deqcert.errors import ConfigError, DataError
@@ -58,6 +58,23 @@ def test_a_projection_is_in_the_set_and_nearest(seed: int, radius: float, spread
         inner = ((points.double() - found.double()) * (other - found.double())).flatten(1).sum(1)
         scale = distance(points, found) * (1.0 + distance(other, found))
         assert (inner <= 2e-6 * scale + 1e-9).all()
+
+
+@given(st.integers(0, 10_000), RADII, st.sampled_from([1, 16, 255]))
+def test_grid_points_of_an_attack_are_in_the_ball_and_near(
+    seed: int, radius: float, levels: int
+) -> None:
+    x = (images(seed) * levels).round() / levels
+    radii = torch.full((len(x),), radius, dtype=torch.float64)
+    points = project(x + torch.randn(x.shape), x, radii)
+    found = to_grid(points, x, radii, levels)
+    assert inside(found, x, radii) and found.dtype == x.dtype
+    assert torch.equal((found * levels).round() / levels, found)
+    assert ((found - points).abs() < (1 + 1e-5) / levels).all()
+    assert torch.equal(to_grid(found, x, torch.full_like(radii, torch.inf), levels), found)
+    # Without a limit it is rounding.
+    free = to_grid(points, x, torch.full_like(radii, torch.inf), levels)
+    assert ((free - points).abs() <= (0.5 + 1e-4) / levels).all()
 
 
 def test_a_projection_leaves_what_is_inside() -> None:

@@ -33,19 +33,28 @@ from deqcert.attacks.evaluation import (
     outcome_layout,
 )
 from deqcert.attacks.evaluation.base_classifier import base_distances
+from deqcert.attacks.evaluation.certified import certified_predictor
 from deqcert.attacks.evaluation.counterexample import nearest_counterexample
 from deqcert.attacks.views import Smoothed
 from deqcert.certifiers.bounds import two_sided_p_value
 from deqcert.cli import main
 from deqcert.cli.attack import parse_attack
+from deqcert.compose import describe_predictor
 from deqcert.data import load_dataset
 from deqcert.data.base import ArrayDataset
 from deqcert.errors import ConfigError, DataError, RunError
 from deqcert.models import ContractiveConfig, ContractiveDEQ
 from deqcert.options import number
 from deqcert.report.attacks import attack_rows, attack_table, read_attacks, robust_accuracy
-from deqcert.runs import Run
-from deqcert.smoothing import EarlyStop, Input, Predictor, SmoothingEngine
+from deqcert.runs import Manifest, Run
+from deqcert.smoothing import (
+    CheckedStop,
+    DecidedStop,
+    EarlyStop,
+    Input,
+    Predictor,
+    SmoothingEngine,
+)
 from deqcert.solvers import StopRule, get_solver
 from deqcert.starts import Learned, get_start
 
@@ -397,6 +406,11 @@ def test_votes_that_are_not_proven_count_for_the_certified_class() -> None:
         Predictor(get_solver("anderson"), StopRule(tol=1e-4, max_nfe=20)),
         Predictor(get_solver("picard"), StopRule(tol=0.0, max_nfe=9)),
         Predictor(get_solver("picard"), StopRule(tol=0.0, max_nfe=30), early=EarlyStop(0.001)),
+        Predictor(
+            get_solver("picard"),
+            StopRule(tol=0.0, max_nfe=30),
+            early=CheckedStop((9, 20), (0.01, 0.001), 0.5),
+        ),
     ],
 )
 def test_the_base_classifier_is_the_engines_own(kind: Predictor) -> None:
@@ -407,6 +421,20 @@ def test_the_base_classifier_is_the_engines_own(kind: Predictor) -> None:
     assert 0 < found.sum() < 40
     never = Predictor(get_solver("picard"), StopRule(tol=1e-9, max_nfe=2))
     assert (base_classes(engine, never, x) == -1).all()
+
+
+def test_a_certified_rule_is_read_back_from_a_runs_manifest(tmp_path: Path) -> None:
+    solver, stop = get_solver("picard"), StopRule(tol=0.0, max_nfe=9)
+    for early in (
+        EarlyStop(0.1),
+        DecidedStop(2.0, 0.5),
+        CheckedStop((1, 3), (1.0, 0.5), 0.5),
+        None,
+    ):
+        kind = Predictor(solver, stop, early=early)
+        written = json.loads(json.dumps({"predictor": describe_predictor(kind)}))
+        read, _ = certified_predictor(Manifest(written, (0,)), lambda: get_start("cold"))
+        assert (read.early, read.stop) == (early, stop)
 
 
 def test_the_nearest_points_of_both_classifiers_are_found() -> None:

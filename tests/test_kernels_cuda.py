@@ -12,6 +12,8 @@ from kernel_problems import (
     bits,
     compare,
     evaluations,
+    grid_points,
+    grid_table,
     needs_cuda,
     normals,
     same_as_reference,
@@ -54,6 +56,14 @@ class TestCuda:
         kernels.philox_normal.reference(want, seed=2**63 + 1, index=1, stage=2, first=3)
         got = normals(50, 3075, seed=2**63 + 1, index=1, stage=2, first=3, device="cuda")
         assert torch.equal(bits(got.cpu()), bits(want))
+
+    @pytest.mark.parametrize("grid", [(255, 0.5), (16, 0.25), (255, 10.0)])
+    def test_grid_points_have_the_bits_of_the_reference(self, grid):
+        place = {"seed": 2**63 + 1, "index": 1, "stage": 2, "first": 3}
+        x = torch.arange(3075, dtype=torch.int32) % (grid[0] + 1)
+        want = torch.empty(700, 3075)
+        kernels.philox_grid.reference(want, x, grid_table(*grid), **place)
+        assert torch.equal(bits(grid_points(700, x.cuda(), *grid, **place).cpu()), bits(want))
 
     def test_rows_do_not_know_their_batch(self):
         window = Window.empty(5, 3, 9000, torch.float32, "cuda")

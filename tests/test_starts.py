@@ -22,6 +22,7 @@ from deqcert.models import MDEQ, architecture, file_hash, load_model
 from deqcert.models.zoo import SHIPPED
 from deqcert.smoothing import (
     NO_VOTE,
+    CheckedStop,
     DecidedStop,
     EarlyStop,
     Input,
@@ -31,6 +32,7 @@ from deqcert.smoothing import (
     noisy_copies,
 )
 from deqcert.solvers import Anderson, Picard, StopRule, bind
+from deqcert.solvers.loop import SolveLoop
 from deqcert.starts import (
     STARTS,
     Learned,
@@ -64,6 +66,12 @@ def predictors() -> dict[str, Predictor]:
         "early": Predictor(Anderson(), StopRule(0, max_nfe=9), learned(), early=EarlyStop(0.01)),
         "margin": Predictor(
             Anderson(), StopRule(0, max_nfe=9), learned(), early=DecidedStop(4.0, 0.5)
+        ),
+        "checks": Predictor(
+            Anderson(),
+            StopRule(0, max_nfe=6),
+            learned(),
+            early=CheckedStop((0, 1, 3), (2.0, 1.2, 0.9), 0.5),
         ),
         "early, cold": Predictor(Picard(), StopRule(0, max_nfe=9), early=EarlyStop(0.05)),
     }
@@ -148,7 +156,37 @@ def test_a_decided_stop_is_that_of_each_row_alone() -> None:
     assert votes.nfe == sum(depths) * 1.5 + 80 * 0.25
 
 
-@pytest.mark.parametrize("early", [EarlyStop(10.0), DecidedStop(1e-9, 0.0)])
+def test_a_row_ends_at_the_first_check_that_lets_it_go_whatever_its_mates_do() -> None:
+    """Against a loop that does nothing else, with the same solver, one row at a time."""
+    solve, checks = engine(), CheckedStop((0, 1, 3), (2.0, 1.2, 0.9), 0.5)
+    predictor = Predictor(Anderson(), StopRule(0, max_nfe=5), learned(), early=checks)
+    votes = solve.votes(predictor, Input(X, 3), 1, 80)
+    depths, model = [], solve.model
+    always = Predictor(Picard(), StopRule(0, max_nfe=1), learned())
+    for batch in solve.batches(always, Input(X, 3), 1, np.arange(80)):
+        for row, sample in enumerate(batch.samples):
+            injection = batch.injection[row : row + 1]
+            with torch.no_grad():
+                loop = SolveLoop(
+                    Anderson(), model.apply(always.start.net, injection), StopRule(0, max_nfe=9)
+                )
+                for depth in range(6):
+                    logits = model.readout(loop.z)[0]
+                    first, second = logits.sort(descending=True).values[:2].tolist()
+                    gaps = dict(zip(checks.depths, checks.gaps, strict=True))
+                    if depth == 5 or first - second > gaps.get(depth, np.inf):
+                        break
+                    loop.advance(bind(model.cell, injection))
+                assert logits.argmax().item() == votes.predictions[sample]
+            depths.append(depth)
+    assert set(depths) == {0, 1, 3, 5}
+    failed = sum(depth > check for depth in depths for check in checks.depths)
+    assert votes.nfe == sum(depths) + 80 * 0.25 + 0.5 * failed
+
+
+@pytest.mark.parametrize(
+    "early", [EarlyStop(10.0), DecidedStop(1e-9, 0.0), CheckedStop((1, 3), (1e-9, 1e-9), 0.1)]
+)
 def test_rows_that_are_lost_vote_for_nobody_whatever_the_stop(early) -> None:
     class Poisoned(HalfLine):
         def cell(self, z, injection):
@@ -172,6 +210,13 @@ def test_impossible_starts_and_stops_are_refused_in_one_sentence() -> None:
         lambda: EarlyStop(float("nan")),
         lambda: DecidedStop(0.0, 0.1),
         lambda: DecidedStop(1.0, -0.1),
+        lambda: CheckedStop((), (), 0.1),
+        lambda: CheckedStop((2, 1), (1.0, 1.0), 0.1),
+        lambda: CheckedStop((-1,), (1.0,), 0.1),
+        lambda: CheckedStop((1,), (1.0, 2.0), 0.1),
+        lambda: CheckedStop((1,), (float("nan"),), 0.1),
+        lambda: CheckedStop((1,), (1.0,), -0.1),
+        lambda: Predictor(Picard(), TOLERANCE, learned(), early=CheckedStop((1,), (1.0,), 0.1)),
         lambda: learned(cost=-1.0),
         lambda: learned(cost=float("inf")),
         lambda: get_start("learned"),
@@ -286,7 +331,8 @@ def trajectories(wrong: list[list[int]], residuals: list[list[float]]) -> Trajec
 def test_the_cheapest_depth_that_keeps_to_the_disagreement_is_chosen() -> None:
     easy, hard = [[0, 0, 0]] * 8, [[1, 1, 0]] * 2
     residuals = [[0.1, 0.05, 0.02]] * 8 + [[0.9, 0.5, 0.1]] * 2
-    free, dear = {"readout": 0.0}, {"readout": 9.0}
+    kinds = ("fixed", "early", "margin")
+    free, dear = {"readout": 0.0, "kinds": kinds}, {"readout": 9.0, "kinds": kinds}
     depth = choose_depth(trajectories(easy + hard, residuals), 0.0, **dear)
     assert depth.steps == 3
     assert depth.early == pytest.approx(0.1)
@@ -310,10 +356,10 @@ def test_a_margin_is_chosen_where_readouts_are_cheap_and_counted_where_not() -> 
     logits[:4, :, 0] = [-1.0, -0.2, 0.5, 1.0]
     found = Trajectories(np.zeros(10, int), np.zeros(10, int), logits, np.ones((10, 3)))
     assert found.classes[:4].tolist() == [[1, 0, 0]] * 4
-    cheap = choose_depth(found, 0.0, readout=0.1)
+    cheap = choose_depth(found, 0.0, readout=0.1, kinds=("fixed", "margin"))
     assert cheap.margin is not None
     assert cheap.nfe == pytest.approx(1.1 * (6 * 1 + 4 * 2) / 10)
-    dear = choose_depth(found, 0.0, readout=0.5)
+    dear = choose_depth(found, 0.0, readout=0.5, kinds=("fixed", "margin"))
     assert (dear.steps, dear.margin, dear.nfe) == (2, None, 2.0)
 
 
@@ -516,10 +562,27 @@ def test_certify_with_a_learned_start(digits: Path, tmp_path: Path, capsys) -> N
         lines = (tmp_path / name / "certificates.tsv").read_text().splitlines()
         nfe = [float(line.split("\t")[lines[0].split("\t").index("nfe")]) for line in lines[1:]]
         cost = start.cost if predictor["start"] == "learned" else 0.0
-        each = 1 + predictor.get("early", {}).get("readout", 0.0)
+        early = predictor.get("early", {})
+        each = 1 + early.get("readout", 0.0)
+        # A row that ends at its first check has paid for no readout but its vote's.
+        least = early["depths"][0] if "depths" in early else each
         assert all(
-            70 * (each + cost) - 0.1 <= count <= 70 * (most * each + cost) + 0.1 for count in nfe
+            70 * (least + cost) - 0.1 <= count <= 70 * (most * each + cost) + 0.1 for count in nfe
         )
+    # What is known before a run is said, and what is not.
+    own = ["--preset", "faithful", "--n0", "10", "--n", "60", "--images", "0:1"]
+    asked = ["certify", "--model", str(digits), "--alpha", "0.01", *own]
+    for sigma, says in (("0.25", "at most"), ("0.5", "nothing is known of how often")):
+        capsys.readouterr()
+        out = str(tmp_path / f"faithful-{sigma}")
+        assert main([*asked, "--sigma", sigma, "--out", out]) == 0
+        said = capsys.readouterr().err
+        assert says in said
+        assert "no radius can exceed" in said
+    smooth = SmoothedClassifier.from_preset("faithful", digits, sigma=0.25)
+    assert smooth.predictor.early is not None
+    assert smooth.stated is not None
+    assert SmoothedClassifier.from_preset("converged", digits, sigma=0.25).stated is None
     # The journal is read back, fractions of an evaluation included.
     assert certify(digits, tmp_path / "named", *runs["named"][0]) == 0
     capsys.readouterr()

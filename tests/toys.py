@@ -42,6 +42,30 @@ class HalfLine:
         return torch.cat([self.threshold - z, z - self.threshold], dim=1)
 
 
+class ReadsLastBits(HalfLine):
+    """Class 0 if every value of the noisy input can be fl(x + y) for one image x and a float y.
+
+    Near 0, where x and y nearly cancel, floats lie closer than those that x + y can be: which of
+    them are hit tells x. So the class is always 0 around x, and nowhere else.
+    """
+
+    def __init__(self, image: Tensor) -> None:
+        self.image = image.flatten()
+        self.input_shape = tuple(image.shape)
+
+    def inject(self, x: Tensor) -> Tensor:
+        values = x.flatten(1)
+        # The difference is exact in float64; the y that could have made the value are those nearby.
+        apart = (values.double() - self.image.double()).float()
+        possible = torch.zeros_like(values, dtype=torch.bool)
+        for y in (apart, *(torch.nextafter(apart, torch.full_like(apart, s)) for s in (-9.0, 9.0))):
+            possible |= self.image + y == values
+        return (~possible).sum(dim=1, keepdim=True).float()
+
+    def readout(self, z: Tensor) -> Tensor:
+        return torch.cat([0.5 - z, z - 0.5], dim=1)
+
+
 class _Adversary(Chain):
     def __init__(self, start) -> None:
         self._start = start

@@ -45,6 +45,36 @@ def project(points: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
     return nearest.to(centre.dtype).view_as(centre)
 
 
+def to_grid(points: Tensor, centre: Tensor, radius: Tensor, levels: int) -> Tensor:
+    """Return grid points near to given points, in the ball: images that a file of pixels can hold.
+
+    Every pixel goes to the neighbour on the side of the centre, which stays in the ball; then those
+    that were nearest to the farther neighbour go there, the nearest first, as long as all of them
+    together stay in it. Without a limit that is rounding.
+
+    Args:
+        points: Points of the ball, shape (B, C, H, W), in [0, 1].
+        centre: Images on the grid, same shape.
+        radius: Of the ball per row, shape (B,), at least 0; may be infinite.
+        levels: Steps of the grid between 0 and 1.
+
+    Returns:
+        Shape (B, C, H, W), in the images' type. Its float64 distance to the centre is at most the
+        radius.
+    """
+    x = (centre.double() * levels).round().flatten(1)
+    way = points.double().flatten(1) * levels - x
+    near = way.trunc()
+    rounding = torch.finfo(centre.dtype).eps * x.shape[1] ** 0.5
+    limit = ((radius.double() - rounding).clamp(min=0.0) * levels).square()[:, None]
+    rest = (way - near).abs()
+    order = rest.argsort(dim=1, descending=True, stable=True)
+    more = torch.where(rest >= 0.5, 2.0 * near.abs() + 1.0, torch.inf).gather(1, order)
+    fits = near.square().sum(dim=1, keepdim=True) + more.cumsum(dim=1) <= limit
+    farther = torch.zeros_like(near).scatter(1, order, (fits & more.isfinite()).double())
+    return ((x + near + farther * way.sign()) / levels).to(centre.dtype).view_as(centre)
+
+
 def ascent(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return the direction of the gradient per row, of norm 1; zero where there is none to follow.
 

@@ -25,6 +25,7 @@ from deqcert.errors import ConfigError
 from deqcert.models import ImplicitModel
 from deqcert.smoothing import (
     NO_VOTE,
+    CheckedStop,
     DecidedStop,
     EarlyStop,
     Input,
@@ -59,6 +60,8 @@ class Setting:
     def depth(self) -> str:
         """The stop rule in short: a depth, a tolerance, or when it ends early."""
         stop, early = self.predictor.stop, self.predictor.early
+        if isinstance(early, CheckedStop):
+            return f"checks {','.join(map(str, early.depths))}"
         if isinstance(early, DecidedStop):
             return f"margin {early.margin:g}"
         if early is not None:
@@ -220,7 +223,8 @@ class _Observer:
             fz = self.model.cell(batch.z, batch.injection)
             square, scale = kernels.residual_norms(batch.z.contiguous(), fz.contiguous())
             self.residuals.append((square / scale).sqrt().cpu().numpy())
-            self.nfe += predictor.spent(int(batch.nfe.sum()), len(batch.nfe))
+            readouts = predictor.readouts(batch.nfe)
+            self.nfe += predictor.spent(int(batch.nfe.sum()), len(batch.nfe), readouts)
         self.aside += time.perf_counter() - began
 
 
@@ -297,6 +301,7 @@ def bench(
     batch: int = 100,
     shape: int | None = None,
     device: str = "cpu",
+    levels: int | None = None,
     tell: Callable[[Measurement], None] | None = None,
 ) -> Bench:
     """Measure every setting on the same noisy copies, which no certificate of a run ever sees.
@@ -318,6 +323,7 @@ def bench(
         batch: Copies solved together.
         shape: Rows of every evaluation of the model; default: the batch.
         device: As torch names it.
+        levels: Steps of the grid of exact noise; None for float noise.
         tell: Called with each measurement as it is made.
 
     Returns:
@@ -336,6 +342,7 @@ def bench(
         shape=shape,
         device=device,
         base_stage=Stage.BENCH,
+        levels=levels,
     )
     observer = _Observer(engine)
     pool = {"n0": n0, "n": n, "alpha": alpha, "reference": auditor, "audit": audit}

@@ -34,6 +34,7 @@ class NoiseDetails:
         audited: Samples solved again by the reference to audit the votes.
         disagreements: Audited samples whose class changed.
         seed: Seed of the noise.
+        charge: Part of the certificate's alpha that pays for how exact noise is drawn.
     """
 
     p_lower: float
@@ -44,6 +45,7 @@ class NoiseDetails:
     audited: int
     disagreements: int
     seed: int
+    charge: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -10,6 +10,7 @@ from deqcert.certifiers.base import Certifier
 from deqcert.certifiers.certificate import LARGEST_RADIUS, Certificate
 from deqcert.options import check_options, choice, number
 from deqcert.proofs.lipschitz import RULES
+from deqcert.smoothing.naming import EXACT
 
 if TYPE_CHECKING:
     from deqcert.models import ImplicitModel
@@ -102,6 +103,10 @@ class Lipschitz(Certifier["ImplicitModel"]):
                 error=found.error,
             ),
         )
+
+    def about(self) -> str:
+        """Name the classifier that the certificates are about; see :meth:`Certifier.about`."""
+        return EXACT
 
     def assumptions(self) -> str:
         """Say what the certificate is about."""

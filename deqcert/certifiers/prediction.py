@@ -58,4 +58,4 @@ def predict(
     leader = int(order[0])
     runner_up = int(counts[order[1]]) if len(counts) > 1 else 0
     p_value = two_sided_p_value(int(counts[leader]), runner_up)
-    return leader if p_value <= alpha else None
+    return leader if p_value <= alpha - engine.charge(input.x, n) else None

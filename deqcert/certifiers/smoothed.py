@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from deqcert.certifiers.base import Certifier
@@ -25,6 +27,10 @@ INDEPENDENCE = "; the input and the model do not depend on the noise's seed"
 class SmoothingCertifier(Certifier["SmoothingEngine"]):
     """Certify from votes for noisy copies of an input.
 
+    Exact noise is drawn from its law up to a known total variation. That much of alpha is set aside
+    before :meth:`certify`, of this class or of one derived from it, sees any of it, so its bounds
+    rest on the rest and the certificate states the whole.
+
     Args:
         predictor: How a noisy copy is classified.
         n0: Noisy copies that choose the class; 100 is usual.
@@ -44,6 +50,11 @@ class SmoothingCertifier(Certifier["SmoothingEngine"]):
     n0: int = number(100, low=1)
     n: int = number(10000, low=1)
     alpha: float = number(0.001, above=0, below=1)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "certify" in cls.__dict__:
+            cls.certify = _paying(cls.certify)  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
         self.check_numbers()
@@ -137,3 +148,28 @@ class SmoothingCertifier(Certifier["SmoothingEngine"]):
                 seed=engine.seed,
             ),
         )
+
+
+def _paying(certify: Callable[..., Certificate]) -> Callable[..., Certificate]:
+    """Make a method that certifies set aside what exact noise costs of alpha, and say so."""
+
+    @functools.wraps(certify)
+    def paying(self: Any, engine: SmoothingEngine, input: Input) -> Certificate:
+        if "_paid" in self.__dict__:  # by the method of a class derived from this one
+            return certify(self, engine, input)
+        charge = engine.charge(input.x, self.n0 + self.n)
+        if charge >= self.alpha:
+            raise ConfigError(
+                f"exact noise for {self.n0 + self.n} samples takes {charge:.1e} of alpha, which is "
+                f"only {self.alpha:g}; raise alpha or lower n"
+            )
+        held = replace(self, alpha=self.alpha - charge)
+        object.__setattr__(held, "_paid", True)
+        made = certify(held, engine, input)
+        details = made.details
+        if isinstance(details, NoiseDetails):
+            details = replace(details, charge=charge)
+        stated = f"{made.assumptions}; {engine.describe_noise(charge)}"
+        return replace(made, alpha=self.alpha, assumptions=stated, details=details)
+
+    return paying

@@ -141,13 +141,14 @@ def command(
     smooth = _classifier(manifest, model, model_config, asked.seed)
     spec, split = data or manifest.notes["data"], manifest.parameters["split"]
     loaded = compose.load(smooth.model, smooth, model_config=smooth.model_config)
-    engine = compose.make_engine(loaded.model, smooth, manifest.parameters["sigma"])
+    levels = manifest.parameters.get("levels")
+    engine = compose.make_engine(loaded.model, smooth, manifest.parameters["sigma"], levels)
     dataset = load_dataset(spec, split)
     compose.check_fit(loaded.model, dataset, range(len(dataset)))
     about = {
         **loaded.identity,
         **compose.describe_data(spec, split, dataset),
-        **compose.describe_evaluation(smooth, engine.sigma, loaded.form),
+        **compose.describe_evaluation(smooth, engine.sigma, loaded.form, levels),
     }
     for change in check_same(manifest, about, run):
         print(f"deqcert: note: {change} since the certificates were made", file=sys.stderr)

@@ -165,6 +165,7 @@ def starts_command(
     exact = get_solver("anderson")
     asked_radii = parse_radii(radii)
     dataset, indices = smooth.dataset(data, split=split, images=images)
+    smooth = smooth.on_grid(dataset.levels)
     result = bench(
         smooth.engine.raw,
         dataset,
@@ -184,6 +185,7 @@ def starts_command(
         batch=smooth.batch,
         shape=smooth.shape,
         device=smooth.device,
+        levels=smooth.engine.levels,
         tell=None if quiet else _tell,
     )
     print(result.json() if as_json else result.text())

@@ -83,7 +83,8 @@ def command(
                 "samples on average"
             )
     else:
-        _pilot(smooth, *inputs, asked, pilot)
+        dataset, indices = inputs
+        _pilot(smooth.on_grid(dataset.levels), dataset, indices, asked, pilot)
 
 
 def _chances(text: str | None) -> list[float]:

@@ -61,12 +61,14 @@ def command(
     smooth, silence = SmoothedClassifier(**settings), Silence()
     if files:
         _refuse_data(click.get_current_context())
+        if (levels := _levels(files)) is not None:
+            smooth = smooth.on_grid(levels)
         smooth.engine.callbacks.append(silence)
         _predict_files(smooth, files, n, as_json)
         _conclude(smooth, silence)
         return
     dataset, indices = smooth.dataset(data, split=split, images=images)
-    names = dataset.classes
+    names, smooth = dataset.classes, smooth.on_grid(dataset.levels)
     smooth.engine.callbacks.append(silence)
     for place, index in enumerate(indices):
         label, found = dataset.label(index), smooth.predict(dataset.image(index), index, n=n)
@@ -93,6 +95,14 @@ def _refuse_data(context: click.Context) -> None:
     for name in ("data", "split", "images"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise ConfigError(f"--{name} chooses images of a data set; leave it or the files out")
+
+
+def _levels(files: Sequence[str]) -> int | None:
+    """Return the steps of the grid that all the files lie on; None where one may lie on none."""
+    from deqcert.data import image_levels
+
+    found = {image_levels(file) for file in files}
+    return found.pop() if len(found) == 1 else None
 
 
 def _predict_files(smooth: SmoothedClassifier, files: Sequence[str], n: int, as_json: bool) -> None:

@@ -35,6 +35,9 @@ def command(threads: int | None, quiet: bool, **given: Any) -> None:
         depth = found["depth"]
         rules = {name: depth[name] for name in ("early", "margin") if depth[name] is not None}
         early = "".join(f" --{name} {value:g}" for name, value in rules.items())
+        for at, gap in depth["checks"]:
+            early += f", or {at} with a gap of {gap:g}"
+        held = found["held"]
         print(
             f"{found['parameters']} weights, {100 * found['share_of_parameters']:.1f}% of the "
             f"model's; {found['cost']:.2f} cell evaluations per start\n"
@@ -44,6 +47,8 @@ def command(threads: int | None, quiet: bool, **given: Any) -> None:
                 or "unknown, for none of the noisy images has converged"
             )
             + f"\ndepth kept: --steps {depth['steps']}{early}: {depth['nfe']:.2f} evaluations per "
-            f"vote after the start, {100 * depth['disagreement']:.2f}% of the votes differ"
+            f"vote after the start, {100 * depth['disagreement']:.2f}% of the votes on "
+            f"{held['images']} other noisy images differ (at most {100 * held['bound']:.2f}%, with "
+            f"{100 * held['confidence']:g}% confidence)"
         )
     print(f"start: {path}")

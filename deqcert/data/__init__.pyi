@@ -1,5 +1,5 @@
 from .base import ArrayDataset, Dataset, Loader
-from .image_file import read_image
+from .image_file import image_levels, read_image
 from .registry import LOADERS, dataset_names, load_dataset
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "Dataset",
     "Loader",
     "dataset_names",
+    "image_levels",
     "load_dataset",
     "read_image",
 ]

@@ -109,7 +109,7 @@ class ArrayDataset(Dataset):
                 f"{source} has a label outside the {len(classes)} classes; labels are 0 to "
                 f"{len(classes) - 1}."
             )
-        levels = 255 if x.dtype == np.uint8 else levels
+        levels = BYTES if x.dtype == np.uint8 else levels
         super().__init__(name, classes, (x.shape[1], x.shape[2], x.shape[3]), levels)
         self._x, self._y = x, y.astype(np.int64)
 
@@ -162,10 +162,14 @@ class Loader:
     published: bool = False
 
 
+BYTES = 255
+"""Steps of the grid of 8-bit pixels."""
+
+
 def to_unit(pixels: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
     """Bring pixels to float32 in [0, 1]; float pixels are there already."""
     if pixels.dtype == np.uint8:
-        return pixels.astype(np.float32) / np.float32(255)
+        return pixels.astype(np.float32) / np.float32(BYTES)
     return pixels.astype(np.float32)
 
 

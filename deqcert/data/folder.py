@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deqcert.data.base import Dataset, Loader, to_unit
+from deqcert.data.base import BYTES, Dataset, Loader, to_unit
 from deqcert.data.image_file import ENDINGS, decode, to_pixels
 from deqcert.errors import DataError
 
@@ -71,7 +71,7 @@ class FolderDataset(Dataset):
         resize: bool,
     ) -> None:
         self._root, self._files, self._resize = root, files, resize
-        super().__init__(name, classes, (3, CROPPED, CROPPED), levels=255)
+        super().__init__(name, classes, (3, CROPPED, CROPPED), levels=BYTES)
         if not resize:
             first = _read(files[0][0], grey=True, resize=False)
             self.shape = (first.shape[0], first.shape[1], first.shape[2])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deqcert.data.base import to_unit
+from deqcert.data.base import BYTES, to_unit
 from deqcert.errors import DataError
 from deqcert.files import open_regular
 
@@ -52,6 +52,18 @@ def read_image(path: str | Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
             "width); resize or convert it, or give another --model."
         )
     return to_unit(pixels)
+
+
+def image_levels(path: str | Path) -> int | None:
+    """Return the steps of the grid that a file's pixels lie on; None for an array of floats.
+
+    Raises:
+        DataError: If it is an ``.npy`` file that cannot be read.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".npy" or not path.is_file():
+        return BYTES
+    return BYTES if _read_array(path).dtype == np.uint8 else None
 
 
 def decode(path: Path, *, grey: bool) -> Image.Image:

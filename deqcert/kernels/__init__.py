@@ -16,6 +16,7 @@ from deqcert.errors import KernelError
 from deqcert.kernels.anderson import MAX_WINDOW, anderson_step
 from deqcert.kernels.arrays import empty_states
 from deqcert.kernels.broyden import MAX_DIRECTIONS, broyden_step
+from deqcert.kernels.grid import GridTable, philox_grid
 from deqcert.kernels.native import KernelStatus, status
 from deqcert.kernels.philox import philox_normal
 from deqcert.kernels.picard import picard_step
@@ -45,6 +46,7 @@ __all__ = [
     "STATUS",
     "STEPS",
     "WAITED",
+    "GridTable",
     "KernelError",
     "KernelStatus",
     "Watch",
@@ -53,6 +55,7 @@ __all__ = [
     "empty_states",
     "finish",
     "judge",
+    "philox_grid",
     "philox_normal",
     "picard_step",
     "residual_norms",

@@ -49,6 +49,9 @@ class Manifest:
     def differences(self, other: Manifest) -> list[str]:
         """List the parameters in which another request differs from this run, in words."""
         mine, theirs = _flat(self.parameters), _flat(other.parameters)
+        for parameters in (mine, theirs):
+            if parameters.get("sigma") is not None:  # older runs knew no other noise
+                parameters.setdefault("noise", "float")
         keys = [*mine, *(key for key in theirs if key not in mine)]
         found = [
             f"{key} was {_say(mine, key)} and is now {_say(theirs, key)}"

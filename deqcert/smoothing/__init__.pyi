@@ -1,3 +1,4 @@
+from .checked import CheckedStop as CheckedStop
 from .early import DecidedStop as DecidedStop
 from .early import EarlyStop as EarlyStop
 from .engine import NO_VOTE as NO_VOTE

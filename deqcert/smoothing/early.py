@@ -14,7 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deqcert import kernels
@@ -43,6 +45,10 @@ class EarlyStop:
     def __post_init__(self) -> None:
         if not 0.0 < self.residual < float("inf"):
             raise ConfigError(f"early is {self.residual}, but it must be above 0.")
+
+    def readouts(self, nfe: NDArray[np.int64]) -> int:
+        """Count the readouts that cast no vote: none."""
+        return 0
 
     def describe(self) -> str:
         """Say in words which step is a row's last."""
@@ -75,6 +81,10 @@ class DecidedStop:
             raise ConfigError(
                 f"the cost of a readout is {self.readout}, but it must be at least 0."
             )
+
+    def readouts(self, nfe: NDArray[np.int64]) -> int:
+        """Count the readouts that cast no vote, for rows of so many evaluations."""
+        return int(nfe.sum())
 
     def describe(self) -> str:
         """Say in words which step is a row's last."""

@@ -17,8 +17,16 @@ from deqcert.devices import open_device
 from deqcert.errors import ConfigError, DataError
 from deqcert.models.base import ImplicitModel
 from deqcert.models.shaped import ShapedModel
+from deqcert.smoothing.grid import grid_law
 from deqcert.smoothing.input import Input
-from deqcert.smoothing.noise import LIMIT, check_counters, noisy_copies
+from deqcert.smoothing.noise import (
+    LIMIT,
+    check_counters,
+    describe_noise,
+    grid_points,
+    noisy_copies,
+    on_grid,
+)
 from deqcert.smoothing.predictor import Predictor
 from deqcert.smoothing.stage import Stage
 from deqcert.smoothing.stream import solve_stream
@@ -113,12 +121,16 @@ class SmoothingEngine:
             ones are split. The default is the batch. Votes of independent starts do not depend on
             ``batch``; they may depend on ``shape`` in the last bit.
         device: Where the model runs, as torch names it.
+        levels: L for exact noise on inputs of the grid 0, 1/L, ..., 1, such as 255 for 8-bit
+            images: the base classifier then is the model behind a rounding to that grid, and
+            nothing about floating point is left to assume. None for float noise.
         callbacks: Called with each batch once it is solved.
         base_stage: Added to every stage that noise is asked for: 0, or ``Stage.BENCH`` where
             nothing that is certified may see the same noise.
 
     Raises:
-        ConfigError: If a value is out of range or the device is not there.
+        ConfigError: If a value is out of range, the device is not there, or there are no tables
+            for so fine a grid and so large a sigma.
     """
 
     def __init__(
@@ -130,6 +142,7 @@ class SmoothingEngine:
         batch: int = 100,
         shape: int | None = None,
         device: str = "cpu",
+        levels: int | None = None,
         callbacks: Sequence[Callback] = (),
         base_stage: int = 0,
     ) -> None:
@@ -147,10 +160,36 @@ class SmoothingEngine:
             model.eval().to(self.device)
             self.dtype = next((p.dtype for p in model.parameters()), torch.float32)
         self.sigma, self.seed, self.batch = float(sigma), int(seed), int(batch)
+        self.levels = levels
+        if levels is not None:
+            grid_law(levels, self.sigma)
         self.callbacks = list(callbacks)
         self.base_stage = int(base_stage)
         self.raw = model
         self.model = ShapedModel(model, int(shape))
+
+    def charge(self, x: ArrayLike | Tensor, samples: int) -> float:
+        """Return what statements about an input must pay of alpha for how noise is drawn.
+
+        Args:
+            x: The input.
+            samples: Noisy copies that they rest on.
+
+        Returns:
+            A bound of the total variation between the noise that is drawn and that of the law, for
+            all copies together; 0 for float noise, whose law is assumed.
+        """
+        if self.levels is None:
+            return 0.0
+        return grid_law(self.levels, self.sigma).charge(samples, int(np.prod(np.shape(x))))
+
+    def describe_noise(self, charge: float = 0.0) -> str:
+        """Say in words what noise is drawn, and what is assumed of it."""
+        return describe_noise(self.levels, self.sigma, charge)
+
+    def seen(self, x: Tensor) -> Tensor:
+        """Return what the base classifier makes of pixels in [0, 1] before the model sees them."""
+        return x if self.levels is None else on_grid(x, self.levels).to(x.dtype)
 
     def beside(self, model: ImplicitModel, *, shape: int) -> SmoothingEngine:
         """Return an engine that draws the very same noise for another model, and calls nobody.
@@ -208,14 +247,15 @@ class SmoothingEngine:
         ordered = np.asarray(samples)[places]
         predictions = np.empty(len(samples), dtype=np.int16)
         margins = np.empty(len(samples), dtype=np.float32)
-        cells = overhead = classes = 0
+        cells = readouts = overhead = classes = 0
         for batch in self.batches(predictor, input, stage, samples):
             at = places[np.searchsorted(ordered, batch.samples)]
             predictions[at], margins[at] = batch.predictions, _margins(batch)
             cells, overhead = cells + int(batch.nfe.sum()), overhead + batch.overhead
+            readouts += predictor.readouts(batch.nfe)
             classes = batch.logits.shape[1]
         # Once, at the end: a sum of fractions would depend on how the samples were split.
-        spent = predictor.spent(cells, len(samples)) + overhead
+        spent = predictor.spent(cells, len(samples), readouts) + overhead
         return Votes(predictions, classes, spent, time.perf_counter() - began, margins)
 
     @torch.no_grad()  # while this runs: not while the caller holds what it yielded
@@ -269,7 +309,13 @@ class SmoothingEngine:
         for first in range(0, len(samples), self.batch):
             part = samples[first : first + self.batch]
             noisy = noisy_copies(
-                clean, part, sigma=self.sigma, seed=self.seed, index=index, stage=stage
+                clean,
+                part,
+                sigma=self.sigma,
+                seed=self.seed,
+                index=index,
+                stage=stage,
+                levels=self.levels,
             )
             yield part, self._inject(noisy)
 
@@ -351,6 +397,8 @@ class SmoothingEngine:
             )
         if not bool(torch.isfinite(clean).all()):
             raise DataError("the image has values that are not finite; pixels must be in [0, 1].")
+        if self.levels is not None:
+            grid_points(clean, self.levels)
         return clean
 
     def _inject(self, x: Tensor) -> Tensor:

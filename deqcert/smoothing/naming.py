@@ -46,6 +46,8 @@ def classifier(start: str, stop: Mapping[str, Any], early: Mapping[str, Any] | N
     most, more = f"at most {stop['max_nfe']} evaluations", []
     if early is not None:
         rules = [f"{key} {early[key]:g}" for key in ("margin", "residual") if key in early]
+        if "depths" in early:
+            rules.append(f"checks after {', '.join(map(str, early['depths']))}")
         what, more = "stop-rule classifier", [*rules, most]
     elif fixed_depth(stop):
         what = f"{stop['max_nfe']}-evaluation classifier"

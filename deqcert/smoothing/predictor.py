@@ -6,7 +6,11 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from deqcert.errors import ConfigError
+from deqcert.smoothing.checked import CheckedStop
 from deqcert.smoothing.early import DecidedStop, EarlyStop
 from deqcert.smoothing.naming import classifier, converged
 from deqcert.solvers import Solver, StopRule
@@ -44,7 +48,7 @@ class Predictor:
     start: StartPolicy = field(default_factory=Cold)
     warmup: StopRule | None = None
     refresh: int = 0
-    early: EarlyStop | DecidedStop | None = None
+    early: EarlyStop | DecidedStop | CheckedStop | None = None
 
     def __post_init__(self) -> None:
         if self.start.independent and (self.warmup is not None or self.refresh):
@@ -91,7 +95,11 @@ class Predictor:
         early = None if self.early is None else dataclasses.asdict(self.early)
         return classifier(self.start.name, dataclasses.asdict(self.stop), early)
 
-    def spent(self, cells: int, samples: int) -> float:
+    def readouts(self, nfe: NDArray[np.int64]) -> int:
+        """Count the readouts that only decide when to stop, given evaluations per sample, (n,)."""
+        return 0 if self.early is None else self.early.readouts(nfe)
+
+    def spent(self, cells: int, samples: int, readouts: int | None = None) -> float:
         """Return what solves cost in all, in cell evaluations.
 
         Starts count by their cost, and so do readouts that only decide when to stop. A whole number
@@ -100,15 +108,18 @@ class Predictor:
         Args:
             cells: Cell evaluations made, all samples together.
             samples: Number of samples.
+            readouts: What :meth:`readouts` counted; if not given, one for each evaluation.
         """
         more = self.start.cost * samples
         if self.early is not None:
-            more += self.early.readout * cells
+            more += self.early.readout * (cells if readouts is None else readouts)
         return cells + more if more else cells
 
     def describe(self) -> str:
         """Say in words what the predictor does."""
-        if self.early is not None:
+        if isinstance(self.early, CheckedStop):
+            depth = f"{self.early.describe()}, or else {self.stop.max_nfe} evaluations"
+        elif self.early is not None:
             depth = f"up to {self.stop.max_nfe} evaluations, the last {self.early.describe()}"
         elif self.stop.fixed_depth:
             most = self.stop.max_nfe

@@ -43,13 +43,14 @@ def proven_votes(
     """
     began = time.perf_counter()
     predictions = np.full(n, NO_VOTE, dtype=np.int16)
-    cells = more = classes = 0
+    cells = readouts = more = classes = 0
     for batch in engine.batches(predictor, input, stage, np.arange(n, dtype=np.int64)):
         proven, spent = enclosure.prove(batch.z, batch.injection, predictor.solver, depth)
         found = proven.cpu().numpy().astype(np.int16)
         predictions[batch.samples] = np.where(found == UNPROVEN, NO_VOTE, found)
         cells, more = cells + int(batch.nfe.sum()), more + batch.overhead + spent
+        readouts += predictor.readouts(batch.nfe)
         classes = batch.logits.shape[1]
-    total = predictor.spent(cells, n) + more
+    total = predictor.spent(cells, n, readouts) + more
     margins = np.full(n, np.nan, dtype=np.float32)
     return Votes(predictions, classes, total, time.perf_counter() - began, margins)

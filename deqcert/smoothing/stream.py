@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deqcert.models.shaped import ShapedModel
-from deqcert.smoothing.early import DecidedLoop, DecidedStop, ResidualLoop
+from deqcert.smoothing.checked import CheckedStop, solve_checked
+from deqcert.smoothing.early import DecidedLoop, DecidedStop, EarlyStop, ResidualLoop
 from deqcert.smoothing.predictor import Predictor
 from deqcert.solvers import SolveResult, bind
 from deqcert.solvers.loop import SolveLoop
@@ -78,6 +79,9 @@ def solve_stream(
     Yields:
         ``slots`` solved rows at a time, at the end fewer.
     """
+    if isinstance(predictor.early, CheckedStop):
+        yield from _checked(model, predictor, predictor.early, blocks, slots)
+        return
     waiting: _Rows | None = None
     decided = isinstance(predictor.early, DecidedStop)
 
@@ -131,12 +135,33 @@ def solve_stream(
         yield _merge(ready)
 
 
+def _checked(
+    model: ShapedModel,
+    predictor: Predictor,
+    checks: CheckedStop,
+    blocks: Iterator[tuple[NDArray[np.int64], Tensor]],
+    slots: int,
+) -> Iterator[SolvedRows]:
+    """Solve rows from check to check; see :func:`deqcert.smoothing.checked.solve_checked`."""
+    groups = (
+        (samples, injection, predictor.start.initial(model, injection))
+        for samples, injection in blocks
+    )
+    ready: list[SolvedRows] = []
+    for ended in solve_checked(model, predictor.solver, predictor.stop, checks, groups, slots):
+        ready.append(SolvedRows(*ended))
+        yield from _full(ready, slots)
+    if ready:
+        yield _merge(ready)
+
+
 def _loop_for(model: ShapedModel, predictor: Predictor, rows: _Rows) -> SolveLoop:
     solver, stop, early, z = predictor.solver, predictor.stop, predictor.early, rows.start.clone()
     if early is None:
         return SolveLoop(solver, z, stop)
     if isinstance(early, DecidedStop):
         return DecidedLoop(solver, z, stop, early, model.readout, rows.logits.clone())
+    assert isinstance(early, EarlyStop)
     return ResidualLoop(solver, z, stop, early)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,11 @@ class State:
         """Forget everything about the rows whose indices are given, shape (b,), int64."""
         for field in dataclasses.fields(self):
             getattr(self, field.name)[rows] = 0
+
+    def adopt(self, places: slice, other: Self, rows: Tensor) -> None:
+        """Remember, in some places, what another memory remembers of its given rows."""
+        for field in dataclasses.fields(self):
+            getattr(self, field.name)[places] = getattr(other, field.name)[rows]
 
 
 S = TypeVar("S", bound=State)

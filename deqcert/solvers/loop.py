@@ -98,6 +98,20 @@ class SolveLoop:
         self.watch.progress[rows] = self.start
         self.state.restart(rows)
 
+    def adopt(self, places: slice, other: SolveLoop, rows: Tensor) -> None:
+        """Go on, in some places, with rows of another loop of the same solver and stop rule.
+
+        Args:
+            places: Where the rows go; what was there is forgotten.
+            other: The loop that they come from; it is left as it is.
+            rows: Indices of those of its rows that go there, shape (b,).
+        """
+        self.z[places], self.before[places] = other.z[rows], other.before[rows]
+        self.watch.progress[places] = other.watch.progress[rows]
+        self.watch.best[places] = other.watch.best[rows]
+        self.state.adopt(places, other.state, rows)
+        self.due = min(self.due, other.due)
+
     def _next_look(self) -> int:
         if self.stop.fixed_depth:
             running = self.watch.progress[:, STATUS] < 0

@@ -18,7 +18,8 @@ from deqcert.models.zoo import checkpoint_path
 from deqcert.starts.network import build_start
 
 FORMAT = "deqcert-start"
-VERSION = 1
+VERSION = 2
+READABLE = (1, VERSION)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class StartFile:
         steps: Tuned depth, in cell evaluations.
         early: Relative residual at which a row ends before that depth, or None.
         margin: Instead, what the gap between the two largest logits is compared with, or None.
+        checks: Instead, depth and gap of each check; empty for none.
+        disagreement: Share of noisy training images to which these give another class than the
+            converged solve is at most this, with 95% confidence; None where it was not measured.
         readout: Measured time of a readout in times of one cell evaluation.
     """
 
@@ -46,6 +50,8 @@ class StartFile:
     early: float | None
     margin: float | None
     readout: float
+    checks: tuple[tuple[int, float], ...] = ()
+    disagreement: float | None = None
 
 
 def start_path(checkpoint: str | Path) -> Path:
@@ -67,6 +73,8 @@ def start_bytes(start: StartFile) -> bytes:
         "steps": start.steps,
         "early": start.early,
         "margin": start.margin,
+        "checks": [list(check) for check in start.checks],
+        "disagreement": start.disagreement,
         "readout": start.readout,
     }
     file = io.BytesIO()
@@ -105,7 +113,7 @@ def load_start(path: str | Path, model: str | Path) -> StartFile:
         raise CheckpointError(_damaged(path)) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(_damaged(path))
-    if content.get("version") != VERSION:
+    if content.get("version") not in READABLE:
         raise CheckpointError(
             f"start network {path} has format version {content.get('version')} and this deqcert "
             f"knows {VERSION}; train it anew."
@@ -119,6 +127,7 @@ def load_start(path: str | Path, model: str | Path) -> StartFile:
         net = build_start(content["architecture"])
         net.load_state_dict(content["weights"])
         early, margin = content["early"], content["margin"]
+        disagreement = content.get("disagreement")
         return StartFile(
             net=net.eval().requires_grad_(False),
             architecture=dict(content["architecture"]),
@@ -129,6 +138,8 @@ def load_start(path: str | Path, model: str | Path) -> StartFile:
             early=None if early is None else float(early),
             margin=None if margin is None else float(margin),
             readout=float(content["readout"]),
+            checks=tuple((int(depth), float(gap)) for depth, gap in content.get("checks", ())),
+            disagreement=None if disagreement is None else float(disagreement),
         )
     except (KeyError, TypeError, ValueError, RuntimeError, ConfigError):
         raise CheckpointError(_damaged(path)) from None

@@ -146,6 +146,7 @@ def _finish(training: _Training, hashes: dict[str, str]) -> Path:
         measured=measured,
         seconds=training.seconds,
         hashes=hashes,
+        levels=test.levels,
         resumed=training.resumed,
         processes=workers.size,
     )

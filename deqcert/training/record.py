@@ -74,6 +74,7 @@ def save(
     measured: Mapping[str, float],
     seconds: float,
     hashes: Mapping[str, str],
+    levels: int | None,
     resumed: Sequence[Mapping[str, Any]],
     processes: int,
 ) -> Path:
@@ -97,6 +98,7 @@ def save(
         "threads": torch.get_num_threads(),
         "checkpoint_sha256": hashlib.sha256(weights.getbuffer()).hexdigest(),
         "data_sha256": dict(hashes),
+        "levels": levels,
         "versions": versions(),
         "history": thinned(history),
     }

@@ -34,9 +34,9 @@ def base_classes(
 
     def blocks() -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         for first in range(0, len(points), engine.batch):
-            part = points[first : first + engine.batch].to(engine.device, engine.dtype)
+            part = engine.seen(points[first : first + engine.batch].to(engine.device))
             samples = np.arange(first, first + len(part), dtype=np.int64)
-            yield samples, engine.model.inject(part)
+            yield samples, engine.model.inject(part.to(engine.dtype))
 
     with torch.no_grad():
         for solved in solve_stream(engine.model, predictor, blocks(), engine.batch):

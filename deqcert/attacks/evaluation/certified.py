@@ -8,7 +8,7 @@ from typing import Any
 
 from deqcert.errors import ConfigError
 from deqcert.runs import Manifest
-from deqcert.smoothing import DecidedStop, EarlyStop, Predictor
+from deqcert.smoothing import CheckedStop, DecidedStop, EarlyStop, Predictor
 from deqcert.solvers import StopRule, get_solver
 from deqcert.starts import StartPolicy, get_start
 
@@ -18,6 +18,8 @@ IDENTITY = (
     "data_hash",
     "split",
     "sigma",
+    "noise",
+    "levels",
     "form",
     "shape",
 )
@@ -77,8 +79,8 @@ def certified_predictor(
     if "warmup" in about:  # of a chained start, whose states only begin the proofs of votes
         stop = StopRule(**about["warmup"])
     if "early" in about:
-        kind = DecidedStop if "margin" in about["early"] else EarlyStop
-        early = kind(**about["early"])
+        kinds = {"gaps": CheckedStop, "margin": DecidedStop, "residual": EarlyStop}
+        early = next(kinds[key] for key in kinds if key in about["early"])(**about["early"])
     solver = get_solver(about["solver"], **about["solver_options"])
     return Predictor(solver, stop, start, early=early), manifest.parameters.get("depth")
 
@@ -100,7 +102,7 @@ def check_same(manifest: Manifest, now: Mapping[str, Any], run: str) -> list[str
     keys = [key for key in now if key not in OWN]
 
     def differences(keys: list[str]) -> list[str]:
-        held = {key: manifest.parameters.get(key) for key in keys}
+        held = {key: manifest.parameters[key] for key in keys if key in manifest.parameters}
         return Manifest(held, ()).differences(Manifest({key: now[key] for key in keys}, ()))
 
     differing = differences([key for key in keys if key in IDENTITY])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deqcert.attacks.ball import project
+from deqcert.attacks.ball import project, to_grid
 from deqcert.attacks.evaluation.judge import Judge, Verdict
 from deqcert.smoothing import Input
 
@@ -59,7 +59,8 @@ def nearest_counterexample(
     Every point is brought into the certified ball, and the one where another class leads most gets
     a verdict unless its class plainly leads. Then, from the nearest point to the farthest, those at
     which another class leads clearly get one, and the first that it goes against is drawn back
-    towards the image: by halving, and verdicts from there outwards.
+    towards the image: by halving, and verdicts from there outwards. With exact noise all that is
+    judged is brought to the grid of the images first.
 
     Args:
         judge: What decides.
@@ -73,11 +74,12 @@ def nearest_counterexample(
     lead, found = float("nan"), []
     if radius > 0.0:
         balls = torch.full((len(points),), radius, dtype=torch.float64)
-        inner = project(points, x.expand_as(points), balls)
+        inner = _placed(judge, project(points, x.expand_as(points), balls), x, balls)
         leads = [judge.lead(Input(point, index), answer) for point in inner]
         lead = max(leads)
         if lead > -2.0 / judge.guesses**0.5:
             found.append(_test(judge, x, index, answer, inner[leads.index(lead)], first))
+    points = _placed(judge, points, x)
     for number, point in enumerate(points[_norms(points, x).argsort()], start=first + 1):
         if judge.lead(Input(point, index), answer) >= judge.needed:
             far = _test(judge, x, index, answer, point, number)
@@ -99,14 +101,14 @@ def _draw_back(
     low, high = 0.0, 1.0
     for _ in range(STEPS):
         middle = 0.5 * (low + high)
-        if judge.lead(Input(_between(x, point, middle), index), answer) >= judge.needed:
+        if judge.lead(Input(_between(judge, x, point, middle), index), answer) >= judge.needed:
             high = middle
         else:
             low = middle
     for number, stretch in enumerate(STRETCHES, start=first):
         if stretch * high >= 1.0:
             break
-        found = _test(judge, x, index, answer, _between(x, point, stretch * high), number)
+        found = _test(judge, x, index, answer, _between(judge, x, point, stretch * high), number)
         if found is not None:
             return found
     return None
@@ -121,8 +123,18 @@ def _test(
     return Counterexample(point, float(_norms(point[None], x)[0]), verdict)
 
 
-def _between(x: Tensor, point: Tensor, share: float) -> Tensor:
-    return torch.lerp(x.double(), point.double(), share).to(x.dtype)
+def _between(judge: Judge, x: Tensor, point: Tensor, share: float) -> Tensor:
+    middle = torch.lerp(x.double(), point.double(), share).to(x.dtype)
+    return _placed(judge, middle[None], x)[0]
+
+
+def _placed(judge: Judge, points: Tensor, x: Tensor, radii: Tensor | None = None) -> Tensor:
+    """Bring points to where the judge's engine can make noisy copies of them."""
+    levels = judge.engine.levels
+    if levels is None:
+        return points
+    balls = torch.full((len(points),), torch.inf) if radii is None else radii
+    return to_grid(points, x.expand_as(points), balls, levels)
 
 
 def _norms(points: Tensor, x: Tensor) -> Tensor:

@@ -118,6 +118,8 @@ class Evaluation:
         judge = Judge(engine, predictor, n=n, alpha=each, guesses=guesses, depth=depth)
         target = Target(model, predictor, engine.sigma, engine.seed)
         known = {"seed": engine.seed, "sigma": engine.sigma, "n": n, "alpha": each}
+        if engine.levels is not None:
+            known["levels"] = engine.levels
         return cls(judge, target, attacks, grid, rows, {**(facts or {}), **known})
 
     @property

@@ -48,7 +48,8 @@ class Judge:
             vote that is not proven then counts for the class that was certified.
 
     Raises:
-        ConfigError: If a number is out of range, or n is so small that no vote could differ.
+        ConfigError: If a number is out of range, n is so small that no vote could differ, or alpha
+            so small that it cannot pay for exact noise.
     """
 
     def __init__(
@@ -73,6 +74,13 @@ class Judge:
             raise ConfigError(
                 f"start '{predictor.start.name}' chains samples; a verdict needs the base "
                 "classifier that the certificate is about."
+            )
+        shape = getattr(engine.raw, "input_shape", ())
+        charge = engine.charge(np.broadcast_to(0.0, shape), n)
+        if charge >= alpha:
+            raise ConfigError(
+                f"exact noise for a verdict takes {charge:.1e} of its alpha, which is only "
+                f"{alpha:.1e}; raise alpha, lower n, or attack fewer images in one run."
             )
         self.engine, self.predictor = engine, predictor
         self.n, self.alpha, self.guesses, self.depth = n, alpha, guesses, depth
@@ -117,7 +125,8 @@ class Judge:
         leader = int(order[0])
         second = int(counts[order[1]]) if len(counts) > 1 else 0
         p_value = two_sided_p_value(int(counts[leader]), second)
-        return Verdict(leader != answer and p_value <= self.alpha, leader, counts, p_value, stage)
+        differs = leader != answer and p_value <= self.alpha - self.engine.charge(point.x, self.n)
+        return Verdict(differs, leader, counts, p_value, stage)
 
     def _counts(
         self,
@@ -152,4 +161,5 @@ def _smaller(engine: SmoothingEngine, rows: int) -> SmoothingEngine:
         batch=rows,
         device=device,
         base_stage=engine.base_stage,
+        levels=engine.levels,
     )

@@ -39,10 +39,11 @@ class StartConfig:
         tol: Relative residual at which a training state counts as solved.
         max_nfe: Most cell evaluations of such a solve.
         reuse: Passes over solved states before new ones are made.
-        disagreement: Share of votes that the tuned depth may change: the cheapest depth at which
-            no more noisy training images than that have another class than the converged solve
-            becomes the start's own.
-        tune_images: Noisy training images on which that is measured.
+        disagreement: Share of votes that the tuned depth may change: the cheapest rule for the
+            depth that can be shown to give no more noisy training images than that another class
+            than the converged solve becomes the start's own.
+        tune_images: Noisy training images, half of which it is chosen on; on the others it is shown
+            with 95% confidence.
         most: Largest depth that is tried.
         augment: What is done to the images before the noise; auto shifts grey images, and crops
             and mirrors others.
@@ -72,7 +73,7 @@ class StartConfig:
     max_nfe: int = number(20, low=1)
     reuse: int = number(3, low=1)
     disagreement: float = number(0.005, low=0.0, high=1.0)
-    tune_images: int = number(1000, low=1)
+    tune_images: int = number(4000, low=2)
     most: int = number(12, low=1)
     augment: str = choice("auto", AUGMENTATIONS)
     seed: int = number(0, low=0, high=2**63 - 1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -19,12 +21,22 @@ from deqcert.smoothing.noise import noisy_copies
 from deqcert.smoothing.stage import Stage
 from deqcert.solvers import Anderson, StopRule, bind
 from deqcert.solvers.loop import SolveLoop
+from deqcert.training.starts.checks import outcome, tried_checks
 
 REFERENCE = StopRule(tol=1e-4, max_nfe=100)
 """The converged solve that disagreement is measured against."""
 
+KINDS = ("fixed", "early", "margin", "checks")
+"""Rules that a depth may be chosen by."""
+
 TRIED = 40
 """Residuals that are tried for an early stop, spread evenly over those that occur."""
+
+CONFIDENCE = 0.95
+"""Probability with which a stated disagreement is at least the true one."""
+
+STRICTNESS = tuple(np.linspace(0.0, 1.0, 9).tolist())
+"""Shares of a stated disagreement that rules are chosen for, the most cautious first."""
 
 MARGINS = np.geomspace(0.05, 200.0, TRIED)
 """Margins that are tried for a decided stop."""
@@ -46,10 +58,36 @@ class Trajectories:
     logits: NDArray[np.float32]
     residuals: NDArray[np.float64]
 
+    def part(self, rows: slice) -> Trajectories:
+        """Return some of the images."""
+        return Trajectories(
+            self.truth[rows], self.labels[rows], self.logits[rows], self.residuals[rows]
+        )
+
     @property
     def classes(self) -> NDArray[np.int64]:
         """Class after each step, shape (n, steps)."""
         found: NDArray[np.int64] = self.logits[:, 1:].argmax(axis=2)
+        return found
+
+    @property
+    def wrong(self) -> NDArray[np.bool_]:
+        """Whether the class at the start and after each step is another, shape (n, steps + 1)."""
+        found: NDArray[np.bool_] = self.logits.argmax(axis=2) != self.truth[:, None]
+        return found
+
+    @property
+    def gaps(self) -> NDArray[np.float64]:
+        """Gap between the two largest logits there, shape (n, steps + 1)."""
+        leading = np.sort(self.logits, axis=2).astype(np.float64)
+        found: NDArray[np.float64] = leading[:, :, -1] - leading[:, :, -min(2, leading.shape[2])]
+        return found
+
+    @property
+    def drifts(self) -> NDArray[np.float64]:
+        """What each step changed in any logit, shape (n, steps)."""
+        steps = np.diff(self.logits.astype(np.float64), axis=1)
+        found: NDArray[np.float64] = np.abs(steps).max(axis=2)
         return found
 
 
@@ -61,6 +99,7 @@ class Depth:
         steps: Most cell evaluations.
         early: Relative residual of an :class:`EarlyStop` before them, or None.
         margin: Margin of a :class:`DecidedStop` before them, or None.
+        checks: Depth and gap of each check of a :class:`CheckedStop` before them; empty for none.
         nfe: Cell evaluations per row, on average, a decided stop's readouts included by their time.
         disagreement: Share of the rows whose class is not that of the converged solve.
     """
@@ -68,8 +107,24 @@ class Depth:
     steps: int
     early: float | None
     margin: float | None
+    checks: tuple[tuple[int, float], ...]
     nfe: float
     disagreement: float
+
+
+@dataclass(frozen=True)
+class Held:
+    """A rule for the depth, and what it did on images that it was not chosen on.
+
+    Attributes:
+        depth: The rule, its evaluations and its disagreement measured on those images.
+        images: How many they were.
+        bound: Bound of its disagreement on such images, at :data:`CONFIDENCE`.
+    """
+
+    depth: Depth
+    images: int
+    bound: float
 
 
 @torch.no_grad()
@@ -136,12 +191,13 @@ def choose_depth(
     disagreement: float,
     *,
     readout: float,
-    kinds: Sequence[str] = ("fixed", "early", "margin"),
+    kinds: Sequence[str] = KINDS,
 ) -> Depth:
     """Choose the cheapest rule whose disagreement is at most the one stated.
 
     Every fixed depth is tried, and with each as the most evaluations an early stop at each of some
-    residuals and a decided stop at each of some margins. Where none is good enough, the deepest
+    residuals, a decided stop at each of some margins, and checks at up to four depths with gaps
+    for each of some risks. Where none is good enough, the deepest
     fixed depth is taken. Rows whose converged solve did not converge are left out.
 
     Args:
@@ -150,35 +206,114 @@ def choose_depth(
         readout: Time of a readout in times of a cell evaluation.
         kinds: Rules that may be chosen.
     """
+    return _cheapest(_tried(trajectories, readout, kinds), disagreement)
+
+
+def hold_depth(
+    trajectories: Trajectories,
+    disagreement: float,
+    *,
+    readout: float,
+    kinds: Sequence[str] = KINDS,
+) -> Held:
+    """Choose a rule on one half of the images and hold it to its disagreement on the other.
+
+    On the first half the cheapest rule is found for each of some shares of the disagreement. On the
+    second they are tested in that order, the most cautious first, until one cannot be shown to keep
+    to it; the one before is kept. Such a chain of tests needs no correction: that what is kept
+    exceeds the disagreement has the probability of one test. Where not even the first passes, it is
+    kept with the bound that it has.
+
+    Args:
+        trajectories: What was followed; use training images.
+        disagreement: Largest share of rows that may differ from the converged solve, 0 to 1.
+        readout: Time of a readout in times of a cell evaluation.
+        kinds: Rules that may be chosen.
+
+    **Source:** A. N. Angelopoulos, S. Bates, E. J. Candès, M. I. Jordan, L. Lei, "Learn then Test"
+    (2021), fixed sequence testing; C. J. Clopper and E. S. Pearson (1934).
+    """
+    # One image in two: neighbours in a data set may be of one class.
+    first, second = trajectories.part(slice(0, None, 2)), trajectories.part(slice(1, None, 2))
+    tried, kept = _tried(first, readout, kinds), None
+    for share in STRICTNESS:
+        held = _held(second, _cheapest(tried, share * disagreement), readout)
+        if kept is None or held.bound <= disagreement:
+            kept = held
+        if held.bound > disagreement:
+            break
+    assert kept is not None
+    return kept
+
+
+def _tried(trajectories: Trajectories, readout: float, kinds: Sequence[str]) -> list[Depth]:
+    """Return every rule with what it did; the fixed depths come first, and are always there."""
     known = trajectories.truth >= 0
     wrong = trajectories.classes[known] != trajectories.truth[known, None]
     n, most = wrong.shape
     if n == 0:
-        return Depth(most, None, None, float(most), 1.0)
-    fixed = [
-        Depth(k, None, None, float(k), float(wrong[:, k - 1].mean())) for k in range(1, most + 1)
+        return [Depth(most, None, None, (), float(most), 1.0)]
+    tried = [
+        Depth(k, None, None, (), float(k), float(wrong[:, k - 1].mean()))
+        for k in (range(1, most + 1) if "fixed" in kinds else (most,))
     ]
-    tried = list(fixed) if "fixed" in kinds else []
     if "early" in kinds:
         residuals = trajectories.residuals[known]
         finite = residuals[np.isfinite(residuals)]
         values = np.quantile(finite, np.linspace(0, 1, TRIED)) if finite.size else np.zeros(0)
         for value in (float(f"{value:.3g}") for value in values if value > 0):
             for steps, cells, missed in _ended(residuals <= value, wrong):
-                tried.append(Depth(steps, value, None, cells, missed))
+                tried.append(Depth(steps, value, None, (), cells, missed))
     if "margin" in kinds:
-        logits = trajectories.logits[known]
-        drift = np.abs(np.diff(logits, axis=1)).max(axis=2)
-        leading = np.sort(logits[:, 1:], axis=2)
-        gap = leading[:, :, -1] - leading[:, :, -min(2, leading.shape[2])]
+        gap, drift = trajectories.gaps[known, 1:], trajectories.drifts[known]
         for value in (float(f"{value:.3g}") for value in MARGINS):
             for steps, cells, missed in _ended(gap > value * drift, wrong):
-                tried.append(Depth(steps, None, value, cells * (1.0 + readout), missed))
+                tried.append(Depth(steps, None, value, (), cells * (1.0 + readout), missed))
+    if "checks" in kinds:
+        gap, everywhere = trajectories.gaps[known], trajectories.wrong[known]
+        for rule in tried_checks(gap, everywhere, readout):
+            checks = tuple(zip(rule.depths, rule.gaps, strict=True))
+            tried.append(Depth(rule.steps, None, None, checks, rule.nfe, rule.disagreement))
+    return tried
+
+
+def _cheapest(tried: Sequence[Depth], disagreement: float) -> Depth:
     good = [depth for depth in tried if depth.disagreement <= disagreement]
     if not good:
-        return fixed[-1]
+        # The deepest fixed depth, which is the last of the rules that have no stop.
+        return max((d for d in tried if not (d.early or d.margin or d.checks)), key=_steps)
     # Among equals the simplest rule: a fixed depth was tried first, then the smallest depth.
-    return min(good, key=lambda depth: (depth.nfe, tried.index(depth), depth.steps))
+    return min(good, key=lambda depth: depth.nfe)
+
+
+def _steps(depth: Depth) -> int:
+    return depth.steps
+
+
+def _held(trajectories: Trajectories, depth: Depth, readout: float) -> Held:
+    """Measure a rule on images that it was not chosen on."""
+    known = trajectories.truth >= 0
+    n = int(known.sum())
+    if n == 0:
+        return Held(depth, 0, 1.0)
+    wrong, gap = trajectories.wrong[known], trajectories.gaps[known]
+    if depth.checks:
+        depths, gaps = zip(*depth.checks, strict=True)
+        nfe, missed = outcome(gap, wrong, depths, gaps, depth.steps, readout)
+    else:
+        settled = np.zeros((n, depth.steps), dtype=bool)
+        if depth.early is not None:
+            settled = trajectories.residuals[known, : depth.steps] <= depth.early
+        elif depth.margin is not None:
+            drift = trajectories.drifts[known, : depth.steps]
+            settled = gap[:, 1 : depth.steps + 1] > depth.margin * drift
+        first = np.where(settled.any(axis=1), settled.argmax(axis=1), depth.steps - 1)
+        nfe = float((first + 1).mean()) * (1.0 + (readout if depth.margin is not None else 0.0))
+        missed = float(wrong[np.arange(n), first + 1].mean())
+    count = round(missed * n)
+    # Clopper and Pearson's upper bound.
+    bound = 1.0 if count == n else float(scipy.stats.beta.ppf(CONFIDENCE, count + 1, n - count))
+    return Held(dataclasses.replace(depth, nfe=nfe, disagreement=missed), n, bound)
 
 
 def _ended(

@@ -20,7 +20,7 @@ from deqcert.starts.file import StartFile, load_start, start_bytes, start_path
 from deqcert.training.progress import TrainingProgress
 from deqcert.training.record import claim, command_line, parameters, thinned, versions
 from deqcert.training.starts.config import StartConfig
-from deqcert.training.starts.depth import choose_depth, costs, follow
+from deqcert.training.starts.depth import CONFIDENCE, costs, follow, hold_depth
 from deqcert.training.starts.fit import Fitted, fit_start
 from deqcert.training.unfinished import ALREADY, Unfinished, saying_what_is_safe
 
@@ -108,7 +108,8 @@ def _finish(
         seed=config.seed,
         device=config.device,
     )
-    depth = choose_depth(trajectories, config.disagreement, readout=readout)
+    held = hold_depth(trajectories, config.disagreement, readout=readout)
+    depth = held.depth
     known = trajectories.truth >= 0
     agreement = []
     if known.any():
@@ -124,6 +125,8 @@ def _finish(
         steps=depth.steps,
         early=depth.early,
         margin=depth.margin,
+        checks=depth.checks,
+        disagreement=held.bound,
         readout=readout,
     )
     content = start_bytes(start)
@@ -137,6 +140,11 @@ def _finish(
             "share_of_parameters": round(size / whole, 4),
             "agreement": agreement,
             "depth": dataclasses.asdict(depth),
+            "held": {
+                "images": held.images,
+                "bound": round(held.bound, 5),
+                "confidence": CONFIDENCE,
+            },
         },
         "seconds": round(fitted.seconds + time.perf_counter() - began, 1),
         "seconds_fitting": round(fitted.seconds, 1),

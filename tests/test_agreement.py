@@ -26,7 +26,7 @@ from deqcert.cli import main
 from deqcert.compose import describe_predictors
 from deqcert.errors import RunError
 from deqcert.report import join_parts, read_results, table
-from deqcert.smoothing import DecidedStop, EarlyStop, Predictor, Stage
+from deqcert.smoothing import CheckedStop, DecidedStop, EarlyStop, Predictor, Stage
 from deqcert.solvers import Anderson, StopRule
 from deqcert.starts import Learned
 
@@ -159,7 +159,7 @@ def test_a_converged_solve_that_gives_no_class_never_agrees() -> None:
     st.integers(1, 40),
     st.integers(2, 60),
     st.floats(1e-4, 1.0),
-    st.sampled_from(["fixed", "early", "margin", "tol"]),
+    st.sampled_from(["fixed", "early", "margin", "checks", "tol"]),
 )
 def test_the_dearest_audit_keeps_to_its_budget(
     steps: int, depth: int, budget: float, kind: str
@@ -169,14 +169,19 @@ def test_the_dearest_audit_keeps_to_its_budget(
         "fixed": fixed(steps),
         "early": Predictor(Anderson(), StopRule(0.0, "rel", steps), early=EarlyStop(0.1)),
         "margin": Predictor(Anderson(), StopRule(0.0, "rel", steps), early=DecidedStop(2.0, 0.5)),
+        "checks": Predictor(
+            Anderson(),
+            StopRule(0.0, "rel", steps + 3),
+            early=CheckedStop((2, 3), (1.0, 0.5), 0.5),
+        ),
         "tol": Predictor(Anderson(), StopRule(0.1, "rel", max(steps, 2))),
     }
     classifier = classifiers[kind]
     converged = Predictor(Anderson(), StopRule(1e-3, "rel", depth))
     engine: Any = Answers(np.zeros((1, 1)), 1.0)
     audit = AgreementAudit(engine, classifier, engine, converged, budget)
-    least = classifier.spent(steps if classifier.fixed_depth else 1, 1)
-    most = classifier.spent(steps, 1) + depth
+    least = classifier.spent({"fixed": steps, "checks": 2}.get(kind, 1), 1, readouts=0)
+    most = classifier.spent(classifier.stop.max_nfe, 1) + depth
     n = 10_000
     size = np.mean([len(audit.samples(index, n)) for index in range(20)])
     assert size * most <= budget * n * least + most
@@ -211,6 +216,10 @@ def test_an_interval_holds_its_share_and_turns_with_the_question(
         (
             Predictor(Anderson(), StopRule(0.0, "rel", 8), early=DecidedStop(2.0, 0.5)),
             "the stop-rule classifier (margin 2, at most 8 evaluations)",
+        ),
+        (
+            Predictor(Anderson(), StopRule(0.0, "rel", 8), early=CheckedStop((2,), (1.0,), 0.5)),
+            "the stop-rule classifier (checks after 2, at most 8 evaluations)",
         ),
         (
             Predictor(Anderson(), StopRule(0.0, "rel", 1), Learned(torch.nn.Identity(), 0.3)),

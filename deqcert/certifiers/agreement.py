@@ -74,10 +74,9 @@ class AgreementAudit:
     @property
     def share(self) -> float:
         """Expected share of the samples that is audited, 0 to 1."""
-        stop = self.classifier.stop
-        least = stop.max_nfe if self.classifier.fixed_depth else 1
-        twice = self.classifier.spent(stop.max_nfe, 1) + self.converged.stop.max_nfe
-        return min(1.0, self.budget * self.classifier.spent(least, 1) / twice)
+        least = self.classifier.spent(self.classifier.fewest, 1, readouts=0)
+        twice = self.classifier.spent(self.classifier.stop.max_nfe, 1)
+        return min(1.0, self.budget * least / (twice + self.converged.stop.max_nfe))
 
     def draw_by(self, seed: int) -> None:
         """Take the seed of the run that is audited, which a secret one has only once it is open."""

@@ -90,6 +90,13 @@ class Predictor:
         """Whether every vote is that of a state solved to a relative residual of at most 1e-3."""
         return converged(dataclasses.asdict(self.stop))
 
+    @property
+    def fewest(self) -> int:
+        """Fewest evaluations of the cell that a vote takes."""
+        if isinstance(self.early, CheckedStop):
+            return min(self.early.depths[0], self.stop.max_nfe)
+        return self.stop.max_nfe if self.fixed_depth else 1
+
     def about(self) -> str:
         """Name the classifier in a few words; see :func:`deqcert.smoothing.naming.classifier`."""
         early = None if self.early is None else dataclasses.asdict(self.early)

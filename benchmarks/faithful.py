@@ -357,7 +357,7 @@ def report(out: Path) -> None:
                 color=colour,
             )
     axes.axhline(95, color="0.6", linewidth=0.8, linestyle=":")
-    axes.set_xlabel("cell evaluations a vote, everything counted")
+    axes.set_xlabel("cell evaluations per vote, everything counted")
     axes.set_ylabel("radius within 2% of the cold one (% of images)")
     axes.set_ylim(0, 104)
     axes.set_title(

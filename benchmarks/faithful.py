@@ -317,7 +317,8 @@ def main(
                     together[mode] = predictor
             cast_together(engine, together, x, n, work / name)
         labels = {image: dataset.label(image) for image in chosen}
-        rows = judge(work / name, list(modes(start, model, margin, also)), labels, sigma)
+        every = modes(start, model, margin, also)
+        rows = judge(work / name, list(every), labels, sigma)
         file = load_start(start, model)
         content = {
             "name": name,
@@ -327,7 +328,7 @@ def main(
             "alpha": ALPHA,
             "form": form,
             "start": {"cost": file.cost, "readout": file.readout, "stated": file.disagreement},
-            "rules": {mode: predictor.describe() for mode, predictor in predictors.items()},
+            "rules": {mode: predictor.describe() for mode, predictor in every.items()},
             "rows": rows,
         }
         (out / f"faithful_{name}.json").write_text(json.dumps(content, indent=1) + "\n")
@@ -344,21 +345,27 @@ def report(out: Path) -> None:
         rows = [row for row in content["rows"] if row["mode"] != "cold"]
         rows.sort(key=lambda row: row["evaluations"])
         x, y = [row["evaluations"] for row in rows], [100 * row["near"] for row in rows]
-        axes.plot(x, y, marker=marker, color=colour, linewidth=1.2, label=plain(content["name"]))
+        axes.plot(x, y, marker=marker, color=colour, linestyle="none", label=plain(content["name"]))
         for row in rows:
             axes.annotate(
                 row["mode"],
                 (row["evaluations"], 100 * row["near"]),
                 textcoords="offset points",
-                xytext=(5, -11),
+                xytext=(-4, -13) if row["evaluations"] > x[-1] - 1 else (5, -11),
+                ha="right" if row["evaluations"] > x[-1] - 1 else "left",
                 fontsize=8,
                 color=colour,
             )
     axes.axhline(95, color="0.6", linewidth=0.8, linestyle=":")
-    axes.set_xlabel("cell evaluations a vote, everything counted")
-    axes.set_ylabel("images whose radius is within 2% of the converged model's (%)")
+    axes.set_xlabel("cell evaluations per vote, everything counted")
+    axes.set_ylabel("radius within 2% of the cold one (% of images)")
     axes.set_ylim(0, 104)
-    axes.set_title("Cost against faithfulness", loc="left", fontsize=11, fontweight="bold")
+    axes.set_title(
+        "Cost of a vote against faithfulness to the converged model",
+        loc="left",
+        fontsize=11,
+        fontweight="bold",
+    )
     axes.legend(loc="lower right", frameon=False, fontsize=8)
     save_figure(figure, out / "faithful.png")
 

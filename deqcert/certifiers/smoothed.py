@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from deqcert.certifiers.base import Certifier
@@ -88,9 +89,12 @@ class SmoothingCertifier(Certifier["SmoothingEngine"]):
 
     def too_small(self) -> str:
         """Say that even a unanimous vote certifies nothing, and what would."""
-        least = self.n
-        while not lower_confidence_bound(least, least, self.alpha) > 0.5:
-            least += 1
+        # The bound of n votes out of n is alpha^(1/n); one more pays for what it is shaved by.
+        enough = math.floor(math.log(self.alpha) / math.log(0.5)) + 1
+        least = next(
+            (n for n in (enough, enough + 1) if lower_confidence_bound(n, n, self.alpha) > 0.5),
+            enough + 2,
+        )
         return (
             f"n is {self.n}, too few samples to certify anything at alpha {self.alpha:g}; "
             f"n must be at least {least}."
@@ -163,7 +167,11 @@ def _paying(certify: Callable[..., Certificate]) -> Callable[..., Certificate]:
                 f"exact noise for {self.n0 + self.n} samples takes {charge:.1e} of alpha, which is "
                 f"only {self.alpha:g}; raise alpha or lower n"
             )
-        held = replace(self, alpha=self.alpha - charge)
+        # Not by replace: what is too small for the rest of alpha abstains, rather than ends a run.
+        held = object.__new__(type(self))
+        for field in fields(self):
+            object.__setattr__(held, field.name, getattr(self, field.name))
+        object.__setattr__(held, "alpha", self.alpha - charge)
         object.__setattr__(held, "_paid", True)
         made = certify(held, engine, input)
         details = made.details

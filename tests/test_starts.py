@@ -16,7 +16,7 @@ from toys import ORIGIN, SIGMA, HalfLine
 from deqcert import SmoothedClassifier, load_dataset
 from deqcert.certifiers import get_certifier
 from deqcert.cli import main
-from deqcert.compose import describe_predictor
+from deqcert.compose import describe_predictor, early_stop
 from deqcert.errors import CheckpointError, ConfigError, RunError
 from deqcert.models import MDEQ, architecture, file_hash, load_model
 from deqcert.models.zoo import SHIPPED
@@ -580,7 +580,7 @@ def test_certify_with_a_learned_start(digits: Path, tmp_path: Path, capsys) -> N
         assert says in said
         assert "no radius can exceed" in said
     smooth = SmoothedClassifier.from_preset("faithful", digits, sigma=0.25)
-    assert smooth.predictor.early is not None
+    assert smooth.predictor.early == early_stop(tuned)  # which rule it is rests on measured times
     assert smooth.stated is not None
     assert SmoothedClassifier.from_preset("converged", digits, sigma=0.25).stated is None
     # The journal is read back, fractions of an evaluation included.

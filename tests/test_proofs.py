@@ -317,7 +317,7 @@ def found_inside(model, rule: str, points: int, *, seed: int) -> int:
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_found_inside_two_thousand_proven_radii(kind):
     for seed, rule in enumerate(("multiplier", "multiplier", "classical")):
-        assert found_inside(network(kind, seed), rule, 500, seed=seed) == 0
+        assert found_inside(network(kind, seed), rule, 700, seed=seed) == 0
 
 
 def test_proven_radii_are_tight_enough_that_twice_of_them_is_refuted(monkeypatch):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deqcert.errors import ConfigError
 from deqcert.models.dense_config import DenseConfig
-from deqcert.models.monotone import MonotoneModel
+from deqcert.models.monotone import DenseMonotoneModel
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class _Bounded(nn.Module):
         self.B = nn.Linear(width, width, bias=False)
 
 
-class LipschitzBoundedDEQ(MonotoneModel):
+class LipschitzBoundedDEQ(DenseMonotoneModel):
     """z* = relu(W z* + U x + u), y = C z* + c, with |y(x) - y(x')| <= g |x - x'| by construction.
 
         W = I - (C'C + U U') / (2 g) - V'V - m I + B - B'
@@ -96,24 +96,6 @@ class LipschitzBoundedDEQ(MonotoneModel):
     def shaping(self) -> tuple[Tensor, ...]:
         """Return the weights that W depends on: U and C are among them."""
         return (*self._linear.parameters(), self.Wout.weight)
-
-    def enter(self, pixels: Tensor) -> Tensor:
-        """Map normalised images, shape (B, C, H, W), to U x + u, shape (B, D)."""
-        entering: Tensor = self._linear.U(pixels.flatten(1))
-        return entering
-
-    def input_matrix(self) -> tuple[Tensor, Tensor]:
-        """Return U of normalised pixels, shape (D, C*H*W), and u, shape (D,), in float64."""
-        linear = self._linear.U
-        return linear.weight.detach().double(), linear.bias.detach().double()
-
-    def features(self, z: Tensor) -> Tensor:
-        """Return the equilibria as they are."""
-        return z
-
-    def readout_matrix(self) -> Tensor:
-        """Return C, shape (K, D), in float64."""
-        return self.Wout.weight.detach().double()
 
     @property
     def _linear(self) -> _Bounded:

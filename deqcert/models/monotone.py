@@ -217,6 +217,33 @@ class MonotoneModel(TrainableModel):
         return self._known[1]
 
 
+class DenseMonotoneModel(MonotoneModel):
+    """A monotone network whose U is dense and whose readout takes the equilibrium as it is."""
+
+    def enter(self, pixels: Tensor) -> Tensor:
+        """Map normalised images, shape (B, C, H, W), to U x + u, shape (B, D)."""
+        entering: Tensor = self._input(pixels.flatten(1))
+        return entering
+
+    def input_matrix(self) -> tuple[Tensor, Tensor]:
+        """Return U, shape (D, C*H*W), and u, shape (D,), in float64."""
+        linear = self._input
+        return linear.weight.detach().double(), linear.bias.detach().double()
+
+    def features(self, z: Tensor) -> Tensor:
+        """Return the equilibria as they are."""
+        return z
+
+    def readout_matrix(self) -> Tensor:
+        """Return C, shape (K, D), in float64."""
+        return self.Wout.weight.detach().double()
+
+    @property
+    def _input(self) -> nn.Linear:
+        assert isinstance(self.mon.linear_module.U, nn.Linear)
+        return self.mon.linear_module.U
+
+
 class _Holder(nn.Module):
     """One more level of those names."""
 
@@ -235,7 +262,7 @@ class _Dense(nn.Module):
         self.B = nn.Linear(width, width, bias=False)
 
 
-class MonotoneDEQ(MonotoneModel):
+class MonotoneDEQ(DenseMonotoneModel):
     """The monotone network whose A, B and U are dense.
 
     Args:
@@ -253,24 +280,6 @@ class MonotoneDEQ(MonotoneModel):
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return A and B, shape (D, D), in float64, with gradients."""
         return self._linear.A.weight.double(), self._linear.B.weight.double()
-
-    def enter(self, pixels: Tensor) -> Tensor:
-        """Map normalised images, shape (B, C, H, W), to U x + u, shape (B, D)."""
-        entering: Tensor = self._linear.U(pixels.flatten(1))
-        return entering
-
-    def input_matrix(self) -> tuple[Tensor, Tensor]:
-        """Return U, shape (D, C*H*W), and u, shape (D,), in float64."""
-        linear = self._linear.U
-        return linear.weight.detach().double(), linear.bias.detach().double()
-
-    def features(self, z: Tensor) -> Tensor:
-        """Return the equilibria as they are."""
-        return z
-
-    def readout_matrix(self) -> Tensor:
-        """Return C, shape (K, D), in float64."""
-        return self.Wout.weight.detach().double()
 
     @property
     def _linear(self) -> _Dense:

@@ -26,7 +26,7 @@ SAID = {
     "done": r"deqcert: interrupted when the training was done; (\S+) is whole\.\n",
     "not begun": r"(?:deqcert: interrupted\.\n)?",
 }
-"""What Ctrl-C may leave on standard error, by its meaning; the file that it names is there."""
+"""What Ctrl-C may leave on standard error, by its meaning; what it calls safe or whole is there."""
 
 
 def commands(folder: Path) -> dict[str, list[str]]:
@@ -170,7 +170,7 @@ def stop_at_random(name: str, given: list[str], folder: Path, times: int) -> dic
             assert meaning, text
             named = matches[meaning]
             assert named is not None
-            assert meaning == "not begun" or Path(named[1]).exists(), text
+            assert meaning not in ("safe", "done") or Path(named[1]).exists(), text
             assert {path for path in left if path.startswith(".")} <= hidden, left
         hidden = {path for path in left if path.startswith(".")}
         found = counts[number.name]

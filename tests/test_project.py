@@ -29,8 +29,9 @@ def named(path: Path) -> str:
 
 
 def load(path: str):
-    """Import a Python file that is no module of the package."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    """Import a Python file that is no module of the package, under a name that no test imports."""
+    name = path.removesuffix(".py").replace("/", ".")
+    spec = importlib.util.spec_from_file_location(name, ROOT / path)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

@@ -200,13 +200,13 @@ def pixel_box(x: Tensor, eps: Tensor) -> Box:
     reach = eps.detach().to(x).view(-1, 1, 1, 1)
     high = torch.maximum(x, (x + reach).clamp_max(1.0))
     low = torch.minimum(x, (x - reach).clamp_min(0.0))
-    return (high + low) / 2.0, (high - low) / 2.0
+    return (high + low) * 0.5, (high - low) * 0.5
 
 
 def relu(box: Box) -> Box:
     """Return the box of relu of what lies in a box."""
     high, low = F.relu(box[0] + box[1]), F.relu(box[0] - box[1])
-    return (high + low) / 2.0, (high - low) / 2.0
+    return (high + low) * 0.5, (high - low) * 0.5
 
 
 def _rows(box: Box) -> Tensor:

@@ -17,9 +17,9 @@ from deqcert.proofs.relaxed import Relaxed
 LITTLE = 1e-3
 """Share of its width; where no interval loses more, narrowing ends."""
 
-SHARES = tuple(2.0**-place for place in range(12))
+SHARES = (*(2.0**-place for place in range(10)), 0.0)
 """Multipliers of the ball that are tried, as shares of the one that is best where the box is no
-bound."""
+bound; 0 leaves the box alone."""
 
 
 class APriori(Intervals):

@@ -142,9 +142,8 @@ class Branching:
                     nearest[some.image, some.rival] = found.value
                 # Anything that is not a number is not proven.
                 unproven = ~(found.value < 0.0)
-                answers = self._answers(found.corner[unproven])
-                wrong = answers != best[some.image[unproven]]
-                refuted[some.image[unproven][wrong]] = True
+                asked = some.image[unproven]
+                refuted[asked[self._wrong(found.corner[unproven], best[asked])]] = True
                 whole = unproven & ~(region.open[some.image] & (some.sides == 0)).any(dim=1)
                 proven[some.image[whole]] = False
                 left.append(_split(some, found, region, unproven & ~whole))
@@ -168,11 +167,11 @@ class Branching:
         sides = torch.zeros(lines.shape, dtype=torch.int8)
         return _Branches(image, rival, sides, lines, torch.zeros_like(lines))
 
-    def _answers(self, x: Tensor) -> Tensor:
-        """Return the classes of inputs, shape (N, C*H*W), in float64; they prove nothing."""
+    def _wrong(self, x: Tensor, best: Tensor) -> Tensor:
+        """Return which inputs, shape (N, C*H*W), have another class in float64, shape (N,)."""
         form = self._relaxed.form
         logits = self._adjoint.equilibria(x) @ form.readout.T + form.offset
-        return logits.argmax(dim=1)
+        return logits.argmax(dim=1) != best
 
     def _attacked(self, region: Region, best: Tensor) -> Tensor:
         """Return where ascent by signs of gradients finds another class, shape (B,)."""

@@ -1,3 +1,5 @@
+from .boxes import Boxes as Boxes
+from .boxes import boxes_of as boxes_of
 from .definite import is_semidefinite as is_semidefinite
 from .enclosure import Enclosure as Enclosure
 from .enclosure import Leads as Leads
@@ -8,3 +10,4 @@ from .margins import margins_of as margins_of
 from .multiplier import multiplier_bound as multiplier_bound
 from .multiplier import multiplier_bounds as multiplier_bounds
 from .multiplier import verified_bound as verified_bound
+from .search import largest_radius as largest_radius

@@ -21,6 +21,7 @@ CERTIFIERS: Registry[type[Certifier[Any]]] = Registry(
         "independent": "deqcert.certifiers.independent:Independent",
         "enclosed": "deqcert.certifiers.enclosed:Enclosed",
         "lipschitz": "deqcert.certifiers.lipschitz:Lipschitz",
+        "interval": "deqcert.certifiers.interval:Interval",
         "zonotope": "deqcert.certifiers.zonotope:Zonotope",
         "serialized": "deqcert.certifiers.serialized:Serialized",
         "serialized-strata": "deqcert.certifiers.strata:SerializedStrata",

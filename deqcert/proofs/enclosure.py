@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from torch import Tensor
 from deqcert.errors import ConfigError
 from deqcert.models.base import EnclosedModel, ImplicitModel
 from deqcert.solvers import Solver
+
+M = TypeVar("M", bound=ImplicitModel)
 
 UNPROVEN = -1
 """In place of a class that is not proven."""
@@ -130,7 +132,7 @@ class Enclosure:
         return proven, spent
 
 
-def in_float64(model: EnclosedModel) -> EnclosedModel:
+def in_float64(model: M) -> M:
     """Return a copy with the same weights, exactly, that computes in float64."""
     exact = copy.deepcopy(model)
     if isinstance(exact, torch.nn.Module):

@@ -15,6 +15,8 @@ from .contractive import ContractiveConfig, ContractiveDEQ
 from .folding import fold
 from .forms import FORMS, form_names, in_form
 from .functions import ImplicitClassifier
+from .interval import IntervalConfig, IntervalDEQ
+from .interval_form import Affine, IntervalBounds, IntervalForm, pixel_box
 from .lipschitz_bounded import LipschitzBoundedConfig, LipschitzBoundedDEQ
 from .mdeq import MDEQ
 from .monotone import MonotoneConfig, MonotoneDEQ
@@ -29,12 +31,17 @@ __all__ = [
     "FORMS",
     "MDEQ",
     "ZOO",
+    "Affine",
     "ContractiveConfig",
     "ContractiveDEQ",
     "EnclosedModel",
     "FoldableModel",
     "ImplicitClassifier",
     "ImplicitModel",
+    "IntervalBounds",
+    "IntervalConfig",
+    "IntervalDEQ",
+    "IntervalForm",
     "LipschitzBoundedConfig",
     "LipschitzBoundedDEQ",
     "LipschitzModel",
@@ -57,5 +64,6 @@ __all__ = [
     "form_names",
     "in_form",
     "load_model",
+    "pixel_box",
     "read_config",
 ]

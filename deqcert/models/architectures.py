@@ -24,6 +24,8 @@ ARCHITECTURES: Registry[ModelConfig] = Registry(
         "monotone": "deqcert.models.monotone:MONOTONE",
         "lipschitz-bounded": "deqcert.models.lipschitz_bounded:LIPSCHITZ_BOUNDED",
         "monotone-conv": "deqcert.models.monotone_conv:MONOTONE_CONV",
+        "interval": "deqcert.models.interval:INTERVAL",
+        "interval-conv": "deqcert.models.interval:INTERVAL_CONV",
     },
 )
 """Named configurations. A further model joins with its file and a line here: its YAML files and

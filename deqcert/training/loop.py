@@ -30,8 +30,8 @@ from deqcert.training.interrupt import CtrlC
 from deqcert.training.measure import measure
 from deqcert.training.objectives.base import Objective, TrainingBatch
 from deqcert.training.passes import Passes
-from deqcert.training.proof import proven_norm
 from deqcert.training.progress import TrainingProgress
+from deqcert.training.proof import proven_norm
 from deqcert.training.record import claim, save
 from deqcert.training.registry import AUGMENTATIONS, get_objective
 from deqcert.training.schedule import Schedule

@@ -5,17 +5,24 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from deqcert.models import ImplicitModel, IntervalDEQ, LipschitzModel
-from deqcert.models.interval_form import pixel_box
+from deqcert.certifiers.certificate import Norm
+from deqcert.models import ImplicitModel, IntervalDEQ, LipschitzModel, pixel_box
 from deqcert.training.roots import roots
+
+SEARCH = 10
+"""Most evaluations of an interval bound in the search for radii."""
 
 NOTHING = 1e-12
 """Stands for a slope of 0: what does not change is proven as far as anybody asks."""
+
+Layer = tuple[Tensor, Tensor]
+"""Centres and half-widths of intervals, of one shape."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +32,12 @@ class WorstCase:
     Attributes:
         margins: Lower bounds of how much the label leads over each class, shape (B, K),
             differentiable; 0 for the label itself.
-        layers: Where the bound is made of intervals, their centres and half-widths: of the pixels,
-            then of what enters each relu.
+        layers: Where the bound is made of intervals: the normalised pixels, then what enters each
+            relu.
     """
 
     margins: Tensor
-    layers: tuple[tuple[Tensor, Tensor], ...] = ()
+    layers: tuple[Layer, ...] = ()
 
 
 class Proof(ABC):
@@ -40,12 +47,15 @@ class Proof(ABC):
     solve add is not charged: a certificate is what ``deqcert certify`` writes.
 
     Attributes:
-        norm: Of the balls, "l2" or "linf".
-        logits: Of the images themselves, shape (B, K), differentiable.
+        norm: Of the balls.
     """
 
-    norm: ClassVar[str]
-    logits: Tensor
+    norm: ClassVar[Norm]
+
+    @property
+    @abstractmethod
+    def logits(self) -> Tensor:
+        """Of the images themselves, shape (B, K), differentiable."""
 
     @abstractmethod
     def radii(self, cap: float) -> Tensor:
@@ -79,9 +89,14 @@ class LipschitzProof(Proof):
     norm = "l2"
 
     def __init__(self, logits: Tensor, y: Tensor, slopes: Tensor) -> None:
-        self.logits, self._y = logits, y
+        self._logits, self._y = logits, y
         self._leads = logits.gather(1, y[:, None]) - logits
         self._slopes = slopes.to(logits)[y]
+
+    @property
+    def logits(self) -> Tensor:
+        """Return what was given."""
+        return self._logits
 
     @torch.no_grad()
     def radii(self, cap: float) -> Tensor:
@@ -101,20 +116,24 @@ class IntervalProof(Proof):
 
     Args:
         model: In training mode its batch normalisation uses the images' own statistics.
-        logits: Shape (B, K).
+        forward: The same as a function from images to logits, called when they are asked for.
         x: Images, shape (B, C, H, W).
         y: Labels, shape (B,).
-        steps: Most evaluations of the bound in a search for radii.
     """
 
     norm = "linf"
 
     def __init__(
-        self, model: IntervalDEQ, logits: Tensor, x: Tensor, y: Tensor, steps: int = 10
+        self, model: IntervalDEQ, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor
     ) -> None:
-        self.logits, self._x, self._y, self._steps = logits, x.detach(), y, steps
+        self._x, self._y, self._forward = x.detach(), y, forward
         self._form = model.interval_form(self._x if model.training else None)
         self._start: Tensor | None = None
+
+    @cached_property
+    def logits(self) -> Tensor:  # type: ignore[override]
+        """Return the logits at the equilibria of the images."""
+        return self._forward(self._x)
 
     @torch.no_grad()
     def radii(self, cap: float) -> Tensor:
@@ -129,16 +148,18 @@ class IntervalProof(Proof):
             rivals = found.margins.scatter(1, self._y[rows, None], torch.inf)
             return rivals.amin(dim=1)
 
-        return roots(least, self._x.new_full((len(self._x),), cap), self._steps)
+        return roots(least, self._x.new_full((len(self._x),), cap), SEARCH)
 
     def worst_case(self, radii: Tensor) -> WorstCase:
         """Return the bounds over the boxes of those radii, and their layers."""
         found = self._form.bound(self._x, self._y, radii, start=self._start)
         self._start = found.state
-        return WorstCase(found.margins, (pixel_box(self._x, radii), *found.layers))
+        normalize = self._form.normalize
+        centre, half = pixel_box(self._x, radii)
+        return WorstCase(found.margins, ((normalize(centre), half / normalize.std), *found.layers))
 
 
-def proven_norm(model: nn.Module) -> str | None:
+def proven_norm(model: nn.Module) -> Norm | None:
     """Return the norm in which a model proves something while it is trained; None for nothing."""
     if isinstance(model, IntervalDEQ):
         return IntervalProof.norm
@@ -155,6 +176,6 @@ def prove(model: ImplicitModel, forward: Callable[[Tensor], Tensor], x: Tensor, 
         y: Labels, shape (B,).
     """
     if isinstance(model, IntervalDEQ):
-        return IntervalProof(model, forward(x), x, y)
+        return IntervalProof(model, forward, x, y)
     assert isinstance(model, LipschitzModel)
     return LipschitzProof(forward(x), y, model.pairwise_lipschitz())

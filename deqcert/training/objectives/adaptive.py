@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from deqcert.training.objectives.base import Prove, TrainingBatch
-from deqcert.training.objectives.certified import Certified
+from deqcert.training.objectives.certified import LEAST, Certified
 from deqcert.training.proof import WorstCase
-
-LEAST = 1e-6
-"""Radius of images that the model gets wrong."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +26,8 @@ class Adaptive(Certified):
         radius: Largest radius that is trained for, in pixel units and in the norm of the model's
             proof; at most 1 for l-infinity.
         warmup: Share of the training in which it grows from 0.
+        regulariser: Weight of what keeps intervals trainable in that time; nothing where the model
+            proves by other means.
 
     **Source:** Z. Nurlanov, F. R. Schmidt, F. Bernard, "Adaptive Certified Training" (2024), for
     interval bounds. With Lipschitz constants, where the radius is in closed form, it is ours.

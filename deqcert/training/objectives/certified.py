@@ -10,8 +10,12 @@ from torch import Tensor
 
 from deqcert.errors import ConfigError
 from deqcert.options import number
+from deqcert.training.objectives.balance import imbalance
 from deqcert.training.objectives.base import Objective, Prove, TrainingBatch
 from deqcert.training.proof import WorstCase
+
+LEAST = 1e-6
+"""Smallest radius that is trained for: of images that the model gets wrong, and at the start."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,14 @@ class Certified(Objective):
         radius: Largest radius that is trained for, in pixel units and in the norm of the model's
             proof; at most 1 for l-infinity.
         warmup: Share of the training in which it grows from 0.
+        regulariser: Weight of what keeps intervals trainable in that time; nothing where the model
+            proves by other means.
     """
 
     kappa: float = number(0.5, low=0.0, high=1.0)
     radius: float = number(0.4, above=0.0, high=1000.0)
     warmup: float = number(0.3, low=0.0, high=1.0)
+    regulariser: float = number(0.5, low=0.0, high=1000.0)
 
     def check(self, norm: str | None) -> None:
         """Refuse a model that proves nothing, and a radius that its norm does not know.
@@ -43,8 +50,8 @@ class Certified(Objective):
         """
         if norm is None:
             raise ConfigError(
-                f"{type(self).__name__} trains what a model proves of itself, and this model proves "
-                "nothing; use --architecture lipschitz-bounded or monotone, or another objective."
+                "this objective trains what a model proves of itself, and this model proves "
+                "nothing; use --architecture lipschitz-bounded, monotone or interval."
             )
         if norm == "linf" and self.radius > 1.0:
             raise ConfigError(
@@ -55,11 +62,13 @@ class Certified(Objective):
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Return the loss of a batch, a scalar."""
         assert batch.prove is not None  # the training has checked it
-        x = batch.x + self.noise(batch, 1)[0]
-        logits, worst = self.worst_case(batch, batch.prove, x, self.cap(batch.share))
+        x, cap = batch.x + self.noise(batch, 1)[0], self.cap(batch.share)
+        logits, worst = self.worst_case(batch, batch.prove, x, max(cap, LEAST))
         # The label's own entry is 0, and every other one an upper bound of logit j minus logit y.
         certified = F.cross_entropy(-worst.margins, batch.y)
-        return (1.0 - self.kappa) * certified + self.kappa * F.cross_entropy(logits, batch.y)
+        loss = (1.0 - self.kappa) * certified + self.kappa * F.cross_entropy(logits, batch.y)
+        missing = self.regulariser * (1.0 - cap / self.radius)
+        return loss + missing * imbalance(worst.layers) if missing and worst.layers else loss
 
     def cap(self, share: float) -> float:
         """Return the largest radius at a share of the training."""

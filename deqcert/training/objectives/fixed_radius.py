@@ -22,6 +22,8 @@ class FixedRadius(Certified):
         radius: Largest radius that is trained for, in pixel units and in the norm of the model's
             proof; at most 1 for l-infinity.
         warmup: Share of the training in which it grows from 0.
+        regulariser: Weight of what keeps intervals trainable in that time; nothing where the model
+            proves by other means.
 
     **Source:** with interval bounds, S. Gowal et al., "On the Effectiveness of Interval Bound
     Propagation for Training Verifiably Robust Models" (2018).

@@ -34,6 +34,7 @@ from deqcert.training.extra import with_extra
 from deqcert.training.objectives import TrainingBatch
 from deqcert.training.objectives.base import log_average
 from deqcert.training.passes import Passes
+from deqcert.training.proof import LipschitzProof
 from deqcert.training.starts import StartConfig, train_start
 
 CLASSES = 3
@@ -64,7 +65,16 @@ def batch(net: Callable[[Tensor], Tensor], *, seed: int = 0, share: float = 1.0)
         generator=torch.Generator().manual_seed(seed),
         share=share,
         quick=lambda x, steps: torch.stack([net(x) / k for k in range(2, steps + 2)]),
+        prove=lambda x, y: LipschitzProof(net(x), y, slopes(net)),
     )
+
+
+def slopes(net: Net) -> Tensor:
+    """How fast differences of logits change at most: tanh changes no faster than its input."""
+    size = net.scale * torch.linalg.matrix_norm(net.first.weight, 2)
+    return (net.last.weight[:, None] - net.last.weight).square().sum(2).clamp_min(
+        1e-9
+    ).sqrt() * size
 
 
 def probabilities(net: Net, images: Tensor, sigma: float, draws: int, seed: int = 0) -> np.ndarray:

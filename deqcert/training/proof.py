@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from deqcert.certifiers.certificate import Norm
-from deqcert.models import ImplicitModel, IntervalDEQ, LipschitzModel, pixel_box
+from deqcert.models import ImplicitModel, IntervalDEQ, LipschitzModel, TrainableModel, pixel_box
 from deqcert.training.roots import roots
-
-SEARCH = 10
-"""Most evaluations of an interval bound in the search for radii."""
 
 NOTHING = 1e-12
 """Stands for a slope of 0: what does not change is proven as far as anybody asks."""
+
+OwnRadii = Callable[[TrainableModel, Tensor, Tensor, Tensor], Tensor]
+"""A model in evaluation mode, images, labels and logits to the radii by which a training measures
+itself, shape (B,)."""
 
 Layer = tuple[Tensor, Tensor]
 """Centres and half-widths of intervals, of one shape."""
@@ -58,11 +59,12 @@ class Proof(ABC):
         """Of the images themselves, shape (B, K), differentiable."""
 
     @abstractmethod
-    def radii(self, cap: float) -> Tensor:
+    def radii(self, cap: float, steps: int) -> Tensor:
         """Return the largest proven radius up to a cap per row, without gradient.
 
         Args:
             cap: In pixel units, above 0.
+            steps: Most evaluations per row where it takes a search.
 
         Returns:
             Shape (B,); 0 where the label is not the class.
@@ -99,10 +101,10 @@ class LipschitzProof(Proof):
         return self._logits
 
     @torch.no_grad()
-    def radii(self, cap: float) -> Tensor:
+    def radii(self, cap: float, steps: int) -> Tensor:
         """Return the least quotient of a lead and its slope per row, from 0 to the cap."""
         reach = self._leads / self._slopes.clamp_min(NOTHING)
-        return reach.scatter(1, self._y[:, None], torch.inf).amin(dim=1).clamp(0.0, cap)
+        return _nearest(reach, self._y).clamp(0.0, cap)
 
     def worst_case(self, radii: Tensor) -> WorstCase:
         """Return each lead less its slope times the radius."""
@@ -136,19 +138,19 @@ class IntervalProof(Proof):
         return self._forward(self._x)
 
     @torch.no_grad()
-    def radii(self, cap: float) -> Tensor:
+    def radii(self, cap: float, steps: int) -> Tensor:
         """Return the largest radius up to the cap that was seen to be proven, by a root search."""
 
         def least(rows: Tensor, radii: Tensor) -> Tensor:
             start = None if self._start is None else self._start[rows]
             found = self._form.bound(self._x[rows], self._y[rows], radii, start=start)
             if self._start is None:
-                self._start = found.state
+                self._start = found.state.new_zeros(len(self._x), found.state.shape[1])
             self._start[rows] = found.state
-            rivals = found.margins.scatter(1, self._y[rows, None], torch.inf)
-            return rivals.amin(dim=1)
+            return _nearest(found.margins, self._y[rows])
 
-        return roots(least, self._x.new_full((len(self._x),), cap), SEARCH)
+        leads = self.logits.gather(1, self._y[:, None]) - self.logits
+        return roots(least, _nearest(leads, self._y), cap, steps)
 
     def worst_case(self, radii: Tensor) -> WorstCase:
         """Return the bounds over the boxes of those radii, and their layers."""
@@ -179,3 +181,8 @@ def prove(model: ImplicitModel, forward: Callable[[Tensor], Tensor], x: Tensor, 
         return IntervalProof(model, forward, x, y)
     assert isinstance(model, LipschitzModel)
     return LipschitzProof(forward(x), y, model.pairwise_lipschitz())
+
+
+def _nearest(values: Tensor, y: Tensor) -> Tensor:
+    """Return the least value of any class but the label, (B, K) to (B,)."""
+    return values.scatter(1, y[:, None], torch.inf).amin(dim=1)

@@ -22,6 +22,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "faithful": "deqcert.training.objectives.faithful:Faithful",
         "adaptive": "deqcert.training.objectives.adaptive:Adaptive",
         "fixed-radius": "deqcert.training.objectives.fixed_radius:FixedRadius",
+        "small-box": "deqcert.training.objectives.small_box:SmallBox",
     },
 )
 """What a training can minimise: subclasses of :class:`deqcert.training.objectives.Objective`."""

@@ -6,6 +6,7 @@ from .faithful import Faithful
 from .fixed_radius import FixedRadius
 from .gaussian import Gaussian
 from .macer import Macer
+from .small_box import SmallBox
 from .smoothadv import SmoothAdv
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Macer",
     "Objective",
     "Prove",
+    "SmallBox",
     "SmoothAdv",
     "TrainingBatch",
     "each",

@@ -9,13 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deqcert.errors import ConfigError
+from deqcert.models import TrainableModel
 from deqcert.options import number
 from deqcert.training.objectives.balance import imbalance
 from deqcert.training.objectives.base import Objective, Prove, TrainingBatch
-from deqcert.training.proof import WorstCase
+from deqcert.training.proof import WorstCase, prove
 
 LEAST = 1e-6
 """Smallest radius that is trained for: of images that the model gets wrong, and at the start."""
+
+SEARCH = 10
+"""Most evaluations of a bound where the training measures itself."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,20 @@ class Certified(Objective):
         loss = (1.0 - self.kappa) * certified + self.kappa * F.cross_entropy(logits, batch.y)
         missing = self.regulariser * (1.0 - cap / self.radius)
         return loss + missing * imbalance(worst.layers) if missing and worst.layers else loss
+
+    def radii(self, model: TrainableModel, x: Tensor, y: Tensor, logits: Tensor) -> Tensor:
+        """Return radii up to the largest that is trained for, by the bound that is trained.
+
+        Args:
+            model: In evaluation mode.
+            x: Images, shape (B, C, H, W).
+            y: Labels, shape (B,).
+            logits: At their equilibria, shape (B, K).
+
+        Returns:
+            Shape (B,). The training measures itself by them; they are no certificates.
+        """
+        return prove(model, lambda _: logits, x, y).radii(self.radius, SEARCH)
 
     def cap(self, share: float) -> float:
         """Return the largest radius at a share of the training."""

@@ -15,18 +15,12 @@ from deqcert.training.proof import WorstCase
 class FixedRadius(Certified):
     """The certified cross-entropy, every image at the largest radius of the moment.
 
-    Args:
-        sigma: Standard deviation of the noise; 0 for none.
-        kappa: Weight of the cross-entropy of the image itself, which trades proven radii (0) for
-            accuracy (1).
-        radius: Largest radius that is trained for, in pixel units and in the norm of the model's
-            proof; at most 1 for l-infinity.
-        warmup: Share of the training in which it grows from 0.
-        regulariser: Weight of what keeps intervals trainable in that time; nothing where the model
-            proves by other means.
+    For interval models it is fast IBP: interval bound propagation with a schedule, and with what
+    keeps the bounds trainable meanwhile.
 
-    **Source:** with interval bounds, S. Gowal et al., "On the Effectiveness of Interval Bound
-    Propagation for Training Verifiably Robust Models" (2018).
+    **Source:** S. Gowal et al., "On the Effectiveness of Interval Bound Propagation for Training
+    Verifiably Robust Models" (2018); Z. Shi, Y. Wang, H. Zhang, J. Yi, C.-J. Hsieh, "Fast certified
+    robust training with short warmup" (2021).
     """
 
     def worst_case(
@@ -34,4 +28,4 @@ class FixedRadius(Certified):
     ) -> tuple[Tensor, WorstCase]:
         """Return logits and worst case; see :class:`Certified`."""
         proof = prove(x, batch.y)
-        return proof.logits, proof.worst_case(batch.x.new_full((len(x),), cap))
+        return proof.logits, proof.worst_case(x.new_full((len(x),), cap))

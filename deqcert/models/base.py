@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from deqcert.models.interval_form import IntervalForm
 from deqcert.models.relu_form import ReluForm
 from deqcert.models.state import StateLayout
 
@@ -107,6 +108,19 @@ class LipschitzModel(ImplicitModel, Protocol):
             Shape (K, K), logits per pixel unit, 0 on the diagonal; with gradients of the weights
             where it depends on them.
         """
+        ...
+
+
+@runtime_checkable
+class IntervalModel(ImplicitModel, Protocol):
+    """An implicit model whose intervals have an equilibrium, too."""
+
+    def interval_form(self) -> IntervalForm:
+        """Return the model as affine maps, exact but for the roundings that they state."""
+        ...
+
+    def contraction(self) -> tuple[Tensor, float]:
+        """Return v > 0, shape (D,), and rho with |N| v <= rho v for N of that form, in float64."""
         ...
 
 

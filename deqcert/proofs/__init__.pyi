@@ -1,3 +1,5 @@
+from .boxes import Boxes as Boxes
+from .boxes import boxes_of as boxes_of
 from .definite import is_semidefinite as is_semidefinite
 from .enclosure import Enclosure as Enclosure
 from .enclosure import Leads as Leads

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from deqcert.errors import ConfigError, DataError
 from deqcert.models.base import EnclosedModel, ImplicitModel
 from deqcert.solvers import Solver, StopRule, bind, get_solver
+
+M = TypeVar("M", bound=ImplicitModel)
 
 UNPROVEN = -1
 """In place of a class that is not proven."""
@@ -189,7 +191,7 @@ class Enclosure:
         return proven, spent
 
 
-def in_float64(model: EnclosedModel) -> EnclosedModel:
+def in_float64(model: M) -> M:
     """Return a copy with the same weights, exactly, that computes in float64."""
     exact = copy.deepcopy(model)
     if isinstance(exact, torch.nn.Module):

@@ -8,5 +8,6 @@ from .lipschitz import pairwise_bounds as pairwise_bounds
 from .margins import Margins as Margins
 from .margins import margins_of as margins_of
 from .multiplier import multiplier_bound as multiplier_bound
+from .multiplier import multiplier_bounds as multiplier_bounds
 from .multiplier import verified_bound as verified_bound
 from .search import largest_radius as largest_radius

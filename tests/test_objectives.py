@@ -274,6 +274,26 @@ def test_both_attacks_of_smoothadv_raise_the_loss(attack: str) -> None:
     assert hard.loss(task) > factor * plain.loss(dataclasses.replace(task, generator=_fresh()))
 
 
+def test_smoothadv_attacks_each_image_within_what_the_draws_would_certify() -> None:
+    net = Net(4.0)
+    task = batch(net)
+    y = net(task.x).argmax(dim=1)
+    y[0] = (y[0] + 1) % CLASSES  # one that is wrong is not attacked
+    task = dataclasses.replace(task, y=y)
+    p = probabilities(net, task.x, 0.4, 6).mean(axis=0)
+    mine, following = p[np.arange(5), y.numpy()], p.copy()
+    following[np.arange(5), y.numpy()] = 0.0
+    own = 0.2 * (stats.norm.ppf(mine) - stats.norm.ppf(following.max(axis=1)))
+    cap = float(np.median(own))
+    objective = get_objective("smoothadv", 0.4, draws=6, radius=cap, adaptive=True, steps=8)
+    noise = objective.noise(task, 6)
+    way = (objective.fooling(task, noise) - task.x).flatten(1).norm(dim=1).numpy()
+    expected = np.clip(own, 1e-6, cap)
+    assert own[0] < 0.0 and (own > cap).any()
+    assert (way <= expected * (1 + 1e-5)).all()
+    assert (way > 0.5 * expected)[own > 0.0].all()  # the box [0, 1] may cut it
+
+
 def _fresh() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 

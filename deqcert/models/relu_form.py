@@ -54,5 +54,6 @@ def classical_slopes(readout: Tensor, entering: Tensor, monotone: Tensor | float
     size = torch.linalg.eigvalsh(entering @ entering.T)[-1].sqrt()
     apart = (readout[:, None] - readout[None]).square().sum(dim=2)
     other = apart > 0.0  # elsewhere a norm has no gradient
-    distances = torch.where(other, torch.where(other, apart, 1.0).sqrt(), 0.0)
-    return distances * size / monotone
+    distances: Tensor = torch.where(other, torch.where(other, apart, 1.0).sqrt(), 0.0)
+    slopes: Tensor = distances * size / monotone
+    return slopes

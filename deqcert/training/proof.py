@@ -133,7 +133,7 @@ class IntervalProof(Proof):
         self._start: Tensor | None = None
 
     @cached_property
-    def logits(self) -> Tensor:  # type: ignore[override]
+    def logits(self) -> Tensor:
         """Return the logits at the equilibria of the images."""
         return self._forward(self._x)
 

@@ -34,6 +34,7 @@ from deqcert.training.extra import with_extra
 from deqcert.training.objectives import TrainingBatch
 from deqcert.training.objectives.base import log_average
 from deqcert.training.passes import Passes
+from deqcert.training.proof import LipschitzProof
 from deqcert.training.starts import StartConfig, train_start
 
 CLASSES = 3
@@ -64,7 +65,16 @@ def batch(net: Callable[[Tensor], Tensor], *, seed: int = 0, share: float = 1.0)
         generator=torch.Generator().manual_seed(seed),
         share=share,
         quick=lambda x, steps: torch.stack([net(x) / k for k in range(2, steps + 2)]),
+        prove=lambda x, y: LipschitzProof(net(x), y, slopes(net)),
     )
+
+
+def slopes(net: Net) -> Tensor:
+    """How fast differences of logits change at most: tanh changes no faster than its input."""
+    size = net.scale * torch.linalg.matrix_norm(net.first.weight, 2)
+    return (net.last.weight[:, None] - net.last.weight).square().sum(2).clamp_min(
+        1e-9
+    ).sqrt() * size
 
 
 def probabilities(net: Net, images: Tensor, sigma: float, draws: int, seed: int = 0) -> np.ndarray:
@@ -262,6 +272,26 @@ def test_both_attacks_of_smoothadv_raise_the_loss(attack: str) -> None:
     # DDN goes no further than to where the class changes.
     factor = 1.5 if attack == "pgd" else 1.1
     assert hard.loss(task) > factor * plain.loss(dataclasses.replace(task, generator=_fresh()))
+
+
+def test_smoothadv_attacks_each_image_within_what_the_draws_would_certify() -> None:
+    net = Net(4.0)
+    task = batch(net)
+    y = net(task.x).argmax(dim=1)
+    y[0] = (y[0] + 1) % CLASSES  # one that is wrong is not attacked
+    task = dataclasses.replace(task, y=y)
+    p = probabilities(net, task.x, 0.4, 6).mean(axis=0)
+    mine, following = p[np.arange(5), y.numpy()], p.copy()
+    following[np.arange(5), y.numpy()] = 0.0
+    own = 0.2 * (stats.norm.ppf(mine) - stats.norm.ppf(following.max(axis=1)))
+    cap = float(np.median(own))
+    objective = get_objective("smoothadv", 0.4, draws=6, radius=cap, adaptive=True, steps=8)
+    noise = objective.noise(task, 6)
+    way = (objective.fooling(task, noise) - task.x).flatten(1).norm(dim=1).numpy()
+    expected = np.clip(own, 1e-6, cap)
+    assert own[0] < 0.0 and (own > cap).any()
+    assert (way <= expected * (1 + 1e-5)).all()
+    assert (way > 0.5 * expected)[own > 0.0].all()  # the box [0, 1] may cut it
 
 
 def _fresh() -> torch.Generator:

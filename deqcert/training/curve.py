@@ -25,6 +25,9 @@ COLUMNS = (
 )
 """Columns of the table, in order. Steps are counted from the first of the training."""
 
+PROVEN = "acr_own_bound"
+"""One more, where the training proves radii: their mean, by the bound that is trained."""
+
 FEW = 20
 """Points of a curve that are drawn one by one as well."""
 
@@ -36,7 +39,8 @@ def write_table(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
         RunError: If it cannot be written.
     """
     text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    columns = (*COLUMNS, PROVEN) if any(PROVEN in row for row in rows) else COLUMNS
+    table = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     write_atomically(path, text.getvalue())

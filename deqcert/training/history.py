@@ -13,6 +13,7 @@ from deqcert.models import TrainableModel
 from deqcert.training.config import TrainConfig
 from deqcert.training.curve import Board, Row, write_table
 from deqcert.training.probe import Probe
+from deqcert.training.proof import OwnRadii
 
 ROW_EVERY = 100
 """Steps between two rows; an epoch's end gives one, too."""
@@ -27,15 +28,16 @@ class History:
     Args:
         config: Of the training.
         test: Test images.
+        radii: What the training proves of its images.
 
     Attributes:
         rows: The rows so far.
         waiting: Loss and nfe of each step after the last row.
     """
 
-    def __init__(self, config: TrainConfig, test: Dataset) -> None:
+    def __init__(self, config: TrainConfig, test: Dataset, radii: OwnRadii | None = None) -> None:
         self._config = config
-        self._probe = Probe(test, config)
+        self._probe = Probe(test, config, radii)
         self._probed = 0
         self._board: Board | None = None
         self.rows: list[Row] = []

@@ -29,8 +29,10 @@ from deqcert.training.history import History
 from deqcert.training.interrupt import CtrlC
 from deqcert.training.measure import measure
 from deqcert.training.objectives.base import Objective, TrainingBatch
+from deqcert.training.objectives.certified import Certified
 from deqcert.training.passes import Passes
 from deqcert.training.progress import TrainingProgress
+from deqcert.training.proof import proven_norm
 from deqcert.training.record import claim, save
 from deqcert.training.registry import AUGMENTATIONS, get_objective
 from deqcert.training.schedule import Schedule
@@ -136,6 +138,7 @@ def _finish(training: _Training, hashes: dict[str, str]) -> Path:
             seed=config.seed,
             device=config.device,
             progress=progress,
+            radii=training.radii,
         )
     objective = training.objective
     options = {name: getattr(objective, name) for name in options_of(type(objective))}
@@ -208,6 +211,9 @@ class _Training:
         self.average = Average(model, config.ema) if config.ema > 0.0 else None
         self.best = model if self.average is None else self.average.model
         self.objective = get_objective(config.objective, config.sigma, **config.objective_options)
+        self.norm = proven_norm(model)
+        self.objective.check(self.norm)
+        self.radii = self.objective.radii if isinstance(self.objective, Certified) else None
         self.augment = AUGMENTATIONS.get(config.augment)
         self.schedule = Schedule(config, model.config)
         self.passes = Passes(model, config, self.generator)
@@ -219,7 +225,7 @@ class _Training:
         self.caution, self.restarts = 1.0, 0
         self.epoch, self.step = 0, 0
         self.order = self._shuffle()
-        self.history = History(config, test)
+        self.history = History(config, test, self.radii)
         self.good = self._snapshot()
         self.resumed: list[dict[str, Any]] = []
         self.began = time.perf_counter()
@@ -294,7 +300,14 @@ class _Training:
         self.passes.begin()
         loss = self.objective.loss(
             TrainingBatch(
-                x, y, self.passes, self.passes.attacked, self.generator, share, self.passes.quick
+                x,
+                y,
+                self.passes,
+                self.passes.attacked,
+                self.generator,
+                share,
+                self.passes.quick,
+                self.passes.prove if self.norm is not None else None,
             )
         )
         total = loss

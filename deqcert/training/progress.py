@@ -63,6 +63,8 @@ class TrainingProgress:
         text = f"epoch {entry['epoch']:.3g}  loss {entry['loss']:.4f}  nfe {entry['nfe']:.1f}"
         if "noisy_accuracy" in entry:
             text += f"  noisy accuracy {100.0 * entry['noisy_accuracy']:.1f}%"
+        if "acr_own_bound" in entry:
+            text += f"  proven radius {entry['acr_own_bound']:.3g}"
         self.tell(share, text)
 
     def tell(self, share: float, text: str) -> None:

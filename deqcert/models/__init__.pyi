@@ -5,6 +5,7 @@ from .base import (
     ImplicitModel,
     MappedModel,
     ModelConfig,
+    PrescribedModel,
     ProvenModel,
     TrainableModel,
 )
@@ -15,6 +16,7 @@ from .folding import fold
 from .forms import FORMS, form_names, in_form
 from .functions import ImplicitClassifier
 from .lipschitz_bounded import LipschitzBoundedConfig, LipschitzBoundedDEQ
+from .lipschitz_conv import LipschitzConvConfig, LipschitzConvDEQ
 from .mdeq import MDEQ
 from .monotone import MonotoneConfig, MonotoneDEQ
 from .monotone_conv import MonotoneConvConfig, MonotoneConvDEQ
@@ -36,6 +38,8 @@ __all__ = [
     "ImplicitModel",
     "LipschitzBoundedConfig",
     "LipschitzBoundedDEQ",
+    "LipschitzConvConfig",
+    "LipschitzConvDEQ",
     "MDEQConfig",
     "MappedModel",
     "ModelConfig",
@@ -44,6 +48,7 @@ __all__ = [
     "MonotoneConvDEQ",
     "MonotoneDEQ",
     "Normalize",
+    "PrescribedModel",
     "ProvenModel",
     "ReluForm",
     "StateLayout",

@@ -15,7 +15,7 @@ from deqcert.errors import ConfigError, DataError
 from deqcert.models.base import TrainableModel
 from deqcert.models.dense_config import DenseConfig
 from deqcert.models.normalize import Normalize
-from deqcert.models.sll import MARGIN, SLLConv
+from deqcert.models.sll import MARGIN, SLLConv, through
 from deqcert.models.spectral import TINY, UNIT, rounding_constant, spectral_norm_bound
 
 
@@ -248,7 +248,7 @@ class LipschitzConvDEQ(TrainableModel):
         off = rounding_constant(len(self.feedback) + 4) * fed
         entering = torch.linalg.vector_norm(injection.flatten(1), dim=1)
         pixels = math.prod(self.config.stream[1:])
-        _, cell = _through(self.layers, entering, fed, off, pixels)
+        _, cell = through(self.layers, entering, fed, off, pixels)
         size = torch.linalg.vector_norm(z[:, self._inner :], dim=1)
         gamma = rounding_constant(2 * self.classifier.weight.shape[1] + 16)
         logit = gamma * (size + self.classifier.bias.double().abs().max())
@@ -263,7 +263,7 @@ class LipschitzConvDEQ(TrainableModel):
         pixels = math.prod(self.config.image_size)
         for tier in self.encoder:
             pixels //= 4
-            size, more = _through(tier, size, torch.zeros_like(size), 0.0, pixels)
+            size, more = through(tier, size, torch.zeros_like(size), 0.0, pixels)
             error = error + more
         return MARGIN * error + TINY
 
@@ -307,39 +307,6 @@ class LipschitzConvDEQ(TrainableModel):
             if size > most:
                 # A little more, so that what is proven of it is not outside again.
                 self.feedback.mul_(most / size * (1.0 - 5e-4))
-
-
-def _through(
-    layers: nn.ModuleList, size: Tensor, fed: Tensor, off: Tensor | float, pixels: int
-) -> tuple[Tensor, Tensor]:
-    """Bound what float64 does on the way through SLL layers.
-
-    An exact layer moves no two inputs apart, so errors add up; and it moves 0 by no more than
-    2 (||b|| + ||h||), so norms do.
-
-    Args:
-        layers: The layers.
-        size: Bound of the norm of what enters, shape (B,).
-        fed: Bound of the norm of what is fed back, over all layers, shape (B,).
-        off: Bound of its error.
-        pixels: Places of the stream.
-
-    Returns:
-        The same bound of what leaves, and the error of all hidden states and of what leaves
-        together; both of shape (B,).
-    """
-    few = rounding_constant(6)
-    error = torch.zeros_like(size)
-    total = torch.zeros_like(size)
-    for layer in layers:
-        assert isinstance(layer, SLLConv)
-        known = layer.rounding(layer.kernel(), pixels)
-        state = MARGIN * (size + known.bias + fed)
-        inner = known.narrow * size + few * (known.bias + fed + state) + off
-        total = total + error + inner
-        error = error + 2.0 * inner + 2.0 * known.widen * state + few * (size + 2.0 * state)
-        size = MARGIN * (size + 2.0 * (known.bias + fed)) + error
-    return size, total + error
 
 
 def _unit(rows: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -140,6 +141,40 @@ class SLLConv(nn.Module):
         relative = rounding_constant(channels * side * side + 4) * offsets * off
         relative += rounding_constant(hidden * offsets + 16)
         return MARGIN * (relative + 4.0 * UNIT)
+
+
+@torch.no_grad()
+def through(
+    layers: Iterable[nn.Module], size: Tensor, fed: Tensor, off: Tensor | float, pixels: int
+) -> tuple[Tensor, Tensor]:
+    """Bound what float64 does on the way through SLL layers.
+
+    An exact layer moves no two inputs apart, so errors add up; and it moves 0 by no more than
+    2 (||b|| + ||h||), so norms do.
+
+    Args:
+        layers: The layers.
+        size: Bound of the norm of what enters, shape (B,).
+        fed: Bound of the norm of what is fed back, over all layers, shape (B,).
+        off: Bound of its error.
+        pixels: Places of the stream.
+
+    Returns:
+        The same bound of what leaves, and the error of all hidden states and of what leaves
+        together; both of shape (B,).
+    """
+    few = rounding_constant(6)
+    error = torch.zeros_like(size)
+    total = torch.zeros_like(size)
+    for layer in layers:
+        assert isinstance(layer, SLLConv)
+        known = layer.rounding(layer.kernel(), pixels)
+        state = MARGIN * (size + known.bias + fed)
+        inner = known.narrow * size + few * (known.bias + fed + state) + off
+        total = total + error + inner
+        error = error + 2.0 * inner + 2.0 * known.widen * state + few * (size + 2.0 * state)
+        size = MARGIN * (size + 2.0 * (known.bias + fed)) + error
+    return size, total + error
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -3,6 +3,7 @@ from .base import (
     EnclosedModel,
     FoldableModel,
     ImplicitModel,
+    LipschitzModel,
     MappedModel,
     ModelConfig,
     PrescribedModel,
@@ -15,6 +16,8 @@ from .contractive import ContractiveConfig, ContractiveDEQ
 from .folding import fold
 from .forms import FORMS, form_names, in_form
 from .functions import ImplicitClassifier
+from .interval import IntervalConfig, IntervalDEQ
+from .interval_form import Affine, IntervalBounds, IntervalForm, pixel_box
 from .lipschitz_bounded import LipschitzBoundedConfig, LipschitzBoundedDEQ
 from .lipschitz_conv import LipschitzConvConfig, LipschitzConvDEQ
 from .mdeq import MDEQ
@@ -30,16 +33,22 @@ __all__ = [
     "FORMS",
     "MDEQ",
     "ZOO",
+    "Affine",
     "ContractiveConfig",
     "ContractiveDEQ",
     "EnclosedModel",
     "FoldableModel",
     "ImplicitClassifier",
     "ImplicitModel",
+    "IntervalBounds",
+    "IntervalConfig",
+    "IntervalDEQ",
+    "IntervalForm",
     "LipschitzBoundedConfig",
     "LipschitzBoundedDEQ",
     "LipschitzConvConfig",
     "LipschitzConvDEQ",
+    "LipschitzModel",
     "MDEQConfig",
     "MappedModel",
     "ModelConfig",
@@ -60,5 +69,6 @@ __all__ = [
     "form_names",
     "in_form",
     "load_model",
+    "pixel_box",
     "read_config",
 ]

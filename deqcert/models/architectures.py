@@ -25,6 +25,8 @@ ARCHITECTURES: Registry[ModelConfig] = Registry(
         "lipschitz-bounded": "deqcert.models.lipschitz_bounded:LIPSCHITZ_BOUNDED",
         "monotone-conv": "deqcert.models.monotone_conv:MONOTONE_CONV",
         "lipschitz-conv": "deqcert.models.lipschitz_conv:LIPSCHITZ_CONV",
+        "interval": "deqcert.models.interval:INTERVAL",
+        "interval-conv": "deqcert.models.interval:INTERVAL_CONV",
     },
 )
 """Named configurations. A further model joins with its file and a line here: its YAML files and

@@ -113,6 +113,22 @@ class PrescribedModel(EnclosedModel, Protocol):
 
 
 @runtime_checkable
+class LipschitzModel(ImplicitModel, Protocol):
+    """An implicit model that bounds its slopes in a way that training can differentiate."""
+
+    def pairwise_lipschitz(self) -> Tensor:
+        """Bound how fast logit i minus logit j changes with the image in l2.
+
+        For training: the bound is that of exact arithmetic, and what rounding adds is not charged.
+
+        Returns:
+            Shape (K, K), logits per pixel unit, 0 on the diagonal; with gradients of the weights
+            where it depends on them.
+        """
+        ...
+
+
+@runtime_checkable
 class FoldableModel(ImplicitModel, Protocol):
     """An implicit model that knows a quicker copy of itself."""
 

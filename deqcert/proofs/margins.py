@@ -8,12 +8,11 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from deqcert.errors import ConfigError, DataError
+from deqcert.errors import ConfigError
 from deqcert.models.base import ImplicitModel, PrescribedModel, ProvenModel
 from deqcert.models.hashes import weights_hash
 from deqcert.proofs.enclosure import Enclosure
 from deqcert.proofs.lipschitz import RULES, pairwise_bounds
-from deqcert.solvers import StopRule, bind, get_solver
 
 DOWN = 1.0 - 1e-12
 """Less than the rounding of a quotient can take away."""
@@ -71,18 +70,14 @@ class Margins:
     def each(self, x: ArrayLike | Tensor, *, tol: float, depth: int) -> list[Lead]:
         """Do the same for several inputs together, shape (B, C, H, W)."""
         images = torch.as_tensor(x, dtype=torch.float64)
-        if not bool(torch.isfinite(images).all()):
-            raise DataError("the image has values that are not finite; pixels are in [0, 1].")
-        model = self._model
-        injection = model.inject(images)
-        start = model.initial_state(injection)
-        stop = StopRule(tol=tol, max_nfe=depth)
-        solved = get_solver("anderson").solve(bind(model.cell, injection), start, stop)
-        z = solved.z
-        inexact = model.injection_rounding(images)
-        best, gaps, error = self._enclosure.gaps(z, model.cell(z, injection), injection, inexact)
+        found = self._enclosure.solve(images, tol=tol, depth=depth)
         return [
-            Lead(int(best[row]), gaps[row], float(error[row]), int(solved.nfe[row]) + 1)
+            Lead(
+                int(found.best[row]),
+                found.gaps[row],
+                float(found.error[row]),
+                int(found.nfe[row]),
+            )
             for row in range(len(images))
         ]
 

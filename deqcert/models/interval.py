@@ -1,0 +1,441 @@
+"""Equilibrium networks whose interval fixed point always exists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deqcert.errors import ConfigError, DataError
+from deqcert.models.base import TrainableModel
+from deqcert.models.dense_config import DenseConfig
+from deqcert.models.interval_form import Affine, IntervalForm
+from deqcert.models.normalize import Normalize
+from deqcert.models.spectral import TINY, rounding_constant, spectral_norm_bound
+
+MEASURES = ("l2", "linf")
+"""Norms whose matrix measure can be bounded."""
+
+BLOCK_KERNEL = 3
+"""Height and width of the kernels of the input block."""
+
+MARGIN = 1.0 + 1e-9
+"""More than the rounding of norms and quotients in float64, for states below a million elements."""
+
+
+@dataclass(frozen=True)
+class IntervalConfig(DenseConfig):
+    """Sizes, measure and normalisation of an :class:`IntervalDEQ`.
+
+    Args:
+        width: Elements of the state, or its channels if it is a map.
+        monotone: m, in (0, 1). A larger one makes intervals and solves shorter; a smaller one makes
+            the equilibrium richer.
+        measure: In which norm the matrix measure is at most 1 - m: "l2" (that of |W|) or "linf"
+            (that of W).
+        kernel: Height and width of the kernel of W, odd; 0 for a dense W and a state that is no
+            map.
+        block: Channels of the convolutions, 3x3, between the pixels and U.
+        strides: One for each convolution of the input block: for those of ``block``, and, unless W
+            is dense, for U.
+
+    Raises:
+        ConfigError: If a value is out of range.
+    """
+
+    name: ClassVar[str] = "interval"
+    keys: ClassVar[Mapping[str, str]] = {
+        "MONOTONE": "monotone",
+        "MEASURE": "measure",
+        "KERNEL": "kernel",
+        "BLOCK": "block",
+        "STRIDES": "strides",
+    }
+
+    monotone: float = field(default=0.5, kw_only=True)
+    measure: str = field(default="l2", kw_only=True)
+    kernel: int = field(default=0, kw_only=True)
+    block: tuple[int, ...] = field(default=(), kw_only=True)
+    strides: tuple[int, ...] = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.monotone < 1.0:
+            raise ConfigError(f"m (monotone) is {self.monotone}, but it must lie between 0 and 1.")
+        if self.measure not in MEASURES:
+            raise ConfigError(
+                f"measure is {self.measure!r}, but it must be one of {', '.join(MEASURES)}."
+            )
+        if isinstance(self.kernel, bool) or self.kernel not in (0, *range(1, 100, 2)):
+            raise ConfigError(
+                f"kernel is {self.kernel!r}, but it must be an odd whole number to 99, or 0 for a "
+                "dense state."
+            )
+        for name in ("block", "strides"):
+            values = getattr(self, name)
+            values = tuple(values) if isinstance(values, list) else values
+            object.__setattr__(self, name, values)
+            whole = isinstance(values, tuple) and all(type(value) is int for value in values)
+            if not whole or not all(1 <= value < 2**31 for value in values):
+                raise ConfigError(f"{name} is {values!r}, but it must hold whole numbers from 1.")
+        convolutions = len(self.block) + (self.kernel > 0)
+        if len(self.strides) != convolutions:
+            raise ConfigError(
+                f"strides is {self.strides!r}, but the input block has {convolutions} convolutions "
+                "and needs one for each."
+            )
+
+    def size_after(self, convolutions: int) -> tuple[int, int]:
+        """Return height and width of what leaves that many convolutions of the input block."""
+        height, width = self.image_size
+        for stride in self.strides[:convolutions]:
+            height, width = (height - 1) // stride + 1, (width - 1) // stride + 1
+        return height, width
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """Channels, height and width of a state, or its elements if it is no map."""
+        return (self.width, *self.size_after(len(self.strides))) if self.kernel else (self.width,)
+
+    def build(self) -> IntervalDEQ:
+        """Build the model with random weights, in training mode."""
+        return IntervalDEQ(self)
+
+
+class IntervalDEQ(TrainableModel):
+    """z* = relu(W z* + b), logits C z* + c, where intervals have an equilibrium, too.
+
+    W is made of a free matrix M, by channels if it is a convolution, such that a measure of it is
+    at most 1 - m whatever M is:
+
+    - ``l2``: W = D^-1/2 M D^-1/2 with d_i = max(1, (sum_j |M_ij| + sum_j |M_ji|) / (2 (1 - m))).
+      The symmetric part of |W| has no eigenvalue above 1 - m.
+    - ``linf``: W = (1 - m) I + M - diag(sum_j |M_ij|): W_ii + sum_(j != i) |W_ij| <= 1 - m.
+
+    A diagonal scaling of the state, which both published classes have besides, is already in C and
+    in the input block: it changes no logit and no interval. The cell has the diagonal of W
+    eliminated, z_i <- relu((sum_(j != i) W_ij z_j + b_i) / (1 - W_ii)), which has the same
+    equilibrium; so for some v > 0 both it and its interval cell contract in max_i |z_i| / v_i, and
+    plain iteration finds them.
+
+    b = U(x) + u comes through an input block: convolutions with relus between them, each with
+    batch normalisation, then U, dense or a convolution, with batch normalisation, too. In
+    evaluation mode that is folded into affine maps (:meth:`interval_form`).
+
+    What is proven, and of what: v and the contraction are verified for the stored weights; the
+    equilibrium is that of exact arithmetic on them. For method ``enclosed`` the injection is the
+    one the machine computes from the image, in the model's own precision.
+
+    Args:
+        config: Sizes, measure and normalisation.
+
+    **Source:** C. Wei, J. Z. Kolter, "Certified robustness for deep equilibrium models via interval
+    bound propagation" (2022); S. Jafarpour, A. Davydov, A. Proskurnikov, F. Bullo, "Robust implicit
+    networks via non-Euclidean contractions" (2021). The initialisation is that of Z. Shi, Y. Wang,
+    H. Zhang, J. Yi, C.-J. Hsieh, "Fast certified robust training with short warmup" (2021).
+    """
+
+    config: IntervalConfig
+
+    def __init__(self, config: IntervalConfig) -> None:
+        super().__init__(config)
+        self.normalize = Normalize(config.mean, config.std)
+        channels, layers = config.input_channels, list[nn.Module]()
+        for out, stride in zip(config.block, config.strides, strict=False):
+            layers.append(_convolution(channels, out, BLOCK_KERNEL, stride))
+            channels = out
+        if config.kernel:
+            layers.append(_convolution(channels, config.width, BLOCK_KERNEL, config.strides[-1]))
+            self.weight = nn.Parameter(
+                torch.empty(config.width, config.width, config.kernel, config.kernel)
+            )
+        else:
+            inputs = channels * math.prod(config.size_after(len(config.block)))
+            linear = nn.Linear(inputs, config.width, bias=False)
+            layers.append(_Layer(linear, nn.BatchNorm1d(config.width)))
+            self.weight = nn.Parameter(torch.empty(config.width, config.width))
+        self.block = nn.ModuleList(layers)
+        # Rows of |M| begin with a sum of about 1/2, so that W begins inside its class.
+        nn.init.normal_(self.weight, std=math.sqrt(2.0 * math.pi) / (4 * self.weight[0].numel()))
+        self.classifier = nn.Linear(math.prod(config.state_shape), config.num_classes)
+        self._known: tuple[Tensor, _Proven] | None = None
+
+    def inject(self, x: Tensor) -> Tensor:
+        """Map images, shape (B, C, H, W) in [0, 1], to b / (1 - diag W), shape (B, D).
+
+        Raises:
+            DataError: If the images have another shape.
+        """
+        if tuple(x.shape[1:]) != self.input_shape:
+            raise DataError(
+                f"images of shape {tuple(x.shape)} cannot enter this model, which takes (B, "
+                f"{', '.join(map(str, self.input_shape))})."
+            )
+        features = self.normalize(x)
+        for layer in self.block[:-1]:
+            features = F.relu(layer(features))
+        features = self.block[-1](features)
+        injection: Tensor = features / _along(self._state()[1], features[0])
+        return injection.flatten(1)
+
+    def initial_state(self, injection: Tensor) -> Tensor:
+        """Return zeros of shape (B, D)."""
+        return torch.zeros_like(injection)
+
+    def cell(self, z: Tensor, injection: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Evaluate relu(N z + injection), from (B, D) to (B, D)."""
+        state = self._state()[0]
+        if state.dim() == 2:
+            return F.relu(F.linear(z, state) + injection)
+        maps = z.reshape(len(z), *self.config.state_shape)
+        return F.relu(F.conv2d(maps, state, padding=state.shape[2] // 2).flatten(1) + injection)
+
+    def readout(self, z: Tensor) -> Tensor:
+        """Map states, shape (B, D), to logits, shape (B, K)."""
+        logits: Tensor = self.classifier(z)
+        return logits
+
+    def interval_form(self, x: Tensor | None = None) -> IntervalForm:
+        """Return the model as affine maps, through which intervals go; with gradients.
+
+        Args:
+            x: In training mode, the clean images, shape (B, C, H, W), whose statistics normalise
+                the input block, as they do when these images are injected. Running statistics are
+                left as they are. In evaluation mode they are what normalises, and x is not needed.
+
+        Raises:
+            ConfigError: In training mode without x.
+        """
+        if self.training and x is None:
+            raise ConfigError("the intervals of a model in training mode need the images.")
+        state, diagonal = self._state()
+        features = None if x is None or not self.training else self.normalize(x)
+        affines: list[Affine] = []
+        for place, layer in enumerate(self.block):
+            assert isinstance(layer, _Layer)
+            before = None if features is None else layer.before(features)
+            affine = layer.affine(before)
+            if place + 1 == len(self.block):
+                affine = _divided(affine, diagonal, self._roundings)
+            elif features is not None:
+                features = F.relu(affine(features))  # as when injected
+            affines.append(affine)
+        return IntervalForm(
+            normalize=self.normalize,
+            block=tuple(affines),
+            state=Affine(state, torch.zeros_like(diagonal), roundings=self._roundings),
+            readout=Affine(self.classifier.weight, self.classifier.bias),
+            shape=self.config.state_shape,
+        )
+
+    def contraction(self) -> tuple[Tensor, float]:
+        """Return v > 0, shape (D,), and rho with |N| v <= rho v in every element.
+
+        The cell and its interval cell contract by rho in max_i |z_i| / v_i. Verified in float64
+        for the stored weights, every rounding charged; where that fails, rho is not below 1.
+        """
+        proven, shape = self._proven(), self.config.state_shape
+        v = proven.weights.view(-1, *[1] * (len(shape) - 1)).expand(shape)
+        return v.reshape(-1), proven.factor
+
+    def rounding(self, z: Tensor, injection: Tensor) -> tuple[Tensor, Tensor]:
+        """Bound the rounding of a float64 evaluation; see :class:`EnclosedModel`.
+
+        Each element of N z + h is an inner product whose factors have roundings behind them, too;
+        its error is at most gamma times the inner product of the absolute values. Of |N| the norm
+        is at most that of the sums over its kernel.
+        """
+        gamma = MARGIN * rounding_constant(self.weight[0].numel() + self._roundings + 4)
+        size = torch.linalg.vector_norm(z, dim=1)
+        entering = torch.linalg.vector_norm(injection, dim=1)
+        cell = MARGIN * gamma * (self._proven().size * size + entering)
+        classifier = self.classifier.weight.double()
+        widest = torch.linalg.vector_norm(classifier, dim=1).max()
+        gamma = MARGIN * rounding_constant(classifier.shape[1] + 4)
+        logit = MARGIN * gamma * (widest * size + self.classifier.bias.double().abs().max())
+        # Two logits, and the rounding of their difference.
+        return cell + TINY, 4.0 * logit + TINY
+
+    def error_bound(self, residual: Tensor) -> Tensor:
+        """Return residual * ||(I - |N|)^-1||_2, shape (B,), float64, rounded up.
+
+        It holds because |z - z*| <= |N| |z - z*| + |f(z) - z|, element by element.
+
+        Raises:
+            ConfigError: If the stored weights are not proven to contract.
+        """
+        proven = self._proven()
+        if not proven.factor < 1.0:
+            raise ConfigError(
+                "the cell of this interval model is not proven to contract; its weights are too "
+                f"near to the edge of what float64 can verify for its m, {self.config.monotone:g}."
+            )
+        return MARGIN * residual.double() * proven.gain
+
+    def readout_lipschitz(self) -> Tensor:
+        """Return ||c_i - c_j||_2 of the readout's rows, shape (K, K), float64, rounded up."""
+        rows = self.classifier.weight.detach().double()
+        distances: Tensor = torch.linalg.vector_norm(rows[:, None] - rows[None], dim=2)
+        return MARGIN * distances
+
+    def _state(self, free: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return N and 1 - diag W, shape (width,), of M: the weight, with gradients, if not given.
+
+        N has the shape of M.
+        """
+        free, m = self.weight if free is None else free, self.config.monotone
+        kernel = tuple(range(2, free.dim()))
+        own = torch.eye(len(free), dtype=free.dtype, device=free.device)
+        if kernel:
+            own = F.pad(own[:, :, None, None], (free.shape[2] // 2,) * 4)
+        if self.config.measure == "linf":
+            others, diagonal = free * (1.0 - own), (free * own).sum(dim=(1, *kernel))
+            rest = m + others.abs().sum(dim=(1, *kernel)) + (diagonal.abs() - diagonal)
+            return others / _along(rest, free), rest
+        size = free.abs()
+        d = size.sum(dim=(1, *kernel)) + size.sum(dim=(0, *kernel))
+        d = (d / (2.0 * (1.0 - m))).clamp_min(1.0)
+        scaled = free / _along(d[:, None] * d, free).sqrt()
+        rest = 1.0 - (scaled * own).sum(dim=(1, *kernel))
+        return scaled * (1.0 - own) / _along(rest, free), rest
+
+    @property
+    def _roundings(self) -> int:
+        """How many roundings in float64 an element of N or of 1 - diag W has behind it.
+
+        The sums have terms of one sign; 1 - W_ii is at least m, and W_ii at most 1.
+        """
+        sums = (sum(self.weight.shape[:2]) + 2) * self.weight[0, 0].numel() + 8
+        return math.ceil(sums * (1.0 + 1.0 / self.config.monotone)) + 8
+
+    @torch.no_grad()
+    def _proven(self) -> _Proven:
+        """Return what is proven of N; computed again when the weights changed."""
+        weight = self.weight.detach()
+        # By content: a weight can change in ways that leave neither a version nor an address.
+        if self._known is None or not _same(self._known[0], weight):
+            state = self._state(weight.double().cpu())[0]
+            self._known = weight.clone(), _prove(state, self._roundings)
+        return self._known[1]
+
+
+class _Layer(nn.Module):
+    """A linear map without a bias, and batch normalisation."""
+
+    def __init__(self, linear: nn.Conv2d | nn.Linear, norm: nn.BatchNorm1d | nn.BatchNorm2d):
+        super().__init__()
+        self.linear, self.norm = linear, norm
+        weight = linear.weight
+        nn.init.normal_(weight, std=math.sqrt(2.0 * math.pi) / weight[0].numel())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features, shape (B, in, ...), to (B, out, ...)."""
+        normalised: Tensor = self.norm(self.before(x))
+        return normalised
+
+    def before(self, x: Tensor) -> Tensor:
+        """Return what is normalised."""
+        dense = isinstance(self.linear, nn.Linear)
+        before: Tensor = self.linear(x.flatten(1) if dense else x)
+        return before
+
+    def affine(self, before: Tensor | None) -> Affine:
+        """Fold the normalisation in: by the statistics of a batch, or by running ones if None."""
+        norm, weight = self.norm, self.linear.weight
+        if before is None:
+            assert norm.running_mean is not None and norm.running_var is not None
+            mean, var = norm.running_mean, norm.running_var
+        else:
+            over = (0, *range(2, before.dim()))
+            mean, var = before.mean(dim=over), before.var(dim=over, unbiased=False)
+        scale = norm.weight / (var + norm.eps).sqrt()
+        shift = mean * scale
+        return Affine(
+            weight=_along(scale, weight) * weight,
+            bias=norm.bias - shift,
+            stride=self.linear.stride[0] if isinstance(self.linear, nn.Conv2d) else 1,
+            roundings=6,
+            size=norm.bias.abs() + shift.abs(),
+        )
+
+
+def _convolution(inputs: int, outputs: int, kernel: int, stride: int) -> _Layer:
+    linear = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
+    return _Layer(linear, nn.BatchNorm2d(outputs))
+
+
+@dataclass(frozen=True)
+class _Proven:
+    """What is proven of N by the sums S of |N| over its kernel, all in float64.
+
+    What holds for S holds for the convolution: at a border, zeros leave terms out, and a
+    convolution's norm is at most that of its sums of absolute values.
+
+    Attributes:
+        weights: v > 0, shape (width,).
+        factor: rho with |N| v <= rho v; infinity if none was found.
+        size: Bound of the norm of |N|.
+        gain: Bound of the norm of (I - |N|)^-1, if rho < 1.
+    """
+
+    weights: Tensor
+    factor: float
+    size: float
+    gain: float
+
+
+def _prove(state: Tensor, roundings: int) -> _Proven:
+    """Verify that N contracts.
+
+    v is an approximate solution of (I - S) v = 1. With an approximate inverse V of I - S and
+    E = I - (I - S) V, the norm of (I - S)^-1 is at most ||V|| / (1 - ||E||).
+    """
+    sums = state.abs()
+    sums = sums.sum(dim=(2, 3)) if sums.dim() == 4 else sums
+    width, up = len(sums), MARGIN * (1.0 + rounding_constant(roundings + state[0].numel() + 4))
+    identity = torch.eye(width, dtype=torch.float64)
+    inverse, failed = torch.linalg.inv_ex(identity - sums)
+    v = inverse.sum(dim=1)
+    size = up * torch.linalg.matrix_norm(sums).item()
+    if int(failed) or not bool(torch.isfinite(v).all()) or not bool((v > 0.0).all()):
+        return _Proven(torch.ones(width, dtype=torch.float64), math.inf, size, math.inf)
+    factor = up * ((sums @ v) / v).max().item()
+    norm = torch.linalg.matrix_norm(inverse).item()
+    left = torch.linalg.matrix_norm(identity - (identity - sums) @ inverse).item()
+    # Rounding of the sums themselves, of I - S and of the product.
+    left += rounding_constant(roundings + state[0].numel() + width + 8) * (width + size) * norm
+    gain = spectral_norm_bound(inverse) / (1.0 - MARGIN * left) if MARGIN * left < 1.0 else math.inf
+    return _Proven(v, factor, size, MARGIN * gain)
+
+
+def _divided(affine: Affine, rest: Tensor, roundings: int) -> Affine:
+    """Return a map whose outputs are divided by ``rest``, shape (out,)."""
+    assert affine.size is not None
+    return Affine(
+        weight=affine.weight / _along(rest, affine.weight),
+        bias=affine.bias / rest,
+        stride=affine.stride,
+        roundings=affine.roundings + roundings,
+        size=affine.size / rest,
+    )
+
+
+def _along(values: Tensor, like: Tensor) -> Tensor:
+    """Return values that go with the first dimensions of a tensor, to be spread over its others."""
+    return values.reshape(*values.shape, *[1] * (like.dim() - values.dim()))
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+
+
+INTERVAL = IntervalConfig()
+"""For 8x8 grey digits."""
+
+INTERVAL_CONV = IntervalConfig(16, kernel=3, block=(8,), strides=(1, 2))
+"""The same, with a state that is a map of features."""

@@ -1,0 +1,56 @@
+"""The largest radius that a proof reaches, per input: a batched search by halving."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def largest_radius(
+    proves: Callable[[Tensor, Tensor], Tensor],
+    limit: Tensor,
+    *,
+    resolution: float = 1e-4,
+    proven: Tensor | None = None,
+) -> Tensor:
+    """Find per row the largest radius that a proof reaches.
+
+    ``limit`` is tried first; rows where it fails are bisected until the gap between what was
+    proven and what was not is at most ``resolution``. Rows are asked together, and those that are
+    done no more.
+
+    Args:
+        proves: Takes rows, shape (b,), int64, and a radius for each, shape (b,), float64; returns
+            which are proven, shape (b,), bool. What is proven at a radius should be so at smaller
+            ones; where it is not, the result is still a radius at which it said yes.
+        limit: Largest radius looked for, per row, shape (B,), above 0.
+        resolution: Largest difference to a radius that was tried and failed, above 0.
+        proven: Radii that are known to be proven, per row, shape (B,); None for none.
+
+    Returns:
+        Shape (B,), float64: per row the last radius that ``proves`` accepted, or what ``proven``
+        said, or 0 where nothing was accepted.
+    """
+    high = limit.detach().double().cpu().clone()
+    low = torch.zeros_like(high) if proven is None else proven.detach().double().cpu().clone()
+    low = torch.minimum(low, high)
+    rows = torch.nonzero(low < high).squeeze(1)
+    trial = high[rows]
+    for _ in range(_steps(high, resolution) + 1):
+        if not len(rows):
+            break
+        accepted = proves(rows, trial).cpu()
+        low[rows] = torch.where(accepted, trial, low[rows])
+        high[rows] = torch.where(accepted, high[rows], trial)
+        rows = rows[high[rows] - low[rows] > resolution]
+        trial = low[rows] + (high[rows] - low[rows]) / 2.0
+    return low
+
+
+def _steps(high: Tensor, resolution: float) -> int:
+    """Return how many halvings bring the widest interval down to the resolution."""
+    widest = max(high.max().item(), resolution) if len(high) else resolution
+    return math.ceil(math.log2(widest / resolution)) + 1

@@ -23,6 +23,7 @@ from .lipschitz_conv import LipschitzConvConfig, LipschitzConvDEQ
 from .mdeq import MDEQ
 from .monotone import MonotoneConfig, MonotoneDEQ
 from .monotone_conv import MonotoneConvConfig, MonotoneConvDEQ
+from .monotone_multi_tier import MonotoneMultiTierConfig, MonotoneMultiTierDEQ
 from .normalize import Normalize
 from .relu_form import ReluForm
 from .state import StateLayout
@@ -56,6 +57,8 @@ __all__ = [
     "MonotoneConvConfig",
     "MonotoneConvDEQ",
     "MonotoneDEQ",
+    "MonotoneMultiTierConfig",
+    "MonotoneMultiTierDEQ",
     "Normalize",
     "PrescribedModel",
     "ProvenModel",

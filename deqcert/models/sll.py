@@ -26,12 +26,10 @@ class LayerRounding:
     Attributes:
         narrow: Per unit of the input, error of B'x in l2.
         widen: Per unit of the hidden state, error of B z in l2.
-        bias: l2 norm of the bias over all pixels.
     """
 
     narrow: float
     widen: float
-    bias: float
 
 
 class SLLConv(nn.Module):
@@ -65,6 +63,7 @@ class SLLConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(hidden))
         self.root_q = nn.Parameter(torch.ones(hidden))
         self._known: tuple[tuple[Tensor, ...], Tensor] | None = None
+        self._rounded: tuple[Tensor, LayerRounding] | None = None
 
     def multiplier(self) -> Tensor:
         """Return T, shape (hidden,), in the type of the weights, with gradients."""
@@ -97,26 +96,20 @@ class SLLConv(nn.Module):
         return F.conv_transpose2d(z, kernel, padding=kernel.shape[2] // 2)
 
     @torch.no_grad()
-    def rounding(self, kernel: Tensor, pixels: int) -> LayerRounding:
-        """Bound what float64 does to the layer.
-
-        Args:
-            kernel: What :meth:`kernel` computed, in float64.
-            pixels: H times W.
-        """
-        hidden, channels, side, _ = self.weight.shape
-        relative = self._kernel_error()
-        size = kernel.abs()
-        # Schur's test: rows and columns of |B| bound its norm, and that of what is rounded.
-        sums = size.sum(dim=(1, 2, 3)).max() * size.sum(dim=(0, 2, 3)).max()
-        absolute = MARGIN * math.sqrt(sums.item())
-        taps = side * side
-        bias = torch.linalg.vector_norm(self.bias.double()).item()
-        return LayerRounding(
-            narrow=MARGIN * (rounding_constant(channels * taps + 4) + relative) * absolute,
-            widen=MARGIN * (rounding_constant(hidden * taps + 4) + relative) * absolute,
-            bias=MARGIN * bias * math.sqrt(pixels),
-        )
+    def rounding(self) -> LayerRounding:
+        """Bound what float64 does to the layer; its weights are float64."""
+        kernel = self.kernel()
+        # The same object as long as the weights are the same.
+        if self._rounded is None or self._rounded[0] is not kernel:
+            hidden, channels, side, _ = kernel.shape
+            relative, taps, size = self._kernel_error(), side * side, kernel.abs()
+            # Schur's test: rows and columns of |B| bound its norm, and that of what is rounded.
+            sums = size.sum(dim=(1, 2, 3)).max() * size.sum(dim=(0, 2, 3)).max()
+            absolute = MARGIN * MARGIN * math.sqrt(sums.item())
+            narrow = absolute * (rounding_constant(channels * taps + 4) + relative)
+            widen = absolute * (rounding_constant(hidden * taps + 4) + relative)
+            self._rounded = kernel, LayerRounding(narrow, widen)
+        return self._rounded[1]
 
     def _kernel(self) -> Tensor:
         return self.weight / self.multiplier().sqrt()[:, None, None, None]
@@ -168,12 +161,13 @@ def through(
     total = torch.zeros_like(size)
     for layer in layers:
         assert isinstance(layer, SLLConv)
-        known = layer.rounding(layer.kernel(), pixels)
-        state = MARGIN * (size + known.bias + fed)
-        inner = known.narrow * size + few * (known.bias + fed + state) + off
+        known = layer.rounding()
+        bias = MARGIN * math.sqrt(pixels) * torch.linalg.vector_norm(layer.bias.double()).item()
+        state = MARGIN * (size + bias + fed)
+        inner = known.narrow * size + few * (bias + fed + state) + off
         total = total + error + inner
         error = error + 2.0 * inner + 2.0 * known.widen * state + few * (size + 2.0 * state)
-        size = MARGIN * (size + 2.0 * (known.bias + fed)) + error
+        size = MARGIN * (size + 2.0 * (bias + fed)) + error
     return size, total + error
 
 

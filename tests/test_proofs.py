@@ -11,6 +11,7 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from deqcert.models import (
     LipschitzBoundedConfig,
     MonotoneConfig,
     MonotoneConvConfig,
+    MonotoneMultiTierConfig,
     architecture,
     load_model,
 )
@@ -54,6 +56,9 @@ def network(kind: str, seed: int, scale: float = 2.0):
         "contractive": lambda: ContractiveConfig(**sizes, factor=0.8),
         "monotone": lambda: MonotoneConfig(**sizes, monotone=0.5),
         "lipschitz-bounded": lambda: LipschitzBoundedConfig(**sizes, lipschitz=2.0),
+        "monotone-multi-tier": lambda: MonotoneMultiTierConfig(
+            width=1, num_classes=4, image_size=(6, 6), mean=(0.4,), std=(0.3,), monotone=0.5
+        ),
         "monotone-conv": lambda: MonotoneConvConfig(
             width=3, num_classes=4, image_size=(4, 4), mean=(0.4,), std=(0.3,), monotone=0.5
         ),
@@ -149,7 +154,7 @@ def test_no_two_inputs_change_a_logit_difference_faster_than_its_constant(kind, 
         model = network(kind, seed)
         form, bias, _ = parts(model)
         constants = pairwise_bounds(form, rule)
-        x = torch.rand(200, *SHAPE, dtype=torch.float64)
+        x = torch.rand(200, *model.input_shape, dtype=torch.float64)
         jacobians = slopes(form, equilibrium(form, bias, x))
         steepest = (jacobians[:, :, None] - jacobians[:, None]).norm(dim=3).amax(dim=0)
         assert (steepest <= constants * (1 + 1e-12)).all()
@@ -260,6 +265,31 @@ def test_the_computed_matrices_are_as_near_to_the_exact_ones_as_is_said(kind, se
     assert splitting.factor >= np.linalg.norm(splitting.reflection.numpy(), 2)
 
 
+def strided(conv, size: tuple[int, int], stride: int = 1):
+    """A convolution with circular padding as a matrix, tap by tap, in extended precision."""
+    kernel, (height, width) = conv.weight.detach().numpy().astype(np.longdouble), size
+    places = list(itertools.product(range(height // stride), range(width // stride)))
+    matrix = np.zeros((len(kernel), len(places), kernel.shape[1], height, width), np.longdouble)
+    for (at, (y, x)), dy, dx in itertools.product(enumerate(places), range(3), range(3)):
+        place = (stride * y + dy - 1) % height, (stride * x + dx - 1) % width
+        matrix[:, at, :, *place] = kernel[:, :, dy, dx]
+    return matrix.reshape(len(kernel) * len(places), -1)
+
+
+def test_the_matrix_of_two_tiers_is_that_of_its_kernels():
+    model = network("monotone-multi-tier", 1)
+    linear, (first, second) = model.mon.linear_module, (s[1:] for s in model.config.shapes)
+    tiers = list(zip(linear.A, linear.B, (first, second), strict=True))
+    a, b = (scipy.linalg.block_diag(*(strided(t[k], t[2]) for t in tiers)) for k in (0, 1))
+    top = math.prod(model.config.shapes[0])
+    a[top:, :top] = strided(linear.D[0], first, stride=2)
+    assert np.abs(a[top:, :top]).max() > 0.0
+    exact = (1 - np.longdouble(model.monotone)) * np.eye(len(b)) - a.T @ a + b - b.T
+    form = model.relu_form()
+    assert np.sqrt(np.square(exact - form.state.numpy()).sum()) <= form.state_error
+    assert form.state_error < 1e-11
+
+
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 10**6), g=st.floats(0.1, 20.0), scale=st.floats(0.1, 10.0))
 def test_a_lipschitz_bounded_network_never_exceeds_its_constant(seed, g, scale):
@@ -283,7 +313,7 @@ def test_a_lipschitz_bounded_network_never_exceeds_its_constant(seed, g, scale):
 def found_inside(model, rule: str, points: int, *, seed: int) -> int:
     """Look for another class inside proven radii, by gradients and at random; how often one is."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.rand(points, *SHAPE, generator=generator, dtype=torch.float64)
+    x = torch.rand(points, *model.input_shape, generator=generator, dtype=torch.float64)
     form, bias, shift = parts(model)
     proven = margins_of(model, rule)
     made = proven.each(x, tol=1e-10, depth=500)
@@ -320,6 +350,11 @@ def test_nothing_is_found_inside_two_thousand_proven_radii(kind):
         assert found_inside(network(kind, seed), rule, 700, seed=seed) == 0
 
 
+@pytest.mark.parametrize("points", [100, pytest.param(2000, marks=pytest.mark.long)])
+def test_nothing_is_found_inside_the_radii_of_a_network_of_two_tiers(points):
+    assert found_inside(network("monotone-multi-tier", 0), "classical", points, seed=0) == 0
+
+
 def test_proven_radii_are_tight_enough_that_twice_of_them_is_refuted(monkeypatch):
     honest = Margins.radius
     monkeypatch.setattr(
@@ -351,7 +386,7 @@ def test_a_solve_that_stops_early_only_makes_radii_smaller(kind):
     model = network(kind, 3)
     exact, early = (get_certifier("lipschitz", tol=tol) for tol in (1e-12, 0.05))
     smaller = 0
-    for index, x in enumerate(torch.rand(40, *SHAPE)):
+    for index, x in enumerate(torch.rand(40, *model.input_shape)):
         best, less = (c.certify(model, Input(x, index)) for c in (exact, early))
         assert less.radius <= best.radius
         assert less.prediction in (None, best.prediction)
@@ -376,7 +411,7 @@ def test_forgetting_the_error_of_the_solve_is_caught(monkeypatch):
 def test_gaps_are_below_those_of_a_solve_in_forty_digits(kind):
     model = network(kind, 4)
     form, _, shift = parts(model)
-    x = torch.rand(1, *SHAPE)
+    x = torch.rand(1, *model.input_shape)
     with mpmath.workdps(40):
         mean, std = (mpmath.mpf(v.item()) for v in (model.normalize.mean, model.normalize.std))
         if kind == "contractive":

@@ -7,6 +7,7 @@ from .base import (
     LipschitzModel,
     MappedModel,
     ModelConfig,
+    PrescribedModel,
     ProvenModel,
     TrainableModel,
 )
@@ -19,9 +20,11 @@ from .functions import ImplicitClassifier
 from .interval import IntervalConfig, IntervalDEQ
 from .interval_form import Affine, IntervalBounds, IntervalForm, pixel_box
 from .lipschitz_bounded import LipschitzBoundedConfig, LipschitzBoundedDEQ
+from .lipschitz_conv import LipschitzConvConfig, LipschitzConvDEQ
 from .mdeq import MDEQ
 from .monotone import MonotoneConfig, MonotoneDEQ
 from .monotone_conv import MonotoneConvConfig, MonotoneConvDEQ
+from .monotone_multi_tier import MonotoneMultiTierConfig, MonotoneMultiTierDEQ
 from .normalize import Normalize
 from .relu_form import ReluForm
 from .state import StateLayout
@@ -46,6 +49,8 @@ __all__ = [
     "IntervalModel",
     "LipschitzBoundedConfig",
     "LipschitzBoundedDEQ",
+    "LipschitzConvConfig",
+    "LipschitzConvDEQ",
     "LipschitzModel",
     "MDEQConfig",
     "MappedModel",
@@ -54,7 +59,10 @@ __all__ = [
     "MonotoneConvConfig",
     "MonotoneConvDEQ",
     "MonotoneDEQ",
+    "MonotoneMultiTierConfig",
+    "MonotoneMultiTierDEQ",
     "Normalize",
+    "PrescribedModel",
     "ProvenModel",
     "ReluForm",
     "StateLayout",

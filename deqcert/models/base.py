@@ -97,6 +97,24 @@ class ProvenModel(EnclosedModel, Protocol):
 
 
 @runtime_checkable
+class PrescribedModel(EnclosedModel, Protocol):
+    """An enclosed model whose Lipschitz constants hold by construction, whatever its weights."""
+
+    def proven_lipschitz(self) -> Tensor:
+        """Bound how fast logit i minus logit j changes with the image in l2.
+
+        Returns:
+            Shape (K, K), float64, logits per pixel unit, rounded up; 0 on the diagonal. They hold
+            for the exact equilibrium of the stored weights, over all real inputs.
+        """
+        ...
+
+    def injection_rounding(self, x: Tensor) -> Tensor:
+        """Bound what rounding changes in ``inject(x)``; see :class:`ProvenModel`."""
+        ...
+
+
+@runtime_checkable
 class LipschitzModel(ImplicitModel, Protocol):
     """An implicit model that bounds its slopes in a way that training can differentiate."""
 

@@ -9,11 +9,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from deqcert.errors import ConfigError
-from deqcert.models.base import ImplicitModel, ProvenModel
+from deqcert.models.base import ImplicitModel, PrescribedModel, ProvenModel
 from deqcert.models.hashes import weights_hash
 from deqcert.proofs.enclosure import Enclosure
-from deqcert.proofs.kept import holds_constants, kept_constants, kept_file
-from deqcert.proofs.lipschitz import pairwise_bounds
+from deqcert.proofs.kept import KeptConstants, holds_constants, kept_constants, kept_file
+from deqcert.proofs.lipschitz import RULES, pairwise_bounds
 
 DOWN = 1.0 - 1e-12
 """Less than the rounding of a quotient can take away."""
@@ -40,23 +40,20 @@ class Margins:
     """A network's proven constants, computed once, and its proven margins, per input.
 
     Args:
-        model: A model that offers its matrices.
+        model: A model that offers its matrices, or constants that it prescribes.
         rule: One of :data:`deqcert.proofs.RULES`.
 
     Raises:
         ConfigError: If it offers none, or nothing is proven of its weights.
     """
 
-    def __init__(self, model: ProvenModel, rule: str) -> None:
+    def __init__(self, model: ProvenModel | PrescribedModel, rule: str) -> None:
         self._enclosure = Enclosure(model, "method 'lipschitz'")
-        self._model: ProvenModel = self._enclosure.model  # type: ignore[assignment]
-        form = self._model.relu_form()
-        file = kept_file(model) if rule == "multiplier" else None
-        kept = None if file is None else kept_constants(model, form, file)
-        self.constants = pairwise_bounds(form, rule) if kept is None else kept.bounds
-        """Shape (K, K), logits per pixel unit."""
-        self.kept = kept
+        self._model: ProvenModel | PrescribedModel = self._enclosure.model  # type: ignore[assignment]
+        self.kept = _kept(model, self._model) if rule == "multiplier" else None
         """Where the constants came from, if there is a file for them."""
+        self.constants = _constants(self._model, rule) if self.kept is None else self.kept.bounds
+        """Shape (K, K), logits per pixel unit."""
 
     def at(self, x: ArrayLike | Tensor, *, tol: float, depth: int) -> Lead:
         """Solve for an input in float64, and bound what is left of the error.
@@ -104,6 +101,27 @@ class Margins:
         return DOWN * gap / constant if constant > 0.0 else float("inf")
 
 
+def _kept(
+    given: ProvenModel | PrescribedModel, exact: ProvenModel | PrescribedModel
+) -> KeptConstants | None:
+    """Return constants from the file beside a checkpoint; None where there is no place for one."""
+    file = kept_file(given) if isinstance(exact, ProvenModel) else None
+    if file is None or not isinstance(exact, ProvenModel):
+        return None
+    return kept_constants(given, exact.relu_form(), file)
+
+
+def _constants(model: ProvenModel | PrescribedModel, rule: str) -> Tensor:
+    if isinstance(model, ProvenModel):
+        return pairwise_bounds(model.relu_form(), rule)
+    if rule != RULES[0]:
+        raise ConfigError(
+            f"bound is {rule}, but the constants of {type(model).__name__} hold by construction; "
+            f"use bound={RULES[0]}."
+        )
+    return model.proven_lipschitz()
+
+
 _KNOWN: dict[tuple[str, str, str], Margins] = {}
 _MOST = 8
 
@@ -114,7 +132,7 @@ def margins_of(model: ImplicitModel, rule: str) -> Margins:
     Raises:
         ConfigError: If nothing can be proven of the model.
     """
-    if not isinstance(model, ProvenModel):
+    if not isinstance(model, ProvenModel | PrescribedModel):
         raise ConfigError(
             "method 'lipschitz' needs a model whose Lipschitz constants can be proven, but "
             f"{type(model).__name__} offers none; use a method that draws noise, or a model "

@@ -163,6 +163,8 @@ def test_a_model_that_folds_itself_is_what_it_says(trained: Path) -> None:
 def test_an_unknown_word_in_a_file_names_the_known_ones(tmp_path: Path) -> None:
     path = tmp_path / "other.yaml"
     path.write_text("MODEL: {NAME: quantum}\n")
-    known = "mdeq, contractive, monotone, lipschitz-bounded, monotone-conv, interval, toy"
-    with pytest.raises(ConfigError, match=f"is 'quantum', but there are {known}"):
+    known = (
+        "mdeq, contractive, monotone, lipschitz-bounded, monotone-conv, lipschitz-conv, interval"
+    )
+    with pytest.raises(ConfigError, match=f"is 'quantum', but there are {known}, toy"):
         read_config(path)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deqcert.attacks.ball import ascent, check_ball, check_steps, column, project, unit
 from deqcert.attacks.base import Attack, Climb, Task
-from deqcert.attacks.views import Smoothed
+from deqcert.attacks.views import Base, Smoothed
 from deqcert.errors import ConfigError
 from deqcert.options import number
 
@@ -116,4 +116,5 @@ class DDN(Climb):
         return torch.where(column(further), far, near)
 
 
+DDN_IMPLICIT = Attack("ddn", DDN(), Base("implicit"))
 SMOOTHADV_DDN = Attack("smoothadv-ddn", DDN(), Smoothed())

@@ -4,8 +4,10 @@ from .base import (
     FoldableModel,
     ImplicitModel,
     IntervalModel,
+    LipschitzModel,
     MappedModel,
     ModelConfig,
+    PrescribedModel,
     ProvenModel,
     TrainableModel,
 )
@@ -18,6 +20,7 @@ from .functions import ImplicitClassifier
 from .interval import IntervalConfig, IntervalDEQ
 from .interval_form import Affine, IntervalBounds, IntervalForm, pixel_box
 from .lipschitz_bounded import LipschitzBoundedConfig, LipschitzBoundedDEQ
+from .lipschitz_conv import LipschitzConvConfig, LipschitzConvDEQ
 from .mdeq import MDEQ
 from .monotone import MonotoneConfig, MonotoneDEQ
 from .monotone_conv import MonotoneConvConfig, MonotoneConvDEQ
@@ -45,6 +48,9 @@ __all__ = [
     "IntervalModel",
     "LipschitzBoundedConfig",
     "LipschitzBoundedDEQ",
+    "LipschitzConvConfig",
+    "LipschitzConvDEQ",
+    "LipschitzModel",
     "MDEQConfig",
     "MappedModel",
     "ModelConfig",
@@ -53,6 +59,7 @@ __all__ = [
     "MonotoneConvDEQ",
     "MonotoneDEQ",
     "Normalize",
+    "PrescribedModel",
     "ProvenModel",
     "ReluForm",
     "StateLayout",

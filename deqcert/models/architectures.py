@@ -24,6 +24,7 @@ ARCHITECTURES: Registry[ModelConfig] = Registry(
         "monotone": "deqcert.models.monotone:MONOTONE",
         "lipschitz-bounded": "deqcert.models.lipschitz_bounded:LIPSCHITZ_BOUNDED",
         "monotone-conv": "deqcert.models.monotone_conv:MONOTONE_CONV",
+        "lipschitz-conv": "deqcert.models.lipschitz_conv:LIPSCHITZ_CONV",
         "interval": "deqcert.models.interval:INTERVAL",
         "interval-conv": "deqcert.models.interval:INTERVAL_CONV",
     },
@@ -39,9 +40,9 @@ def architecture(name: str) -> ModelConfig:
     """Return a configuration by name.
 
     ``tiny`` is for 8x8 grey digits, ``small`` and ``large`` are those of the literature for
-    CIFAR-10, ``imagenet-small`` is the public SMALL for ImageNet. ``contractive``,
-    ``monotone`` and ``monotone-conv`` are the models of :mod:`deqcert.models.contractive`,
-    :mod:`deqcert.models.monotone` and :mod:`deqcert.models.monotone_conv`, for 8x8 grey digits.
+    CIFAR-10, ``imagenet-small`` is the public SMALL for ImageNet. ``contractive``, ``monotone``,
+    ``lipschitz-bounded``, ``monotone-conv`` and ``lipschitz-conv`` are the models of the files of
+    :mod:`deqcert.models` of that name, for 8x8 grey digits.
 
     Raises:
         ConfigError: If there is none of that name.

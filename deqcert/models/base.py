@@ -109,6 +109,40 @@ class IntervalModel(ImplicitModel, Protocol):
 
 
 @runtime_checkable
+class PrescribedModel(EnclosedModel, Protocol):
+    """An enclosed model whose Lipschitz constants hold by construction, whatever its weights."""
+
+    def proven_lipschitz(self) -> Tensor:
+        """Bound how fast logit i minus logit j changes with the image in l2.
+
+        Returns:
+            Shape (K, K), float64, logits per pixel unit, rounded up; 0 on the diagonal. They hold
+            for the exact equilibrium of the stored weights, over all real inputs.
+        """
+        ...
+
+    def injection_rounding(self, x: Tensor) -> Tensor:
+        """Bound what rounding changes in ``inject(x)``; see :class:`ProvenModel`."""
+        ...
+
+
+@runtime_checkable
+class LipschitzModel(ImplicitModel, Protocol):
+    """An implicit model that bounds its slopes in a way that training can differentiate."""
+
+    def pairwise_lipschitz(self) -> Tensor:
+        """Bound how fast logit i minus logit j changes with the image in l2.
+
+        For training: the bound is that of exact arithmetic, and what rounding adds is not charged.
+
+        Returns:
+            Shape (K, K), logits per pixel unit, 0 on the diagonal; with gradients of the weights
+            where it depends on them.
+        """
+        ...
+
+
+@runtime_checkable
 class FoldableModel(ImplicitModel, Protocol):
     """An implicit model that knows a quicker copy of itself."""
 

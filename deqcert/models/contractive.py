@@ -14,7 +14,7 @@ from deqcert.errors import ConfigError, DataError
 from deqcert.models.base import TrainableModel
 from deqcert.models.dense_config import DenseConfig
 from deqcert.models.normalize import Normalize
-from deqcert.models.relu_form import ReluForm
+from deqcert.models.relu_form import ReluForm, classical_slopes
 from deqcert.models.spectral import TINY, UNIT, rounding_constant, spectral_norm_bound
 
 MARGIN = 1.0 + 1e-9
@@ -154,6 +154,13 @@ class ContractiveDEQ(TrainableModel):
         rows = self.classifier.weight.detach().double()
         distances: Tensor = torch.linalg.vector_norm(rows[:, None] - rows[None], dim=2)
         return MARGIN * distances
+
+    def pairwise_lipschitz(self) -> Tensor:
+        """Return the classical bound, shape (K, K), with gradients; see :class:`LipschitzModel`."""
+        std = self.normalize.std.double().expand(*self.input_shape).reshape(-1)
+        entering, weight = self.encoder.weight.double() / std, self.weight.double()
+        monotone = 1.0 - torch.linalg.matrix_norm(weight, 2)
+        return classical_slopes(self.classifier.weight.double(), entering, monotone)
 
     def relu_form(self) -> ReluForm:
         """Return W, U, C and 1 - L in float64; see :class:`ProvenModel`.

@@ -93,6 +93,11 @@ class LipschitzBoundedDEQ(DenseMonotoneModel):
         above = share * torch.cat((self.Wout.weight.double(), self._entering().double().T))
         return torch.cat((above, self._linear.V.weight.double())), self._linear.B.weight.double()
 
+    def pairwise_lipschitz(self) -> Tensor:
+        """Return sqrt(2) g for every pair, shape (K, K); see :class:`LipschitzModel`."""
+        pairs = self.Wout.weight.new_ones(self.num_classes, self.num_classes).fill_diagonal_(0.0)
+        return math.sqrt(2.0) * self.config.lipschitz * pairs
+
     def shaping(self) -> tuple[Tensor, ...]:
         """Return the weights that W depends on: U and C are among them."""
         return (*self._linear.parameters(), self.Wout.weight)

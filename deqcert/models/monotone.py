@@ -16,7 +16,7 @@ from deqcert.errors import ConfigError, DataError
 from deqcert.models.base import ModelConfig, TrainableModel
 from deqcert.models.dense_config import DenseConfig
 from deqcert.models.normalize import Normalize
-from deqcert.models.relu_form import ReluForm
+from deqcert.models.relu_form import ReluForm, classical_slopes
 from deqcert.models.spectral import TINY, UNIT, rounding_constant
 from deqcert.models.splitting import MARGIN, Splitting, proven_splitting, splitting, state_matrix
 
@@ -234,6 +234,12 @@ class DenseMonotoneModel(MonotoneModel):
         """Return U, shape (D, C*H*W), and u, shape (D,), in float64."""
         linear = self._input
         return linear.weight.detach().double(), linear.bias.detach().double()
+
+    def pairwise_lipschitz(self) -> Tensor:
+        """Return the classical bound, shape (K, K), with gradients; see :class:`LipschitzModel`."""
+        std = self.normalize.std.double().expand(*self.input_shape).reshape(-1)
+        entering = self._input.weight.double() / std
+        return classical_slopes(self.Wout.weight.double(), entering, self.monotone)
 
     def features(self, z: Tensor) -> Tensor:
         """Return the equilibria as they are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -33,3 +34,25 @@ class ReluForm:
     bias: Tensor
     bias_error: float
     offset: Tensor
+
+
+def classical_slopes(readout: Tensor, entering: Tensor, monotone: Tensor | float) -> Tensor:
+    """Return ||c_i - c_j|| ||U|| / m, with gradients where they are recorded; nothing is charged.
+
+    Args:
+        readout: C, shape (K, D).
+        entering: U of plain pixels, shape (D, C*H*W).
+        monotone: m.
+
+    Returns:
+        Shape (K, K), 0 on the diagonal.
+
+    **Source:** C. Pabbaraju, E. Winston, J. Z. Kolter, "Estimating Lipschitz constants of monotone
+    deep equilibrium models" (2021).
+    """
+    # By the smaller Gram matrix: the gradient of a largest singular value needs its vectors only.
+    size = torch.linalg.eigvalsh(entering @ entering.T)[-1].sqrt()
+    apart = (readout[:, None] - readout[None]).square().sum(dim=2)
+    other = apart > 0.0  # elsewhere a norm has no gradient
+    distances = torch.where(other, torch.where(other, apart, 1.0).sqrt(), 0.0)
+    return distances * size / monotone

@@ -1,5 +1,6 @@
 from .definite import is_semidefinite as is_semidefinite
 from .enclosure import Enclosure as Enclosure
+from .enclosure import Leads as Leads
 from .lipschitz import RULES as RULES
 from .lipschitz import pairwise_bounds as pairwise_bounds
 from .margins import Margins as Margins

@@ -8,12 +8,11 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from deqcert.errors import ConfigError, DataError
-from deqcert.models.base import ImplicitModel, ProvenModel
+from deqcert.errors import ConfigError
+from deqcert.models.base import ImplicitModel, PrescribedModel, ProvenModel
 from deqcert.models.hashes import weights_hash
 from deqcert.proofs.enclosure import Enclosure
-from deqcert.proofs.lipschitz import pairwise_bounds
-from deqcert.solvers import StopRule, bind, get_solver
+from deqcert.proofs.lipschitz import RULES, pairwise_bounds
 
 DOWN = 1.0 - 1e-12
 """Less than the rounding of a quotient can take away."""
@@ -40,17 +39,17 @@ class Margins:
     """A network's proven constants, computed once, and its proven margins, per input.
 
     Args:
-        model: A model that offers its matrices.
+        model: A model that offers its matrices, or constants that it prescribes.
         rule: One of :data:`deqcert.proofs.RULES`.
 
     Raises:
         ConfigError: If it offers none, or nothing is proven of its weights.
     """
 
-    def __init__(self, model: ProvenModel, rule: str) -> None:
+    def __init__(self, model: ProvenModel | PrescribedModel, rule: str) -> None:
         self._enclosure = Enclosure(model, "method 'lipschitz'")
-        self._model: ProvenModel = self._enclosure.model  # type: ignore[assignment]
-        self.constants = pairwise_bounds(self._model.relu_form(), rule)
+        self._model: ProvenModel | PrescribedModel = self._enclosure.model  # type: ignore[assignment]
+        self.constants = _constants(self._model, rule)
         """Shape (K, K), logits per pixel unit."""
 
     def at(self, x: ArrayLike | Tensor, *, tol: float, depth: int) -> Lead:
@@ -71,18 +70,14 @@ class Margins:
     def each(self, x: ArrayLike | Tensor, *, tol: float, depth: int) -> list[Lead]:
         """Do the same for several inputs together, shape (B, C, H, W)."""
         images = torch.as_tensor(x, dtype=torch.float64)
-        if not bool(torch.isfinite(images).all()):
-            raise DataError("the image has values that are not finite; pixels are in [0, 1].")
-        model = self._model
-        injection = model.inject(images)
-        start = model.initial_state(injection)
-        stop = StopRule(tol=tol, max_nfe=depth)
-        solved = get_solver("anderson").solve(bind(model.cell, injection), start, stop)
-        z = solved.z
-        inexact = model.injection_rounding(images)
-        best, gaps, error = self._enclosure.gaps(z, model.cell(z, injection), injection, inexact)
+        found = self._enclosure.solve(images, tol=tol, depth=depth)
         return [
-            Lead(int(best[row]), gaps[row], float(error[row]), int(solved.nfe[row]) + 1)
+            Lead(
+                int(found.best[row]),
+                found.gaps[row],
+                float(found.error[row]),
+                int(found.nfe[row]),
+            )
             for row in range(len(images))
         ]
 
@@ -103,6 +98,17 @@ class Margins:
         return DOWN * gap / constant if constant > 0.0 else float("inf")
 
 
+def _constants(model: ProvenModel | PrescribedModel, rule: str) -> Tensor:
+    if isinstance(model, ProvenModel):
+        return pairwise_bounds(model.relu_form(), rule)
+    if rule != RULES[0]:
+        raise ConfigError(
+            f"bound is {rule}, but the constants of {type(model).__name__} hold by construction; "
+            f"use bound={RULES[0]}."
+        )
+    return model.proven_lipschitz()
+
+
 _KNOWN: dict[tuple[str, str, str], Margins] = {}
 _MOST = 8
 
@@ -113,7 +119,7 @@ def margins_of(model: ImplicitModel, rule: str) -> Margins:
     Raises:
         ConfigError: If nothing can be proven of the model.
     """
-    if not isinstance(model, ProvenModel):
+    if not isinstance(model, ProvenModel | PrescribedModel):
         raise ConfigError(
             "method 'lipschitz' needs a model whose Lipschitz constants can be proven, but "
             f"{type(model).__name__} offers none; use a method that draws noise, or a model "

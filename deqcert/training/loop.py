@@ -31,6 +31,7 @@ from deqcert.training.measure import measure
 from deqcert.training.objectives.base import Objective, TrainingBatch
 from deqcert.training.passes import Passes
 from deqcert.training.progress import TrainingProgress
+from deqcert.training.proof import proven_norm
 from deqcert.training.record import claim, save
 from deqcert.training.registry import AUGMENTATIONS, get_objective
 from deqcert.training.schedule import Schedule
@@ -208,6 +209,8 @@ class _Training:
         self.average = Average(model, config.ema) if config.ema > 0.0 else None
         self.best = model if self.average is None else self.average.model
         self.objective = get_objective(config.objective, config.sigma, **config.objective_options)
+        self.norm = proven_norm(model)
+        self.objective.check(self.norm)
         self.augment = AUGMENTATIONS.get(config.augment)
         self.schedule = Schedule(config, model.config)
         self.passes = Passes(model, config, self.generator)
@@ -294,7 +297,14 @@ class _Training:
         self.passes.begin()
         loss = self.objective.loss(
             TrainingBatch(
-                x, y, self.passes, self.passes.attacked, self.generator, share, self.passes.quick
+                x,
+                y,
+                self.passes,
+                self.passes.attacked,
+                self.generator,
+                share,
+                self.passes.quick,
+                self.passes.prove if self.norm is not None else None,
             )
         )
         total = loss

@@ -27,6 +27,7 @@ from deqcert.solvers.gradients import (
 )
 from deqcert.solvers.jacobian import jacobian_penalty
 from deqcert.training.config import TrainConfig
+from deqcert.training.proof import Proof, prove
 
 EARLIER = 8
 """Attacked passes of a step that are remembered."""
@@ -94,6 +95,10 @@ class Passes:
                 z = self._cell(z, *context)
                 found.append(self.model.readout(z).to(x.dtype))
         return torch.stack(found)
+
+    def prove(self, x: Tensor, y: Tensor) -> Proof:
+        """Bound the margins of images; see :func:`deqcert.training.proof.prove`."""
+        return prove(self.model, self, x, y)
 
     def _pass(self, x: Tensor, gradient: Gradient, start: Tensor | None = None) -> Tensor:
         with self._precision():

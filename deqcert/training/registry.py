@@ -20,6 +20,8 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "consistency": "deqcert.training.objectives.consistency:Consistency",
         "macer": "deqcert.training.objectives.macer:Macer",
         "faithful": "deqcert.training.objectives.faithful:Faithful",
+        "adaptive": "deqcert.training.objectives.adaptive:Adaptive",
+        "fixed-radius": "deqcert.training.objectives.fixed_radius:FixedRadius",
     },
 )
 """What a training can minimise: subclasses of :class:`deqcert.training.objectives.Objective`."""

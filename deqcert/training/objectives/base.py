@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deqcert.options import check_options
+from deqcert.training.proof import Proof
 
 Quick = Callable[[Tensor, int], Tensor]
 """Images, shape (B, C, H, W), and a number of cell evaluations, to the logits after each of them,
@@ -17,6 +18,9 @@ shape (evaluations, B, K), differentiable."""
 
 Forward = Callable[[Tensor], Tensor]
 """Images, shape (B, C, H, W) in [0, 1] plus noise, to logits, shape (B, K), differentiable."""
+
+Prove = Callable[[Tensor, Tensor], Proof]
+"""Images, shape (B, C, H, W), and labels, shape (B,), to what the model proves of them."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class TrainingBatch:
         share: How much of the training is done, 0 to 1.
         quick: The model after a few plain evaluations from where its solves start. On the images
             of the latest pass of ``forward`` it sees the same injection and the same masks.
+        prove: What the model proves of images while it is trained, differentiable; None where it
+            proves nothing.
     """
 
     x: Tensor
@@ -44,6 +50,7 @@ class TrainingBatch:
     generator: torch.Generator
     share: float
     quick: Quick
+    prove: Prove | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,18 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Return the loss of a batch, a scalar."""
+
+    def check(self, norm: str | None) -> None:
+        """Refuse a model that the objective cannot train; called before a training begins.
+
+        Args:
+            norm: In which the model proves something while it is trained ("l2" or "linf"); None
+                where it proves nothing.
+
+        Raises:
+            ConfigError: If it is one.
+        """
+        del norm
 
     def start_file(self) -> str | None:
         """Return the start network that ``TrainingBatch.quick`` begins at; None begins cold.

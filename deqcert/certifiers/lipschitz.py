@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from deqcert.certifiers.base import Certifier
 from deqcert.certifiers.certificate import LARGEST_RADIUS, Certificate
 from deqcert.options import check_options, choice, number
-from deqcert.proofs.lipschitz import RULES
+from deqcert.proofs.lipschitz import LOCAL, RULES
 from deqcert.smoothing.naming import EXACT
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class LipschitzDetails:
     Attributes:
         rival: Class that limits the radius.
         gap: Lower bound of the logit difference to it at the exact equilibrium.
-        lipschitz: Upper bound of how fast that difference changes, per pixel unit.
+        lipschitz: Upper bound of how fast that difference changes, per pixel unit; if the radius
+            is local, of how much it can fall within the radius, over the radius.
         error: Distance from the exact equilibrium that was charged to the gap.
     """
 
@@ -50,7 +51,9 @@ class Lipschitz(Certifier["ImplicitModel"]):
 
     Args:
         bound: How the constants are proven: "multiplier" (the smallest), or one of the classical
-            ones to compare with: "classical" and "published". Computed once per network.
+            ones to compare with: "classical" and "published". Computed once per network. "local"
+            proves more around each input, by a search of some milliseconds whose cost grows with
+            the cube of the state's size.
         tol: Relative residual that ends a solve, in float64. What is left of the error is bounded
             and charged to the margin, so a larger one only makes radii smaller.
         max_nfe: Most cell evaluations of a solve.
@@ -73,7 +76,7 @@ class Lipschitz(Certifier["ImplicitModel"]):
     def __post_init__(self) -> None:
         check_options(self)
 
-    bound: str = choice("multiplier", RULES)
+    bound: str = choice("multiplier", (*RULES, LOCAL))
     tol: float = number(1e-10, above=0, high=1, whole=False)
     max_nfe: int = number(1000, low=1)
 
@@ -92,6 +95,7 @@ class Lipschitz(Certifier["ImplicitModel"]):
         found = margins.at(input.x, tol=self.tol, depth=self.max_nfe)
         radius, rival = margins.radius(found)
         proven = radius > 0.0
+        gap, constant = float(found.gaps[rival]), float(margins.constants[found.best, rival])
         return Certificate(
             prediction=found.best if proven else None,
             radius=min(radius, LARGEST_RADIUS) if proven else 0.0,
@@ -103,8 +107,8 @@ class Lipschitz(Certifier["ImplicitModel"]):
             seconds=time.perf_counter() - began,
             details=LipschitzDetails(
                 rival=rival,
-                gap=float(found.gaps[rival]),
-                lipschitz=float(margins.constants[found.best, rival]),
+                gap=gap,
+                lipschitz=min(constant, gap / radius) if proven else constant,
                 error=found.error,
             ),
         )

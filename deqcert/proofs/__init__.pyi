@@ -1,10 +1,16 @@
 from .boxes import Boxes as Boxes
 from .boxes import boxes_of as boxes_of
+from .definite import are_semidefinite as are_semidefinite
 from .definite import is_semidefinite as is_semidefinite
 from .enclosure import Enclosure as Enclosure
 from .enclosure import Leads as Leads
+from .lipschitz import LOCAL as LOCAL
 from .lipschitz import RULES as RULES
 from .lipschitz import pairwise_bounds as pairwise_bounds
+from .local import Neighbourhood as Neighbourhood
+from .local import local_radii as local_radii
+from .local import verified_radii as verified_radii
+from .local_search import Multipliers as Multipliers
 from .margins import Margins as Margins
 from .margins import margins_of as margins_of
 from .multiplier import multiplier_bound as multiplier_bound

@@ -32,6 +32,7 @@ class Leads:
         error: Bound of the distance between the state that was found and the exact one, (B,).
         logits: Logits of the state that was found, shape (B, K), float64; they prove nothing.
         nfe: Cell evaluations, shape (B,).
+        states: The states that were found, shape (B, D), float64.
     """
 
     best: Tensor
@@ -39,6 +40,7 @@ class Leads:
     error: Tensor
     logits: Tensor
     nfe: Tensor
+    states: Tensor
 
     @property
     def classes(self) -> Tensor:
@@ -148,7 +150,7 @@ class Enclosure:
         solved = get_solver("anderson").solve(bind(model.cell, injection), start, stop)
         z = solved.z
         best, gaps, error = self.gaps(z, model.cell(z, injection), injection, rounding(images))
-        return Leads(best, gaps, error, model.readout(z), solved.nfe + 1)
+        return Leads(best, gaps, error, model.readout(z), solved.nfe + 1, z)
 
     @torch.no_grad()
     def prove(

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 RULES = ("multiplier", "classical", "published")
 """The smallest constants first."""
 
+LOCAL = "local"
+"""Not a rule of constants: the smallest of them, and then what holds around each input."""
+
 
 def pairwise_bounds(form: ReluForm, rule: str) -> Tensor:
     """Bound how fast logit i minus logit j changes with the input in l2.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from numpy.typing import ArrayLike
@@ -13,7 +13,8 @@ from deqcert.models.base import ImplicitModel, PrescribedModel, ProvenModel
 from deqcert.models.hashes import weights_hash
 from deqcert.proofs.enclosure import Enclosure
 from deqcert.proofs.kept import KeptConstants, holds_constants, kept_constants, kept_file
-from deqcert.proofs.lipschitz import RULES, pairwise_bounds
+from deqcert.proofs.lipschitz import LOCAL, RULES, pairwise_bounds
+from deqcert.proofs.local import entering, refined
 
 DOWN = 1.0 - 1e-12
 """Less than the rounding of a quotient can take away."""
@@ -28,12 +29,17 @@ class Lead:
         gaps: Per class a lower bound of how much ``best`` leads over it, shape (K,), float64.
         error: Bound of the distance between the state that was found and the exact one.
         nfe: Cell evaluations.
+        entering: What enters relu at the state that was found, shape (D,), float64, and in
+            ``entering_error`` a bound of its l2 distance to the exact one; None unless asked for.
+        entering_error: That bound.
     """
 
     best: int
     gaps: Tensor
     error: float
     nfe: int
+    entering: Tensor | None = None
+    entering_error: float = 0.0
 
 
 class Margins:
@@ -41,19 +47,25 @@ class Margins:
 
     Args:
         model: A model that offers its matrices, or constants that it prescribes.
-        rule: One of :data:`deqcert.proofs.RULES`.
+        rule: One of :data:`deqcert.proofs.RULES`, or :data:`deqcert.proofs.LOCAL`.
+        constants: Proven constants of this very model, shape (K, K), if they are known already.
 
     Raises:
         ConfigError: If it offers none, or nothing is proven of its weights.
     """
 
-    def __init__(self, model: ProvenModel | PrescribedModel, rule: str) -> None:
+    def __init__(
+        self, model: ProvenModel | PrescribedModel, rule: str, constants: Tensor | None = None
+    ) -> None:
         self._enclosure = Enclosure(model, "method 'lipschitz'")
         self._model: ProvenModel | PrescribedModel = self._enclosure.model  # type: ignore[assignment]
         self.kept = _kept(model, self._model) if rule == "multiplier" else None
         """Where the constants came from, if there is a file for them."""
-        self.constants = _constants(self._model, rule) if self.kept is None else self.kept.bounds
+        if self.kept is not None:
+            constants = self.kept.bounds
+        self.constants = _constants(self._model, rule) if constants is None else constants
         """Shape (K, K), logits per pixel unit."""
+        self._form = self._model.relu_form() if rule == LOCAL else None  # type: ignore[union-attr]
 
     def at(self, x: ArrayLike | Tensor, *, tol: float, depth: int) -> Lead:
         """Solve for an input in float64, and bound what is left of the error.
@@ -74,7 +86,7 @@ class Margins:
         """Do the same for several inputs together, shape (B, C, H, W)."""
         images = torch.as_tensor(x, dtype=torch.float64)
         found = self._enclosure.solve(images, tol=tol, depth=depth)
-        return [
+        leads = [
             Lead(
                 int(found.best[row]),
                 found.gaps[row],
@@ -83,16 +95,32 @@ class Margins:
             )
             for row in range(len(images))
         ]
+        if self._form is None:
+            return leads
+        inside, off = entering(self._form, images, found.states, found.error)
+        return [
+            replace(lead, entering=inside[row], entering_error=float(off[row]))
+            for row, lead in enumerate(leads)
+        ]
 
     def radius(self, lead: Lead) -> tuple[float, int]:
-        """Return the largest radius that the constants prove, and the class that limits it.
+        """Return the largest radius that is proven, and the class that limits it.
 
         Anything that is not a number proves nothing: the radius is then 0.
         """
-        rivals = [j for j in range(len(lead.gaps)) if j != lead.best]
-        radii = {j: self._reach(lead, j) for j in rivals}
-        rival = min(radii, key=radii.__getitem__)
-        return radii[rival], rival
+        return self.radii([lead])[0]
+
+    def radii(self, leads: list[Lead]) -> list[tuple[float, int]]:
+        """Do the same for several inputs together."""
+        reach = torch.full((len(leads), len(self.constants)), torch.inf, dtype=torch.float64)
+        for row, lead in enumerate(leads):
+            for rival in range(len(self.constants)):
+                if rival != lead.best:
+                    reach[row, rival] = self._reach(lead, rival)
+        if self._form is not None:
+            reach = refined(self._form, leads, reach)
+        radii, rivals = reach.min(dim=1)
+        return [(float(radius), int(rival)) for radius, rival in zip(radii, rivals, strict=True)]
 
     def _reach(self, lead: Lead, rival: int) -> float:
         gap, constant = float(lead.gaps[rival]), float(self.constants[lead.best, rival])
@@ -113,7 +141,7 @@ def _kept(
 
 def _constants(model: ProvenModel | PrescribedModel, rule: str) -> Tensor:
     if isinstance(model, ProvenModel):
-        return pairwise_bounds(model.relu_form(), rule)
+        return pairwise_bounds(model.relu_form(), RULES[0] if rule == LOCAL else rule)
     if rule != RULES[0]:
         raise ConfigError(
             f"bound is {rule}, but the constants of {type(model).__name__} hold by construction; "
@@ -142,13 +170,15 @@ def margins_of(model: ImplicitModel, rule: str) -> Margins:
     if key not in _KNOWN:
         while len(_KNOWN) >= _MOST:
             del _KNOWN[next(iter(_KNOWN))]
-        _KNOWN[key] = Margins(model, rule)
+        known = isinstance(model, ProvenModel) and rule == LOCAL
+        constants = margins_of(model, RULES[0]).constants if known else None
+        _KNOWN[key] = Margins(model, rule, constants)
     return _KNOWN[key]
 
 
 def margins_known(model: ProvenModel, rule: str) -> bool:
     """Whether a network's constants cost nothing any more, or only their verification."""
-    if _key(model, rule) in _KNOWN or rule != "multiplier":
+    if _key(model, rule) in _KNOWN or rule not in ("multiplier", LOCAL):
         return True
     file = kept_file(model)
     return file is not None and holds_constants(model, file)

@@ -80,14 +80,40 @@ class Enclosure:
             it leads over that one at the exact equilibrium, shape (B, K), at most 0 for the class
             itself; and the bound of ||z - z*||, shape (B,).
         """
-        in_cell, in_logits = self.model.rounding(z, injection)
-        residual = MARGIN * (torch.linalg.vector_norm(fz - z, dim=1) + inexact) + in_cell
-        distance = MARGIN * self.model.error_bound(residual)
+        distance, in_logits = self._distance(z, fz, injection, inexact)
         logits = self.model.readout(z)
         best = logits.argmax(dim=1, keepdim=True)
         gap = logits.gather(1, best) - logits - in_logits[:, None]
         best = best.squeeze(1)
         return best, gap - MARGIN * self.lipschitz[best] * distance[:, None], distance
+
+    def differences(
+        self, z: Tensor, fz: Tensor, injection: Tensor, inexact: Tensor | float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Bound every difference of two logits at the exact equilibrium.
+
+        Args:
+            z: As for :meth:`gaps`, and so are the others.
+            fz: The cell at z.
+            injection: What entered the cell.
+            inexact: How far it may be from the exact one.
+
+        Returns:
+            Logit i minus logit j at z, shape (B, K, K), and how far it may be from that of the
+            exact equilibrium, same shape.
+        """
+        distance, in_logits = self._distance(z, fz, injection, inexact)
+        logits = self.model.readout(z)
+        error = in_logits[:, None, None] + MARGIN * self.lipschitz * distance[:, None, None]
+        return logits[:, :, None] - logits[:, None, :], error
+
+    def _distance(
+        self, z: Tensor, fz: Tensor, injection: Tensor, inexact: Tensor | float
+    ) -> tuple[Tensor, Tensor]:
+        """Bound ||z - z*|| per row, and the rounding of a difference of two logits."""
+        in_cell, in_logits = self.model.rounding(z, injection)
+        residual = MARGIN * (torch.linalg.vector_norm(fz - z, dim=1) + inexact) + in_cell
+        return MARGIN * self.model.error_bound(residual), in_logits
 
     @torch.no_grad()
     def prove(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from deqcert.errors import ConfigError, DataError
@@ -70,21 +71,32 @@ class Margins:
     @torch.no_grad()
     def each(self, x: ArrayLike | Tensor, *, tol: float, depth: int) -> list[Lead]:
         """Do the same for several inputs together, shape (B, C, H, W)."""
-        images = torch.as_tensor(x, dtype=torch.float64)
-        if not bool(torch.isfinite(images).all()):
-            raise DataError("the image has values that are not finite; pixels are in [0, 1].")
-        model = self._model
-        injection = model.inject(images)
-        start = model.initial_state(injection)
-        stop = StopRule(tol=tol, max_nfe=depth)
-        solved = get_solver("anderson").solve(bind(model.cell, injection), start, stop)
-        z = solved.z
-        inexact = model.injection_rounding(images)
-        best, gaps, error = self._enclosure.gaps(z, model.cell(z, injection), injection, inexact)
+        z, fz, injection, inexact, nfe = self._solve(x, tol, depth)
+        best, gaps, error = self._enclosure.gaps(z, fz, injection, inexact)
         return [
-            Lead(int(best[row]), gaps[row], float(error[row]), int(solved.nfe[row]) + 1)
-            for row in range(len(images))
+            Lead(int(best[row]), gaps[row], float(error[row]), int(nfe[row]))
+            for row in range(len(z))
         ]
+
+    @torch.no_grad()
+    def differences(
+        self, x: ArrayLike | Tensor, *, tol: float, depth: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+        """Bound every difference of two logits at the exact equilibrium of an input.
+
+        Args:
+            x: As for :meth:`at`, and so are the others.
+            tol: Relative residual that ends the solve.
+            depth: Most cell evaluations.
+
+        Returns:
+            Logit i minus logit j where the solve ended, shape (K, K); how far each may be from that
+            of the exact equilibrium, shape (K, K); and the cell evaluations.
+        """
+        image = torch.as_tensor(x, dtype=torch.float64)
+        z, fz, injection, inexact, nfe = self._solve(image[None], tol, depth)
+        found, error = self._enclosure.differences(z, fz, injection, inexact)
+        return found[0].numpy(), error[0].numpy(), int(nfe[0])
 
     def radius(self, lead: Lead) -> tuple[float, int]:
         """Return the largest radius that the constants prove, and the class that limits it.
@@ -95,6 +107,21 @@ class Margins:
         radii = {j: self._reach(lead, j) for j in rivals}
         rival = min(radii, key=radii.__getitem__)
         return radii[rival], rival
+
+    def _solve(
+        self, x: ArrayLike | Tensor, tol: float, depth: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return states, the cell at them, injections, their rounding, and evaluations made."""
+        images = torch.as_tensor(x, dtype=torch.float64)
+        if not bool(torch.isfinite(images).all()):
+            raise DataError("the image has values that are not finite; pixels are in [0, 1].")
+        model = self._model
+        injection = model.inject(images)
+        start = model.initial_state(injection)
+        stop = StopRule(tol=tol, max_nfe=depth)
+        solved = get_solver("anderson").solve(bind(model.cell, injection), start, stop)
+        z, inexact = solved.z, model.injection_rounding(images)
+        return z, model.cell(z, injection), injection, inexact, solved.nfe + 1
 
     def _reach(self, lead: Lead, rival: int) -> float:
         gap, constant = float(lead.gaps[rival]), float(self.constants[lead.best, rival])

@@ -219,7 +219,6 @@ class SetPredictor:
         if votes is None:
             answering = self.answering
             dataset, indices = answering.classifier.dataset(data, split=split, images=images)
-            answering.check_levels(dataset)
             if attacks:
                 attack = answering.attack(attacks, self.radius)
         else:
@@ -231,13 +230,14 @@ class SetPredictor:
             calibration.check_about(votes.about)
             if calibration.method != votes.method:
                 raise ConfigError(
-                    f"the votes of {votes.folder} are {votes.n} for each image, but the calibration "
-                    f"is of {calibration.method.parameters()}; calibrate with votes of as many"
+                    f"{votes.folder} has {votes.n} votes for each image, but the calibration is of "
+                    f"{calibration.method.parameters()}; calibrate with votes of as many"
                 )
-            check_apart(calibration, votes)
             dataset = load_dataset(data, split) if isinstance(data, str) else data  # type: ignore[arg-type]
             if dataset.hash() != votes.parameters["data_hash"]:
-                raise ConfigError(f"the run {votes.folder} is of other images; say where its own are")
+                raise ConfigError(
+                    f"the run {votes.folder} is of other images; say where its own are"
+                )
             places = parse_images(images, len(votes.images))
             indices = [votes.images[place] for place in places]  # type: ignore[assignment]
         made = SetRun(
@@ -251,6 +251,10 @@ class SetPredictor:
             batch=100 if votes is not None else answering.classifier.batch,
         )
         made.check_images(split)
+        if votes is None:
+            answering.check_levels(dataset)
+        else:
+            check_apart(calibration, votes)
         if bar <= 0.0 and calibration.method.name == "binarised":
             note("the bar is 0: every set holds all classes; raise --alpha or lower --radius")
         parameters = {
@@ -313,9 +317,7 @@ class Answering:
         return {
             **found,
             "predictor": compose.describe_predictor(smooth.predictor),
-            **compose.describe_evaluation(
-                smooth, engine.sigma, smooth.loaded.form, engine.levels
-            ),
+            **compose.describe_evaluation(smooth, engine.sigma, smooth.loaded.form, engine.levels),
         }
 
     def on_grid(self, levels: int | None) -> Answering:
@@ -396,11 +398,10 @@ class Answering:
             **this.described(dataset, split),
             **({"tuned": len(tuned)} if tuned else {}),
         }
-        values: list[float] = []
-        unsolved = 0
+        lines: list[CalibrationLine] = []
 
         def go_on(run: Run | None) -> None:
-            nonlocal method, unsolved
+            nonlocal method
             this.draw_by(None if run is None else run.seed)
             if tuned:  # again the same one, where a run goes on
                 some = [Input(dataset.image(i), i) for i in tuned]
@@ -408,7 +409,7 @@ class Answering:
                 method = method.tuned(this.source, some, own, stage)  # type: ignore[attr-defined]
             done = 0 if run is None else run.done
             if run is not None:
-                values.extend(CalibrationLine.read(run.certificates))
+                lines.extend(CalibrationLine.read(run.certificates))
             size = max(1, this.classifier.batch // max(1, method.copies))
             for first in range(done, len(indices), size):
                 part = indices[first : first + size]
@@ -422,16 +423,15 @@ class Answering:
                     )
                     if run is not None:
                         run.append(line)
-                    values.append(line.value)
-                    unsolved += one.unsolved
-                told(len(values), len(indices))
+                    lines.append(line)
+                told(len(lines), len(indices))
 
         def made() -> Calibration:
-            if unsolved:
+            if unsolved := sum(line.unsolved for line in lines):
                 note(f"{unsolved} noisy copies were not solved; they count against their class")
             return Calibration(
                 method=method,
-                values=tuple(values),
+                values=tuple(line.value for line in lines),
                 images=indices,
                 seen=tuple(image_hash(dataset.image(i)) for i in indices),
                 parameters=parameters,
@@ -456,7 +456,9 @@ class Answering:
         return calibration
 
 
-def calibrate_votes(votes: RunVotes, data: str | Dataset | None, images: str, out: Path) -> Calibration:
+def calibrate_votes(
+    votes: RunVotes, data: str | Dataset | None, images: str, out: Path
+) -> Calibration:
     """Calibrate with the votes of a finished run; nothing is solved.
 
     Args:
@@ -551,9 +553,7 @@ def _interruptible(run: Run, work: Callable[[], None]) -> None:
         ) from None
 
 
-def _refuse_trained(
-    model: Any, dataset: Dataset, split: str, note: Callable[[str], None]
-) -> None:
+def _refuse_trained(model: Any, dataset: Dataset, split: str, note: Callable[[str], None]) -> None:
     """Refuse images that the training's record says the model has learned from."""
     from deqcert.models import checkpoint_path
 

@@ -65,7 +65,7 @@ class SetMethod(ABC):
         """Noisy copies per image; 0 where none is drawn."""
         return 0
 
-    def check(self, source: Any) -> None:
+    def check(self, source: Any) -> None:  # noqa: B027  most take any source
         """Refuse a source that cannot serve, before the first solve; here none.
 
         Raises:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from deqcert.certifiers.bounds import beta_quantiles, lower_confidence_bound
 from deqcert.conformal.base import Evidence, SetMethod
@@ -107,8 +108,7 @@ class Binarised(SetMethod):
         each = paid / (k + 1)
         worst = lower_confidence_bound(int(smallest(counts, k)), self.n, each)
         needed = shifted(worst, radius, sigma)
-        upper = upper_bounds(self.n, each)
-        return float(np.argmax(upper >= needed))  # the last one is 1, which always is
+        return float(least_count(self.n, each, needed))
 
     def tuned(
         self, source: Copies, inputs: Sequence[Input], labels: Sequence[int], stage: int
@@ -141,15 +141,36 @@ def _finite(found: Answers) -> NDArray[np.float64]:
     return np.where(found.solved[:, :, None], found.logits, 0.0)
 
 
-def upper_bounds(n: int, alpha: float) -> NDArray[np.float64]:
-    """Return the upper bounds of Clopper and Pearson for 0 to n successes, shape (n + 1,).
+def least_count(n: int, alpha: float, needed: float) -> int:
+    """Return the smallest count whose upper bound reaches a probability.
 
     Args:
         n: Trials, from 1.
+        alpha: Failure probability of the bound, in (0, 1).
+        needed: What is to be reached, at most 1.
+    """
+    # U(m) >= p says that m or fewer are not too unlikely under p: a quantile, up to rounding.
+    found = int(np.clip(np.nan_to_num(stats.binom.ppf(alpha, n, min(needed, 1.0))), 0, n))
+    while True:
+        before, here = upper_bounds(np.array([max(found - 1, 0), found]), n, alpha)
+        if here < needed:
+            found += 1
+        elif found > 0 and before >= needed:
+            found -= 1
+        else:
+            return found
+
+
+def upper_bounds(counts: NDArray[np.int64], n: int, alpha: float) -> NDArray[np.float64]:
+    """Return the upper bounds of Clopper and Pearson, rounded up.
+
+    Args:
+        counts: Successes, 0 to n.
+        n: Trials, from 1.
         alpha: Failure probability of each, in (0, 1).
     """
-    failures = n - np.arange(n + 1)
-    found = 1.0 - beta_quantiles(alpha, np.maximum(failures, 1), n - failures + 1)
+    failures = n - counts
+    found = 1.0 - beta_quantiles(alpha, np.maximum(failures, 1), counts + 1)
     return np.where(failures > 0, found, 1.0)
 
 

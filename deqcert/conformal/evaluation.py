@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -49,10 +49,13 @@ class CalibrationLine:
         return "\t".join([*map(str, cells), _clock(self.seconds)]) + "\n"
 
     @classmethod
-    def read(cls, file: Path) -> list[float]:
-        """Return the values of a journal that :class:`deqcert.runs.Journal` has checked."""
-        lines = file.read_text(encoding="ascii").splitlines()[1:]
-        return [float(line.split("\t")[2]) for line in lines]
+    def read(cls, file: Path) -> list[Self]:
+        """Read a journal that :class:`deqcert.runs.Journal` has checked, times apart."""
+        rows = [line.split("\t") for line in file.read_text(encoding="ascii").splitlines()[1:]]
+        return [
+            cls(int(row[0]), int(row[1]), float(row[2]), int(row[3]), float(row[4]), 0.0)
+            for row in rows
+        ]
 
 
 @dataclass(frozen=True)
@@ -190,5 +193,3 @@ class SetRun:
 
 def _clock(seconds: float) -> str:
     return str(timedelta(milliseconds=round(1000 * seconds)))
-
-

@@ -1,4 +1,4 @@
-"""How well an input conforms to each class: larger is better, and no larger gap of logits lowers it.
+"""How well an input conforms to each class: larger is better, and no larger gap lowers it.
 
 A score is a function of the gaps D[y, j] = z_y - z_j between logits that rises (or stays) in each
 of them. So it can be computed from logits, and bounded wherever the gaps are: from lower bounds of

@@ -12,7 +12,7 @@ SAFE = 1e-9
 
 
 def steps(radius: float, sigma: float) -> float:
-    """Return radius over sigma, rounded up; sigma is the float32 near it that noise is scaled by."""
+    """Return radius over sigma, rounded up; noise is scaled by a float32 near sigma."""
     if radius == 0.0:
         return 0.0
     return radius / min(sigma, float(np.float32(sigma))) * (1.0 + SAFE)

@@ -279,7 +279,8 @@ def draw_sets(results: SetResults, path: str | Path) -> Path:
     left.set_ylabel("sets that hold the true class (%)")
     right.set_xlabel("classes in a set")
     right.set_ylabel("images (%)")
-    right.legend(loc="upper right", frameon=False, fontsize=8.5)
+    handles, labels = right.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
     figure.suptitle(plain(f"Prediction sets, {results.method}"), fontsize=11, fontweight="bold")
     return save_figure(figure, target)
 

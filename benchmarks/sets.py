@@ -209,11 +209,12 @@ def main(
         ]
         many = Binarised(score=score, n=copies)
         first = 0
-        if not many.of_votes:
+        if not many.of_votes and copies > 1:
             first = tune
             few = Stored(one.logits[:tune], one.predictions[:tune], one.nfe[:tune])
             many = many.tuned(few, nothing * tune, labels[:tune].tolist(), 0)
-        methods.append((f"binarised, {score}", many, radius, first))
+        if copies > 1:
+            methods.append((f"binarised, {score}", many, radius, first))
         methods.append((f"one-draw, {score}, promised for r 0 only", OneDraw(score=score), 0.0, 0))
         for name, method, reach, first in methods:
             rest = dataclasses.replace(
@@ -231,7 +232,7 @@ def main(
                 for s in (clean, moved)
             ]
             print(line(name, method.copies, *both, truth), flush=True)
-        if score != "margin":  # the bound of RSCP+ is for scores in [0, 1]
+        if score != "margin" and copies > 1:  # the bound of RSCP+ is for scores in [0, 1]
             means = [s.mean_scores(score) for s in (one, clean, moved)]
             both = [
                 rscp_plus(means[0], labels, mean, alpha, radius / sigma, copies)

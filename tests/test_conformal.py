@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
+from test_proofs import network
 from toys import ORIGIN, SIGMA, AlwaysFirst, HalfLine, reference, warm
 
 import deqcert
@@ -320,6 +321,25 @@ def test_votes_of_a_certificate_bound_those_of_every_class() -> None:
             found = votes_evidence(told, int(counts[chosen]), 80, 4)
             assert (found.low <= counts).all()
             assert (counts <= found.high).all()
+
+
+@pytest.mark.parametrize("kind", ["monotone", "lipschitz-bounded"])
+def test_a_proven_set_holds_what_any_clean_image_within_the_radius_has(kind: str) -> None:
+    model, draw = network(kind, 0), np.random.default_rng(0)
+    for score in SCORES:
+        method = Proven(score=score)
+        for radius in (0.0, 0.1, 1.0):
+            x = draw.random(model.input_shape)
+            way = draw.standard_normal(x.shape)
+            moved = x + radius * (1 - 1e-9) * way / np.linalg.norm(way)
+            clean = method.evidence(model, [Input(x, 0)], stage=0, radius=0.0)[0]
+            found = method.evidence(model, [Input(moved, 0)], stage=0, radius=radius)[0]
+            assert (clean.low <= clean.high).all()
+            assert (found.high >= clean.low).all()
+            exact = method.evidence(model, [Input(x, 0)], stage=0, radius=0.0)[0]
+            assert np.allclose(exact.low, exact.high, atol=1e-5) or score == "aps"
+    with pytest.raises(ConfigError, match="Lipschitz constants can be proven"):
+        Proven().check(Half(0.5))
 
 
 # --- from the front doors

@@ -150,7 +150,7 @@ class SmoothedClassifier(Settings):
             certifier = self._certifier_of(count)
         subject = self.engine if certifier.noise else self._loaded.model
         certifier.check(subject)
-        return self._each(x, index, lambda one: certifier.certify(subject, one))
+        return self.each(x, index, lambda one: certifier.certify(subject, one))
 
     def predict(
         self, x: ArrayLike, index: int = 0, *, n: int = 1000, alpha: float | None = None
@@ -174,7 +174,7 @@ class SmoothedClassifier(Settings):
         from deqcert.certifiers import predict
 
         chosen = self.alpha if alpha is None else alpha
-        return self._each(
+        return self.each(
             x, index, lambda one: predict(self.engine, self.predictor, one, n=n, alpha=chosen)
         )
 
@@ -384,6 +384,11 @@ class SmoothedClassifier(Settings):
 
         return parse_goal(self.goal)
 
+    @property
+    def loaded(self) -> Loaded:
+        """The model in its form, and what identifies it."""
+        return self._loaded
+
     @cached_property
     def _loaded(self) -> Loaded:
         return self._load(None)
@@ -448,8 +453,17 @@ class SmoothedClassifier(Settings):
             "noisy training images differed from the converged model's (95% confidence)"
         )
 
-    def _each(self, x: Any, index: int, answer: Callable[[Input], Any]) -> Any:
-        """Answer for one input, or for each of several."""
+    def each(self, x: Any, index: int, answer: Callable[[Input], Any]) -> Any:
+        """Answer for one input, or for each of several; see :meth:`certify` for seed "random".
+
+        Args:
+            x: An input, or several.
+            index: Number that the noise of the first is drawn by.
+            answer: Gives one input's answer.
+
+        Raises:
+            DataError: If the shape is none of the model's, or pixels are outside [0, 1].
+        """
         import numpy as np
 
         from deqcert.smoothing import Input

@@ -16,6 +16,9 @@ from deqcert.runs import Row
 if TYPE_CHECKING:
     from deqcert.smoothing import Predictor, VoteBatch
 
+TICK = 5.0
+"""Seconds between two lines of :class:`Ticks`."""
+
 
 class Progress(ABC):
     """Counts what is done, and shows it.
@@ -190,3 +193,20 @@ def progress_kind(quiet: bool) -> type[Progress]:
     if quiet:
         return Quiet
     return Bar if sys.stderr.isatty() else Lines
+
+
+class Ticks:
+    """Lines on standard error that say how many images are done, every few seconds.
+
+    Args:
+        quiet: Whether to say nothing.
+    """
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet, self._next = quiet, time.monotonic() + TICK
+
+    def __call__(self, done: int, count: int) -> None:
+        """Say it, unless it was said just now."""
+        if not self._quiet and time.monotonic() >= self._next:
+            self._next = time.monotonic() + TICK
+            print(f"{done} of {count} images", file=sys.stderr, flush=True)

@@ -40,6 +40,7 @@ ROOMS["certifiers"] = ROOMS["smoothing"] | {"smoothing"}
 ROOMS["runs"] = ROOMS["certifiers"] | {"certifiers", "data"}
 ROOMS["attacks"] = ROOMS["runs"] | {"runs"}
 ROOMS["training"] = ROOMS["certifiers"] | {"certifiers", "attacks", "data"}
+ROOMS["conformal"] = ROOMS["attacks"] | {"attacks"}
 ROOMS["report"] = ERRORS | {"certifiers"}
 EVERYTHING = set(ROOMS)
 ROOMS["bench"] = EVERYTHING - {"training"}
@@ -48,8 +49,9 @@ ROOMS["presets"] = ERRORS
 ROOMS["settings"] = ERRORS | {"solvers", "starts", "models", "data", "certifiers"}
 ROOMS["progress"] = ERRORS | {"runs", "smoothing", "certifiers"}
 ROOMS["compose"] = (EVERYTHING - {"training", "attacks"}) | {"form_cache", "settings"}
-DOOR = {"api", "compose", "form_cache", "presets", "progress", "settings"}
-ROOMS["api"] = EVERYTHING - {"training", "attacks"} | DOOR
+DOOR = {"api", "compose", "form_cache", "presets", "progress", "set_predictor", "settings"}
+ROOMS["api"] = EVERYTHING - {"training", "attacks", "conformal"} | DOOR
+ROOMS["set_predictor"] = EVERYTHING - {"training"} | DOOR
 ROOMS["cli"] = EVERYTHING | {"bench"} | DOOR
 ROOMS["__main__"] = {"cli"}
 
@@ -147,6 +149,8 @@ def test_the_check_itself_finds_a_climbing_arrow() -> None:
         "import deqcert.cli",
         "from deqcert.cli import main; main(['--help'])",
         "from deqcert.cli import main; main(['certify', '--help'])",
+        "from deqcert.cli import main; main(['conformal', 'calibrate', '--help'])",
+        "from deqcert.cli import main; main(['conformal', 'sets', '--help'])",
         "from deqcert.cli import main; main(['train', '--help'])",
         "from deqcert.cli import main; main(['train-start', '--help'])",
         "import deqcert.training, deqcert.training.config, deqcert.training.starts.config",

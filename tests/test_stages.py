@@ -43,6 +43,13 @@ USES: dict[str, tuple[list[str], set[int]]] = {
         ],
         {*ATTACKS, Stage.ANSWER},
     ),
+    "prediction sets": (
+        [
+            f"conformal calibrate {FEW} --sigma 0.25 --images 0:20 --out held",
+            "conformal sets held --images 20:22",
+        ],
+        {Stage.CALIBRATE, Stage.SETS},
+    ),
     "benches": (
         [f"bench {ONE} {SIZES} --starts previous --depths 2"],
         {Stage.BENCH + stage for stage in CERTIFICATES},

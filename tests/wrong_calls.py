@@ -39,6 +39,9 @@ BASE = {
     "certify": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 60 --out new",
     "predict": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 20",
     "attack": "--attack square:steps=1 --n 200 --alpha 0.05 --search 5 --out new",
+    "conformal calibrate": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:6 --tol 0 "
+    "--depth 2 --out new",
+    "conformal sets": "--data npz:data.npz --images 6:8 --alpha 0.3 --out new",
     "report": "",
     "bench starts": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 50 --n0 10 "
     "--starts cold --depths 1 --tol 0.3 --depth 5 --reference-tol 0.3 --reference-depth 5",
@@ -48,7 +51,7 @@ BASE = {
 }
 """What makes each command right and small; the files are those of :func:`make_files`."""
 
-ARGUMENTS = {"attack": ["run"], "report": ["run"]}
+ARGUMENTS = {"attack": ["run"], "conformal sets": ["held"], "report": ["run"]}
 
 NUMBERS = [
     "",
@@ -100,6 +103,8 @@ def make_files(folder: Path) -> None:
     Image.fromarray(pixels[0, 0, 0]).save(folder / "picture.png")
     small = "certify --model ok.pth --data npz:data.npz --sigma 0.01 --images 0:1 --n0 10 --n 60"
     assert main([*small.split(), "--tol", "0", "--depth", "2", "--out", "run", "--quiet"]) == 0
+    small = "conformal calibrate --model ok.pth --data npz:data.npz --sigma 0.01 --images 0:6"
+    assert main([*small.split(), "--tol", "0", "--depth", "2", "--out", "held", "--quiet"]) == 0
 
     (folder / "empty").write_bytes(b"")
     (folder / "text.txt").write_text("hello\n")
@@ -159,6 +164,11 @@ ROLES: dict[str, Sequence[str]] = {
     "attack --out": [*_FOLDERS, "folder", "run"],
     "--picture": _IMAGES,
     "attack run": [*FILES, "ok.pth", "ok.yaml", "run/manifest.json"],
+    "conformal sets calibration": [*FILES, "ok.pth", "ok.yaml", "run", "held/manifest.json"],
+    "conformal sets --out": [*_FOLDERS, "folder", "run", "held"],
+    "conformal calibrate --method": ["", "standard", "one_draw", NO_TEXT, "ONE-DRAW", "proven"],
+    "conformal calibrate --method-option": ["x", "=", "score=", "score=best", "n=3", NO_TEXT, "=1"],
+    "--votes": [*FILES, "ok.pth", "run/manifest.json", "held"],
     "report runs": [*FILES, "ok.pth", "ok.yaml", "a=", "a=missing", "=run/x", "="],
     "predict files": [*_PICTURES, "ok.pth", "data.npz"],
     "--images": SLICES,

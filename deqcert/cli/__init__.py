@@ -28,6 +28,7 @@ COMMANDS = (
     "certify",
     "predict",
     "attack",
+    "conformal",
     "report",
     "bench",
     "doctor",

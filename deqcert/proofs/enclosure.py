@@ -33,6 +33,7 @@ class Leads:
         logits: Logits of the state that was found, shape (B, K), float64; they prove nothing.
         nfe: Cell evaluations, shape (B,).
         states: The states that were found, shape (B, D), float64.
+        rounding: Bound of what rounding changed in any difference of two logits, shape (B,).
     """
 
     best: Tensor
@@ -41,6 +42,7 @@ class Leads:
     logits: Tensor
     nfe: Tensor
     states: Tensor
+    rounding: Tensor
 
     @property
     def classes(self) -> Tensor:
@@ -112,14 +114,34 @@ class Enclosure:
             it leads over that one at the exact equilibrium, shape (B, K), at most 0 for the class
             itself; and the bound of ||z - z*||, shape (B,).
         """
-        in_cell, in_logits = self.model.rounding(z, injection)
-        residual = MARGIN * (torch.linalg.vector_norm(fz - z, dim=1) + inexact) + in_cell
-        distance = MARGIN * self.model.error_bound(residual)
+        distance, in_logits = self._distance(z, fz, injection, inexact)
         logits = self.model.readout(z)
         best = logits.argmax(dim=1, keepdim=True)
         gap = logits.gather(1, best) - logits - in_logits[:, None]
         best = best.squeeze(1)
         return best, gap - MARGIN * self.lipschitz[best] * distance[:, None], distance
+
+    def differences(self, found: Leads) -> tuple[Tensor, Tensor]:
+        """Bound every difference of two logits at the exact equilibrium.
+
+        Args:
+            found: What :meth:`solve` found.
+
+        Returns:
+            Logit i minus logit j of the states that were found, shape (B, K, K), and how far it may
+            be from that of the exact equilibrium, same shape.
+        """
+        error = MARGIN * self.lipschitz * found.error[:, None, None]
+        error = found.rounding[:, None, None] + error
+        return found.logits[:, :, None] - found.logits[:, None, :], error
+
+    def _distance(
+        self, z: Tensor, fz: Tensor, injection: Tensor, inexact: Tensor | float
+    ) -> tuple[Tensor, Tensor]:
+        """Bound ||z - z*|| per row, and the rounding of a difference of two logits."""
+        in_cell, in_logits = self.model.rounding(z, injection)
+        residual = MARGIN * (torch.linalg.vector_norm(fz - z, dim=1) + inexact) + in_cell
+        return MARGIN * self.model.error_bound(residual), in_logits
 
     @torch.no_grad()
     def solve(self, x: Tensor, *, tol: float, depth: int) -> Leads:
@@ -150,7 +172,8 @@ class Enclosure:
         solved = get_solver("anderson").solve(bind(model.cell, injection), start, stop)
         z = solved.z
         best, gaps, error = self.gaps(z, model.cell(z, injection), injection, rounding(images))
-        return Leads(best, gaps, error, model.readout(z), solved.nfe + 1, z)
+        _, in_logits = model.rounding(z, injection)
+        return Leads(best, gaps, error, model.readout(z), solved.nfe + 1, z, in_logits)
 
     @torch.no_grad()
     def prove(

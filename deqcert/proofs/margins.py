@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from deqcert.errors import ConfigError
@@ -102,6 +103,26 @@ class Margins:
             replace(lead, entering=inside[row], entering_error=float(off[row]))
             for row, lead in enumerate(leads)
         ]
+
+    @torch.no_grad()
+    def differences(
+        self, x: ArrayLike | Tensor, *, tol: float, depth: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+        """Bound every difference of two logits at the exact equilibrium of an input.
+
+        Args:
+            x: As for :meth:`at`, and so are the others.
+            tol: Relative residual that ends the solve.
+            depth: Most cell evaluations.
+
+        Returns:
+            Logit i minus logit j where the solve ended, shape (K, K); how far each may be from that
+            of the exact equilibrium, shape (K, K); and the cell evaluations.
+        """
+        image = torch.as_tensor(x, dtype=torch.float64)
+        leads = self._enclosure.solve(image[None], tol=tol, depth=depth)
+        found, error = self._enclosure.differences(leads)
+        return found[0].numpy(), error[0].numpy(), int(leads.nfe[0])
 
     def radius(self, lead: Lead) -> tuple[float, int]:
         """Return the largest radius that is proven, and the class that limits it.

@@ -7,6 +7,8 @@ from .engine import SmoothingEngine as SmoothingEngine
 from .engine import VoteBatch as VoteBatch
 from .engine import Votes as Votes
 from .input import Input as Input
+from .many import Answers as Answers
+from .many import Copies as Copies
 from .noise import noisy_copies as noisy_copies
 from .predictor import Predictor as Predictor
 from .silence import Silence as Silence

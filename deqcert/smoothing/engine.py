@@ -29,7 +29,7 @@ from deqcert.smoothing.noise import (
 )
 from deqcert.smoothing.predictor import Predictor
 from deqcert.smoothing.stage import Stage
-from deqcert.smoothing.stream import solve_stream
+from deqcert.smoothing.stream import SolvedRows, solve_stream
 from deqcert.solvers import SolveResult, Status, StopRule, bind
 
 NO_VOTE = -1
@@ -291,7 +291,7 @@ class SmoothingEngine:
         if not 0 <= stage < Stage.BENCH:
             raise ConfigError(f"stage is {stage}, but it must be from 0 to {Stage.BENCH - 1}.")
         check_counters(seed=self.seed, index=input.index, stage=self.base_stage + stage)
-        clean = self._input(input.x)
+        clean = self.prepare(input.x)
         blocks = self._blocks(clean, input.index, self.base_stage + stage, samples)
         if predictor.independent and not predictor.fixed_depth:
             solved = self._streamed(predictor, blocks)
@@ -325,9 +325,7 @@ class SmoothingEngine:
         """Solve until each row ends by itself, keeping the batch full."""
         stop = predictor.stop
         for solved in solve_stream(self.model, predictor, blocks, self.batch):
-            yield self._read(
-                solved.samples, solved.injection, solved.result, stop, logits=solved.logits
-            )[0]
+            yield self.read(solved, stop)
 
     def _batched(
         self,
@@ -387,7 +385,24 @@ class SmoothingEngine:
         )
         return batch, usable
 
-    def _input(self, x: ArrayLike | Tensor) -> Tensor:
+    def read(self, solved: SolvedRows, stop: StopRule) -> VoteBatch:
+        """Read the classes of solved rows out.
+
+        Args:
+            solved: The rows.
+            stop: When their solves ended.
+        """
+        return self._read(
+            solved.samples, solved.injection, solved.result, stop, logits=solved.logits
+        )[0]
+
+    def prepare(self, x: ArrayLike | Tensor) -> Tensor:
+        """Bring an input to the device, shape (C, H, W), float32.
+
+        Raises:
+            DataError: If it does not fit the model, is not finite, or lies off the grid of exact
+                noise.
+        """
         clean = torch.as_tensor(x, dtype=torch.float32, device=self.device)
         expected = getattr(self.raw, "input_shape", None)
         if expected is not None and tuple(clean.shape) != tuple(expected):

@@ -24,6 +24,9 @@ class Stage(enum.IntEnum):
         PILOT: ``deqcert plan --pilot`` learns what a run will take.
         TUNE: The depth of a learned start is tuned, on training images.
         AGREEMENT: The votes that are held against the converged model are chosen.
+        CALIBRATE: Prediction sets are calibrated.
+        SETS: A prediction set is answered. No adversary may know this noise, so attacks on sets
+            climb on that of ATTACK.
         ATTACK: Attacks climb, and choose at random.
         ANSWER: An attack learns the class of an image whose certificate abstains.
         SEARCH: An attack guesses on the way to a verdict.
@@ -38,6 +41,8 @@ class Stage(enum.IntEnum):
     PILOT = 4
     TUNE = 5
     AGREEMENT = 6
+    CALIBRATE = 7
+    SETS = 8
     ATTACK = 2**16
     ANSWER = 2**17
     SEARCH = 2**17 + 1

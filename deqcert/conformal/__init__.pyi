@@ -1,0 +1,10 @@
+from .base import Evidence as Evidence
+from .base import SetMethod as SetMethod
+from .binarised import Binarised as Binarised
+from .calibration import Calibration as Calibration
+from .one_draw import OneDraw as OneDraw
+from .proven import Proven as Proven
+from .registry import SET_METHODS as SET_METHODS
+from .scores import SCORES as SCORES
+from .scores import scores_of as scores_of
+from .split import covering_rank as covering_rank

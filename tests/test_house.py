@@ -35,11 +35,14 @@ ROOMS: dict[str, set[str]] = {
 SOLVING = ERRORS | {"devices", "kernels", "solvers", "models"}
 ROOMS["starts"] = SOLVING
 ROOMS["proofs"] = SOLVING
+ROOMS["latents"] = SOLVING | {"proofs", "data"}
 ROOMS["smoothing"] = SOLVING | {"starts", "proofs"}
-ROOMS["certifiers"] = ROOMS["smoothing"] | {"smoothing"}
+ROOMS["certifiers"] = ROOMS["smoothing"] | {"smoothing", "latents"}
 ROOMS["runs"] = ROOMS["certifiers"] | {"certifiers", "data"}
 ROOMS["attacks"] = ROOMS["runs"] | {"runs"}
-ROOMS["training"] = ROOMS["smoothing"] | {"smoothing", "attacks", "data"}
+ROOMS["training"] = ROOMS["smoothing"] | {
+    *("smoothing", "attacks", "data", "latents", "certifiers", "report"),
+}
 ROOMS["report"] = ERRORS | {"certifiers"}
 EVERYTHING = set(ROOMS)
 ROOMS["bench"] = EVERYTHING - {"training"}

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deqcert.api import SmoothedClassifier, parse_images
+from deqcert.api import SmoothedClassifier
 from deqcert.attacks import ATTACKS
 from deqcert.certifiers.bounds import write_radius
 from deqcert.cli.fields import FILLED, options_from, renamed
 from deqcert.cli.options import parse_radii, quiet_option, radii_option
+from deqcert.data.indices import parse_images
 from deqcert.errors import ConfigError, Interrupted, RunError
 from deqcert.options import number, parse_pairs
 

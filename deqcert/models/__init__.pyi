@@ -3,6 +3,7 @@ from .base import (
     EnclosedModel,
     FoldableModel,
     ImplicitModel,
+    LatentModel,
     MappedModel,
     ModelConfig,
     ProvenModel,
@@ -14,6 +15,7 @@ from .contractive import ContractiveConfig, ContractiveDEQ
 from .folding import fold
 from .forms import FORMS, form_names, in_form
 from .functions import ImplicitClassifier
+from .headed import HeadedConfig, HeadedModel, with_head
 from .lipschitz_bounded import LipschitzBoundedConfig, LipschitzBoundedDEQ
 from .mdeq import MDEQ
 from .monotone import MonotoneConfig, MonotoneDEQ
@@ -32,8 +34,11 @@ __all__ = [
     "ContractiveDEQ",
     "EnclosedModel",
     "FoldableModel",
+    "HeadedConfig",
+    "HeadedModel",
     "ImplicitClassifier",
     "ImplicitModel",
+    "LatentModel",
     "LipschitzBoundedConfig",
     "LipschitzBoundedDEQ",
     "MDEQConfig",
@@ -56,4 +61,5 @@ __all__ = [
     "in_form",
     "load_model",
     "read_config",
+    "with_head",
 ]

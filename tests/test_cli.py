@@ -20,11 +20,12 @@ import pytest
 import torch
 from PIL import Image
 
-from deqcert.api import SmoothedClassifier, parse_images
+from deqcert.api import SmoothedClassifier
 from deqcert.attacks import ATTACKS
 from deqcert.certifiers import CERTIFIERS
 from deqcert.cli import COMMANDS, main
 from deqcert.data import dataset_names
+from deqcert.data.indices import parse_images
 from deqcert.models import ARCHITECTURES, MDEQ, MDEQConfig
 from deqcert.options import options_of, read_options
 from deqcert.runs import COLUMNS

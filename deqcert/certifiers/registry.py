@@ -23,6 +23,7 @@ CERTIFIERS: Registry[type[Certifier[Any]]] = Registry(
         "lipschitz": "deqcert.certifiers.lipschitz:Lipschitz",
         "interval": "deqcert.certifiers.interval:Interval",
         "zonotope": "deqcert.certifiers.zonotope:Zonotope",
+        "latent": "deqcert.certifiers.latent:Latent",
         "serialized": "deqcert.certifiers.serialized:Serialized",
         "serialized-strata": "deqcert.certifiers.strata:SerializedStrata",
         "serialized-paper": "deqcert.certifiers.serialized_paper:SerializedPaper",

@@ -24,6 +24,7 @@ from deqcert.registry import nearest, unknown_name
 COMMANDS = (
     "train",
     "train-start",
+    "fit-latent",
     "plan",
     "certify",
     "predict",

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from deqcert.api import parse_images
 from deqcert.attacks import ATTACKS
 from deqcert.certifiers.bounds import write_radius
 from deqcert.cli.attacked import NOISE, Attacking, Certified, prepare
 from deqcert.cli.fields import FILLED, options_from, renamed
 from deqcert.cli.options import parse_radii, quiet_option, radii_option
+from deqcert.data.indices import parse_images
 from deqcert.errors import ConfigError, Interrupted, RunError
 from deqcert.options import parse_pairs
 

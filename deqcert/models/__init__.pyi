@@ -4,6 +4,7 @@ from .base import (
     FoldableModel,
     ImplicitModel,
     IntervalModel,
+    LatentModel,
     LipschitzModel,
     MappedModel,
     ModelConfig,
@@ -17,6 +18,7 @@ from .contractive import ContractiveConfig, ContractiveDEQ
 from .folding import fold
 from .forms import FORMS, form_names, in_form
 from .functions import ImplicitClassifier
+from .headed import HeadedConfig, HeadedModel, with_head
 from .interval import IntervalConfig, IntervalDEQ
 from .interval_form import Affine, IntervalBounds, IntervalForm, pixel_box
 from .lipschitz_bounded import LipschitzBoundedConfig, LipschitzBoundedDEQ
@@ -40,6 +42,8 @@ __all__ = [
     "ContractiveDEQ",
     "EnclosedModel",
     "FoldableModel",
+    "HeadedConfig",
+    "HeadedModel",
     "ImplicitClassifier",
     "ImplicitModel",
     "IntervalBounds",
@@ -47,6 +51,7 @@ __all__ = [
     "IntervalDEQ",
     "IntervalForm",
     "IntervalModel",
+    "LatentModel",
     "LipschitzBoundedConfig",
     "LipschitzBoundedDEQ",
     "LipschitzConvConfig",
@@ -76,4 +81,5 @@ __all__ = [
     "load_model",
     "pixel_box",
     "read_config",
+    "with_head",
 ]

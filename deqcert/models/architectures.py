@@ -57,7 +57,19 @@ def read_config(path: str | Path) -> ModelConfig:
     Raises:
         ConfigError: If the file is missing or is not the configuration of a known model.
     """
-    data = read_yaml(path)
+    return config_of(read_yaml(path), path)
+
+
+def config_of(data: Any, path: str | Path) -> ModelConfig:
+    """Make a configuration of the content of a YAML file.
+
+    Args:
+        data: The content.
+        path: What to name in sentences.
+
+    Raises:
+        ConfigError: If it is not the configuration of a known model.
+    """
     word, words = _word(data), []
     for kind in _kinds():
         if kind.name == word:
@@ -74,4 +86,7 @@ def _word(data: Any) -> object:
 
 
 def _kinds() -> Iterator[type[ModelConfig]]:
-    return (type(ARCHITECTURES.get(name)) for name in ARCHITECTURES)
+    from deqcert.models.headed import HeadedConfig
+
+    yield from (type(ARCHITECTURES.get(name)) for name in ARCHITECTURES)
+    yield HeadedConfig  # made of another model, not trained

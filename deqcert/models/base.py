@@ -131,6 +131,21 @@ class LipschitzModel(ImplicitModel, Protocol):
 
 
 @runtime_checkable
+class LatentModel(ImplicitModel, Protocol):
+    """An implicit model that says what its last, linear layer takes.
+
+    Another head can then be put in its place (:func:`deqcert.models.with_head`).
+    """
+
+    def latent(self, z: Tensor) -> Tensor:
+        """Map states, shape (B, D), to latents, shape (B, m).
+
+        A model that is proven (:class:`EnclosedModel`) maps 1-Lipschitz in l2.
+        """
+        ...
+
+
+@runtime_checkable
 class IntervalModel(ImplicitModel, Protocol):
     """An implicit model whose intervals have an equilibrium, too."""
 

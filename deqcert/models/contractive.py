@@ -106,8 +106,12 @@ class ContractiveDEQ(TrainableModel):
 
     def readout(self, z: Tensor) -> Tensor:
         """Map states, shape (B, D), to logits, shape (B, K)."""
-        logits: Tensor = self.classifier(z)
+        logits: Tensor = self.classifier(self.latent(z))
         return logits
+
+    def latent(self, z: Tensor) -> Tensor:
+        """Return states, shape (B, D), as they are."""
+        return z
 
     def factor(self) -> float:
         """Return the proven contraction factor L of the stored weight."""

@@ -133,6 +133,10 @@ class MDEQ(TrainableModel):
 
     def readout(self, z: Tensor) -> Tensor:
         """Map states, shape (B, D), to logits, shape (B, K)."""
+        return self.classifier(self.latent(z))  # type: ignore[no-any-return]
+
+    def latent(self, z: Tensor) -> Tensor:
+        """Map states, shape (B, D), to pooled features, shape (B, final channels)."""
         maps = self._state_layout(z).unpack(z)
         features = self.incre_modules[0](maps[0])
         for widen, downsample, entry in zip(
@@ -140,8 +144,7 @@ class MDEQ(TrainableModel):
         ):
             features = widen(entry) + downsample(features)
         features = self.final_layer(features)
-        pooled = F.avg_pool2d(features, features.shape[2:]).flatten(1)
-        return self.classifier(pooled)  # type: ignore[no-any-return]
+        return F.avg_pool2d(features, features.shape[2:]).flatten(1)
 
     def folded(self, *, channels_last: bool = True) -> MDEQ:
         """Return a copy for inference; see :func:`deqcert.models.folding.fold`."""

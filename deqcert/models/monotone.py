@@ -129,8 +129,12 @@ class MonotoneModel(TrainableModel):
 
     def readout(self, z: Tensor) -> Tensor:
         """Map states of the splitting, shape (B, D), to logits of relu(z), shape (B, K)."""
-        logits: Tensor = self.Wout(self.features(F.relu(z)))
+        logits: Tensor = self.Wout(self.latent(z))
         return logits
+
+    def latent(self, z: Tensor) -> Tensor:
+        """Map states of the splitting, shape (B, D), to what the readout takes, shape (B, m)."""
+        return self.features(F.relu(z))
 
     def factor(self) -> float:
         """Return the proven contraction factor ||R||_2 of the splitting."""

@@ -77,8 +77,7 @@ class _Tiers(nn.Module):
         self.A = nn.ModuleList(nn.Conv2d(c, c, KERNEL, bias=False) for c in channels)
         self.B = nn.ModuleList(nn.Conv2d(c, c, KERNEL, bias=False) for c in channels)
         self.D = nn.ModuleList(
-            nn.Conv2d(c, d, KERNEL, bias=False)
-            for c, d in itertools.pairwise(channels)
+            nn.Conv2d(c, d, KERNEL, bias=False) for c, d in itertools.pairwise(channels)
         )
 
 

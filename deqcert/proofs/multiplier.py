@@ -43,7 +43,8 @@ def multiplier_bound(form: ReluForm, readout: Tensor) -> tuple[float, Tensor]:
 
     Args:
         form: The matrices W and U.
-        readout: The row c, shape (D,), float64.
+        readout: The row c, shape (D,), float64; or several, shape (k, D), whose products with z*
+            are bounded together, as a vector in l2. The identity bounds z* itself.
 
     Returns:
         L, in logits per pixel unit, and the diagonal of T, shape (D,); (infinity, ones) where
@@ -54,7 +55,7 @@ def multiplier_bound(form: ReluForm, readout: Tensor) -> tuple[float, Tensor]:
     **Source:** the bound is of the family of M. Revay, R. Wang, I. Manchester, "Lipschitz Bounded
     Equilibrium Networks" (2020); used here for a network that is given, one bound per pair.
     """
-    anything = torch.ones(len(readout), dtype=torch.float64)
+    anything = torch.ones(readout.shape[-1], dtype=torch.float64)
     if not bool(readout.any()):  # two rows of C that are equal, exactly
         return 0.0, anything
     found = _search(form, readout)
@@ -97,7 +98,8 @@ def verified_bound(form: ReluForm, readout: Tensor, multiplier: Tensor, bound: f
 
     Args:
         form: The matrices W and U, and how far they are from the exact ones.
-        readout: The row c, shape (D,), float64: a difference of two rows of C, rounded.
+        readout: The row c, shape (D,), float64: a difference of two rows of C, rounded; or several
+            such rows, shape (k, D).
         multiplier: Diagonal of T, shape (D,), float64, above 0.
         bound: L.
 
@@ -112,7 +114,8 @@ def verified_bound(form: ReluForm, readout: Tensor, multiplier: Tensor, bound: f
         return False
     square = bound * bound * (1.0 - 4.0 * UNIT)  # L^2, rounded down
     scaled, entering = t[:, None] * form.state, t[:, None] * form.input
-    moment = torch.outer(readout, readout)
+    rows = torch.atleast_2d(readout)
+    moment = rows.T @ rows
     gram = entering @ entering.T
     matrix = square * (2.0 * torch.diag(t) - scaled - scaled.T - moment) - gram
 
@@ -126,7 +129,7 @@ def verified_bound(form: ReluForm, readout: Tensor, multiplier: Tensor, bound: f
     error += largest**2 * form.input_error * (2.0 * size_input + form.input_error)
     # What rounding changes in the products and sums above.
     terms = 2.0 * torch.linalg.vector_norm(t).item() + 2.0 * size_state + size_readout
-    error += rounding_constant(12) * square * terms
+    error += rounding_constant(len(rows) + 12) * square * terms
     error += rounding_constant(form.input.shape[1] + 12) * size_entering**2
     up = MARGIN * (1.0 + 2.0 * rounding_constant(form.input.numel()))
     return is_semidefinite(matrix, up * error + TINY)
@@ -134,14 +137,15 @@ def verified_bound(form: ReluForm, readout: Tensor, multiplier: Tensor, bound: f
 
 def _search(form: ReluForm, readout: Tensor) -> tuple[float, Tensor] | None:
     """Minimise L over T in plain float64; None where no T was found that bounds anything."""
-    w, c = form.state.numpy(), readout.numpy()
+    w, c = form.state.numpy(), np.atleast_2d(readout.numpy())
+    moment, size = c.T @ c, w.shape[0]
     p = form.input.numpy() @ form.input.numpy().T
 
     def logarithm(log_t: Array) -> tuple[float, Array]:
         """Return ln L^2 and its gradient, from the largest generalised eigenvalue."""
         t = np.exp(log_t)
         scaled = t[:, None] * w
-        k = 2.0 * np.diag(t) - scaled - scaled.T - np.outer(c, c)
+        k = 2.0 * np.diag(t) - scaled - scaled.T - moment
         try:
             top, vector = scipy.linalg.eigh(
                 t[:, None] * p * t, k, subset_by_index=[len(t) - 1, len(t) - 1]
@@ -154,11 +158,11 @@ def _search(form: ReluForm, readout: Tensor) -> tuple[float, Tensor] | None:
         slope = 2.0 * v * (p @ (t * v) - value * (v - w @ v)) * t
         return float(np.log(value)), slope / value
 
-    # T = t I: with t above |c|^2 / (2 m) the form is positive definite.
-    least = float(np.log(c @ c / (2.0 * form.monotone)))
+    # T = t I: with t above ||c||^2 / (2 m) the form is positive definite.
+    least = float(np.log(np.linalg.norm(c, 2) ** 2 / (2.0 * form.monotone)))
     offsets = [0.01 * 2.0**k for k in range(12)]
-    start = min(offsets, key=lambda offset: logarithm(np.full(len(c), least + offset))[0])
-    begun = np.full(len(c), least + start)
+    start = min(offsets, key=lambda offset: logarithm(np.full(size, least + offset))[0])
+    begun = np.full(size, least + start)
     found = scipy.optimize.minimize(
         logarithm, begun, jac=True, method="L-BFGS-B", options={"maxiter": STEPS}
     )

@@ -9,6 +9,7 @@ import numpy as np
 from deqcert.data import Dataset
 from deqcert.errors import ConfigError
 from deqcert.models import ARCHITECTURES, ModelConfig, TrainableModel, load_model, read_config
+from deqcert.models.headed import HeadedModel
 from deqcert.models.skeleton import refuse_too_large
 from deqcert.training.config import TrainConfig
 
@@ -31,6 +32,11 @@ def initial_model(config: TrainConfig, data: Dataset) -> TrainableModel:
         refuse_too_large(chosen)
         return chosen.build().train()
     given = load_model(config.init, config.model_config)
+    if isinstance(given, HeadedModel):
+        raise ConfigError(
+            f"checkpoint {config.init} has a fitted head, which is not trained; begin with the "
+            "model that it was fitted to."
+        )
     if given.input_shape != data.shape:
         raise ConfigError(
             f"checkpoint {config.init} takes images of {given.input_shape}, but those of "

@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from deqcert.api import SmoothedClassifier, parse_images
+from deqcert.api import SmoothedClassifier
+from deqcert.data.indices import parse_images
 from deqcert.errors import ConfigError, Interrupted
 from deqcert.options import check_options, number
 

@@ -58,7 +58,16 @@ def passes(norm: str, seed: int = 0) -> Passes:
 def batch(norm: str, share: float = 1.0, seed: int = 0) -> TrainingBatch:
     made, (x, y) = passes(norm, seed), images()
     return TrainingBatch(
-        *(x, y, made, made.attacked, torch.Generator().manual_seed(0), share, made.quick),
+        *(
+            x,
+            y,
+            made,
+            made.attacked,
+            torch.Generator().manual_seed(0),
+            share,
+            made.quick,
+            made.latents,
+        ),
         prove=made.prove,
     )
 

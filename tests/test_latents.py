@@ -36,6 +36,7 @@ from deqcert.models import HeadedModel, architecture, load_model, with_head
 from deqcert.models.quadratic import Quadratics
 from deqcert.proofs import multiplier_bound, verified_bound
 from deqcert.smoothing import Input
+from deqcert.training.objectives.gaussian_latent import anisotropy, vertices
 
 
 def random_mixture(seed: int, classes: int, size: int, shared: bool) -> Mixture:
@@ -499,6 +500,21 @@ def test_method_latent_needs_a_head_and_a_proven_encoder(
     given = ["certify", "--model", named, "--method", "latent", "--images", "0:1"]
     assert main([*given, "--out", str(tmp_path / "run")]) == 2
     assert "fit one with deqcert fit-latent" in capsys.readouterr().err
+
+
+def test_latents_are_drawn_to_equally_distant_means(tmp_path: Path) -> None:
+    means = vertices(4, 13, 6.0)
+    apart = torch.cdist(means, means)[~torch.eye(4, dtype=torch.bool)]
+    assert torch.allclose(apart, torch.full_like(apart, 6.0)) and bool((means >= 0.0).all())
+    with pytest.raises(ConfigError, match="wider model"):
+        vertices(10, 9, 1.0)
+    round_ones = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(4000) % 2
+    assert float(anisotropy(3.0 * round_ones, y, 2)) < 0.01
+    assert float(anisotropy(round_ones * torch.tensor([5.0, 1.0, 1.0]), y, 2)) > 0.5
+    given = "train --architecture contractive --objective gaussian-latent --epochs 1 --test-draws 1 --batch 500"
+    assert main([*given.split(), "--out", str(tmp_path), "--quiet"]) == 0
+    assert main([*given.replace("contractive", "interval").split(), "--out", "none"]) == 2
 
 
 def test_the_public_head_of_qda_is_symmetric_in_float32() -> None:

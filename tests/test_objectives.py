@@ -65,6 +65,7 @@ def batch(net: Callable[[Tensor], Tensor], *, seed: int = 0, share: float = 1.0)
         generator=torch.Generator().manual_seed(seed),
         share=share,
         quick=lambda x, steps: torch.stack([net(x) / k for k in range(2, steps + 2)]),
+        latents=net,
         prove=lambda x, y: LipschitzProof(net(x), y, slopes(net)),
     )
 
@@ -217,6 +218,7 @@ def test_macer_holds_exactly_the_rows_below_the_margin() -> None:
         torch.Generator(),
         1.0,
         lambda x, steps: logits[None],
+        lambda x: logits,
     )
     loss = get_objective("macer", 0.5, draws=2, weight=4.0, beta=1.0).loss(task)
     cross = torch.nn.functional.cross_entropy(logits, task.y)

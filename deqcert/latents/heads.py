@@ -46,8 +46,9 @@ def lda(mixture: Mixture, ridge: float = 0.0) -> tuple[NDArray[np.float64], NDAr
     size = mixture.means.shape[1]
     origin = mixture.priors @ mixture.means
     centred = mixture.means - origin
-    rows = np.linalg.solve(mixture.covariance(0) + ridge * np.eye(size), centred.T).T
-    offsets = -0.5 * (centred * rows).sum(axis=1) + np.log(mixture.priors) - rows @ origin
+    ridged = mixture.covariance(0) + ridge * np.eye(size)
+    rows = np.asarray(np.linalg.solve(ridged, centred.T).T, dtype=np.float64)
+    offsets = np.log(mixture.priors) - 0.5 * (centred * rows).sum(axis=1) - rows @ origin
     return rows, offsets
 
 

@@ -74,7 +74,7 @@ class LatentRadius:
         best = scores.argmax(dim=1)
         radius = torch.full((len(z),), torch.inf, dtype=torch.float64)
         rival = best.clone()
-        for first in best.unique().tolist():
+        for first in sorted(set(best.tolist())):
             rows = torch.nonzero(best == first).squeeze(1)
             for other in range(scores.shape[1]):
                 if other == first:
@@ -234,4 +234,5 @@ def published_radius(head: Quadratics, z: Tensor) -> Tensor:
     least = torch.stack(
         [torch.linalg.eigvalsh(head.precisions - one)[:, 0].min() for one in head.precisions]
     )[best]
-    return m / (torch.sqrt(c.square() + (-least).clamp_min(0.0) * m) + c)
+    found: Tensor = m / (torch.sqrt(c.square() + (-least).clamp_min(0.0) * m) + c)
+    return found

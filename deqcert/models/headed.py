@@ -164,7 +164,7 @@ class HeadedModel(TrainableModel):
 
     def latent(self, z: Tensor) -> Tensor:
         """Map states, shape (B, D), to latents, shape (B, m)."""
-        return self.base.latent(z)  # type: ignore[no-any-return,operator]
+        return self.base.latent(z)
 
     def readout(self, z: Tensor) -> Tensor:
         """Map states, shape (B, D), to scores, shape (B, K)."""

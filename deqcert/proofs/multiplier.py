@@ -114,7 +114,7 @@ def verified_bound(form: ReluForm, readout: Tensor, multiplier: Tensor, bound: f
         return False
     square = bound * bound * (1.0 - 4.0 * UNIT)  # L^2, rounded down
     scaled, entering = t[:, None] * form.state, t[:, None] * form.input
-    rows = torch.atleast_2d(readout)
+    rows = readout.reshape(-1, readout.shape[-1])
     moment = rows.T @ rows
     gram = entering @ entering.T
     matrix = square * (2.0 * torch.diag(t) - scaled - scaled.T - moment) - gram

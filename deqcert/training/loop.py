@@ -307,6 +307,7 @@ class _Training:
                 self.generator,
                 share,
                 self.passes.quick,
+                self.passes.latents,
                 self.passes.prove if self.norm is not None else None,
             )
         )

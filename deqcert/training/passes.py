@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deqcert.models import TrainableModel
+from deqcert.errors import ConfigError
+from deqcert.models import LatentModel, TrainableModel
 from deqcert.solvers import StopRule, get_solver
 from deqcert.solvers.gradients import (
     GRADIENTS,
@@ -95,6 +96,23 @@ class Passes:
                 z = self._cell(z, *context)
                 found.append(self.model.readout(z).to(x.dtype))
         return torch.stack(found)
+
+    def latents(self, x: Tensor) -> Tensor:
+        """Map images to what the last, linear layer takes; those of the latest pass cost nothing.
+
+        Raises:
+            ConfigError: If the model does not say what its latents are.
+        """
+        if not isinstance(self.model, LatentModel):
+            raise ConfigError(
+                f"the objective is about latents, which {type(self.model).__name__} does not "
+                "offer; train another architecture."
+            )
+        if self._seen is not x or self._last is None:
+            self(x)
+            assert self._last is not None
+        with self._precision():
+            return self.model.latent(self._last[0]).to(x.dtype)
 
     def prove(self, x: Tensor, y: Tensor) -> Proof:
         """Bound the margins of images; see :func:`deqcert.training.proof.prove`."""

@@ -20,6 +20,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "consistency": "deqcert.training.objectives.consistency:Consistency",
         "macer": "deqcert.training.objectives.macer:Macer",
         "faithful": "deqcert.training.objectives.faithful:Faithful",
+        "gaussian-latent": "deqcert.training.objectives.gaussian_latent:GaussianLatent",
         "adaptive": "deqcert.training.objectives.adaptive:Adaptive",
         "fixed-radius": "deqcert.training.objectives.fixed_radius:FixedRadius",
         "small-box": "deqcert.training.objectives.small_box:SmallBox",

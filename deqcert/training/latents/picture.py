@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from deqcert.report.picture import COLOURS, new_figure, save_figure
 from deqcert.training.latents.config import LatentConfig
 
@@ -58,7 +60,11 @@ def draw(
     axes.legend(loc="best", frameon=False, fontsize=9)
     if lipschitz:
         upper = axes.secondary_xaxis(
-            "top", functions=(lambda x: x / lipschitz, lambda x: x * lipschitz)
+            "top",
+            functions=(
+                lambda latent: np.asarray(latent) / lipschitz,
+                lambda pixels: np.asarray(pixels) * lipschitz,
+            ),
         )
         upper.set_xlabel(rf"proven $\ell_2$ radius (pixels in [0, 1]), constant {lipschitz:.3g}")
     axes.set_title(f"Latents, head {config.head}", loc="left", fontsize=11, fontweight="bold")

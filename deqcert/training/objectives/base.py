@@ -39,6 +39,8 @@ class TrainingBatch:
         share: How much of the training is done, 0 to 1.
         quick: The model after a few plain evaluations from where its solves start. On the images
             of the latest pass of ``forward`` it sees the same injection and the same masks.
+        latents: Images to what the model's last, linear layer takes, shape (B, m), differentiable;
+            on the images of the latest pass of ``forward``, of that very pass.
         prove: What the model proves of images while it is trained, differentiable; None where it
             proves nothing.
     """
@@ -50,6 +52,7 @@ class TrainingBatch:
     generator: torch.Generator
     share: float
     quick: Quick
+    latents: Forward
     prove: Prove | None = None
 
 

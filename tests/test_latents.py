@@ -512,7 +512,7 @@ def test_latents_are_drawn_to_equally_distant_means(tmp_path: Path) -> None:
     y = torch.arange(4000) % 2
     assert float(anisotropy(3.0 * round_ones, y, 2)) < 0.01
     assert float(anisotropy(round_ones * torch.tensor([5.0, 1.0, 1.0]), y, 2)) > 0.5
-    given = "train --architecture contractive --objective gaussian-latent --epochs 1 --test-draws 1 --batch 500"
+    given = "train --architecture contractive --objective gaussian-latent --epochs 1 --batch 500"
     assert main([*given.split(), "--out", str(tmp_path), "--quiet"]) == 0
     assert main([*given.replace("contractive", "interval").split(), "--out", "none"]) == 2
 

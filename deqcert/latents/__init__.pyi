@@ -1,3 +1,14 @@
+from .encode import encode as encode
+from .evidence import Normality as Normality
+from .evidence import estimate_gap as estimate_gap
+from .evidence import normality as normality
+from .heads import fit_head as fit_head
+from .mixture import Mixture as Mixture
+from .mixture import fit_mixture as fit_mixture
+from .names import HEADS as HEADS
+from .prediction import label_band as label_band
+from .prediction import linear_accuracy as linear_accuracy
+from .prediction import under_drift as under_drift
 from .radius import LatentRadius as LatentRadius
 from .radius import Reach as Reach
 from .radius import published_radius as published_radius

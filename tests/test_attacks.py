@@ -25,9 +25,9 @@ from deqcert.attacks.ball import column, project
 from deqcert.attacks.base import margin
 from deqcert.attacks.evaluation import (
     CertifiedImage,
-    Evaluation,
     Judge,
     Outcome,
+    SmoothedEvaluation,
     base_classes,
     most_verdicts,
     outcome_layout,
@@ -184,7 +184,7 @@ def test_it_reaches_the_known_optimum_of_a_linear_model(name: str) -> None:
     found = get_attack(name).run(target(model), grey(), torch.tensor([0]), [0], radius=radius)
     gained = float(model.distance(grey()) - model.distance(found))
     assert gained <= radius + 1e-6
-    assert gained >= (0.6 if name == "square" else 0.995) * radius
+    assert gained >= {"square": 0.6, "random": 0.3}.get(name, 0.995) * radius
 
 
 def test_random_search_needs_no_gradient() -> None:
@@ -341,7 +341,7 @@ def test_alpha_covers_the_verdicts_on_images_that_abstain_too(
     ]
     aim = target(HalfSpace(0.4))
     engine = SmoothingEngine(aim.model, sigma=SIGMA)
-    evaluation = Evaluation.of_run(
+    evaluation = SmoothedEvaluation.of_run(
         engine, predictor(), aim.model, [brief("square")], images, n=n, alpha=alpha, guesses=10
     )
     each = most_verdicts(1 + len(evaluation.grid))
@@ -480,7 +480,14 @@ def run_attacks(
     certified = [CertifiedImage(i, 0, claim) for i, claim in enumerate(claims)]
     attacks = [get_attack(name, steps=60 if name == "square" else 8) for name in names]
     decides = judge(model, alpha=1e-3 / (len(claims) * len(names) * most_verdicts(3)))
-    evaluation = Evaluation(decides, target(model), attacks, (0.6, 1.2), rows=50, facts={"seed": 0})
+    evaluation = SmoothedEvaluation(
+        judge=decides,
+        target=target(model),
+        attacks=attacks,
+        grid=(0.6, 1.2),
+        rows=50,
+        facts={"seed": 0},
+    )
     told = 0
 
     def tell(outcome: Any) -> None:
@@ -506,6 +513,9 @@ def test_doubled_radii_are_caught_and_sound_ones_are_not(name: str, tmp_path: Pa
     assert (found.lead[name][[0, 1, 3]] < 0.1).all()
     doubled = [0.8, 0.8, 0.8, 0.39]
     found = read_attacks(run_attacks(tmp_path / "doubled", doubled, (name,)))
+    if name == "random":  # what finds no way up may miss
+        assert set(found.alarms) <= set(range(3))
+        return
     assert found.alarms == dict.fromkeys(range(3), (name,))
     assert (found.norm[name][:3] <= 0.8).all()
 
@@ -532,7 +542,9 @@ def test_a_certificate_without_a_radius_cannot_be_broken(tmp_path: Path) -> None
     model = HalfSpace(float((grey().flatten(1) * HalfSpace(0.0).w).sum()) - 0.3)
     dataset = ArrayDataset("grey", ["0", "1"], grey(1).numpy(), np.array([0]), "grey")
     attack = get_attack("square", steps=2)
-    evaluation = Evaluation(judge(model, alpha=1e-3), target(model), [attack], (0.6,))
+    evaluation = SmoothedEvaluation(
+        judge=judge(model, alpha=1e-3), target=target(model), attacks=[attack], grid=(0.6,)
+    )
     with Run(folder, {}, [0], layout=evaluation.layout) as run:
         evaluation.run(run, [CertifiedImage(0, 0, 0.0)], dataset)
     found = read_attacks(folder)
@@ -667,14 +679,17 @@ def test_the_table_counts_what_is_left(tmp_path: Path) -> None:
 
 
 def test_evaluations_that_cannot_be_are_refused() -> None:
-    decides, aim, attack = judge(HalfSpace(1)), target(HalfSpace(1)), get_attack("square")
+    made = functools.partial(
+        SmoothedEvaluation, judge=judge(HalfSpace(1)), target=target(HalfSpace(1))
+    )
+    attack = get_attack("square")
     for attacks, grid, rows in (([], (1.0,), 1), ([attack] * 2, (1.0,), 1)):
         with pytest.raises(ConfigError, match="each only once"):
-            Evaluation(decides, aim, attacks, grid, rows)
+            made(attacks=attacks, grid=grid, rows=rows)
     with pytest.raises(ConfigError, match="attacked radii"):
-        Evaluation(decides, aim, [attack], (), 1)
+        made(attacks=[attack], grid=(), rows=1)
     with pytest.raises(ConfigError, match="rows is 0"):
-        Evaluation(decides, aim, [attack], (1.0,), 0)
+        made(attacks=[attack], grid=(1.0,), rows=0)
 
 
 # The command.

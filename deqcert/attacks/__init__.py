@@ -1,4 +1,4 @@
-"""Attacks on models and on what was certified: l2 balls around images, pixels in [0, 1]."""
+"""Attacks on models and on what was certified: balls around images, pixels in [0, 1]."""
 
 from __future__ import annotations
 

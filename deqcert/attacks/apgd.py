@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from deqcert.attacks.ball import check_ball, check_steps, column, project, unit
+from deqcert.attacks.ball import Ball, check_steps, column, steepest
 from deqcert.attacks.base import Attack, Climb, Task
 from deqcert.attacks.views import Base, Intermediate, Smoothed, Unrolled
+from deqcert.certifiers.certificate import Norm
 from deqcert.options import number
 
 MOMENTUM = 0.75
@@ -21,7 +23,12 @@ RISING = 0.75
 
 
 def apgd(
-    loss: Callable[[Tensor], Tensor], x: Tensor, *, radius: float | Tensor, steps: int
+    loss: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    radius: float | Tensor,
+    steps: int,
+    norm: Norm = "l2",
 ) -> Tensor:
     """Raise each row's loss inside ball and box, halving a row's steps when they stop helping.
 
@@ -33,15 +40,16 @@ def apgd(
         loss: Maps images, shape (B, C, H, W), to one loss per independent row, shape (B,). It is
             differentiated ``steps + 1`` times; keep its noise fixed between the calls.
         x: Images in [0, 1], shape (B, C, H, W).
-        radius: Of the l2 ball around each image, at least 0; a number, or one per row, shape (B,).
+        radius: Of the ball around each image, at least 0; a number, or one per row, shape (B,).
         steps: Gradient steps, from 1; 20 to 100 are usual.
+        norm: Of ball and steps: "l2" or "linf".
 
     Returns:
         The point of largest loss seen per row, x included; shape (B, C, H, W), in the ball (in
         float64, rounding included) and in [0, 1].
 
     Raises:
-        ConfigError: If the radius or the number of steps is out of range.
+        ConfigError: If the radius or the number of steps is out of range, or there is no such norm.
         DataError: If the images are not of shape (B, C, H, W) with values in [0, 1].
 
     **Source:** Croce, Hein 2020, "Reliable Evaluation of Adversarial Robustness with an Ensemble of
@@ -49,20 +57,21 @@ def apgd(
     """
     x = x.detach()
     check_steps(steps)
-    radii = check_ball(x, radius)
+    ball = Ball(x, radius, norm)
+    radii = ball.radii
     length, looks = 2.0 * radii, _looks(steps)
     here = before = best = x
-    value, way = _slope(loss, here)
+    value, way = _slope(loss, here, norm)
     top, top_way = value, way
     at_look, halved = top, torch.zeros_like(radii, dtype=torch.bool)
     rises, last = torch.zeros_like(radii), 0
     for step in range(1, steps + 1):
-        aim = project(here + column(length) * way, x, radii)
+        aim = ball.project(here + column(length) * way)
         move = aim - here
         if step > 1:
             move = MOMENTUM * move + (1.0 - MOMENTUM) * (here - before)
-        before, here = here, project(here + move, x, radii)
-        new, way = _slope(loss, here)
+        before, here = here, ball.project(here + move)
+        new, way = _slope(loss, here, norm)
         rises = rises + (new > value)
         value = new
         better = value > top
@@ -90,29 +99,31 @@ def _looks(steps: int) -> set[int]:
     return {math.ceil(share * steps) for share in shares[1:]}
 
 
-def _slope(loss: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the loss per row, minus infinity where it is not finite, and its way up, of norm 1."""
+def _slope(loss: Callable[[Tensor], Tensor], x: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    """Return the loss per row, minus infinity where it is not finite, and its way up, of size 1."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         values = loss(leaf)
         (gradient,) = torch.autograd.grad(values.sum(), leaf)
     values = values.detach()
-    return torch.where(torch.isfinite(values), values, -torch.inf), unit(gradient)
+    return torch.where(torch.isfinite(values), values, -torch.inf), steepest(gradient, norm)
 
 
 @dataclass(frozen=True)
 class APGD(Climb):
-    """Climb the cross-entropy by Auto-PGD.
+    """Climb the loss by Auto-PGD.
 
     Args:
         steps: Gradient steps.
     """
 
+    norms: ClassVar[tuple[Norm, ...]] = ("l2", "linf")
+
     steps: int = number(40, low=1)
 
     def climb(self, task: Task) -> Tensor:
         """Return the point of largest loss seen per row."""
-        return apgd(task.cross_entropy, task.x, radius=task.radius, steps=self.steps)
+        return apgd(task.loss, task.x, radius=task.radius, steps=self.steps, norm=task.norm)
 
 
 _CROCE, _SALMAN = "Croce, Hein 2020", "Salman et al. 2019"

@@ -1,31 +1,85 @@
-"""The set an attack stays in: an l2 ball around each image, cut with the box of valid pixels."""
+"""The set an attack stays in: a ball around each image, cut with the box of valid pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from deqcert.certifiers.certificate import NORMS, Norm
 from deqcert.errors import ConfigError, DataError
 
 
-def project(points: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Ball:
+    """Per row a ball around an image, cut with the box [0, 1].
+
+    Args:
+        centre: Images in [0, 1], shape (B, C, H, W).
+        radius: Of the ball around each image, at least 0; a number, or one per row, shape (B,).
+        norm: How distances are measured: "l2" or "linf".
+
+    Raises:
+        ConfigError: If the radius is out of range, or there is no such norm.
+        DataError: If the images are not of shape (B, C, H, W) with values in [0, 1].
+    """
+
+    centre: Tensor
+    radius: float | Tensor
+    norm: Norm = "l2"
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise ConfigError(f"norm is {self.norm!r}, but it must be one of {', '.join(NORMS)}.")
+        _ = self.radii
+
+    @cached_property
+    def radii(self) -> Tensor:
+        """The radius per row, shape (B,), float64."""
+        return check_ball(self.centre, self.radius)
+
+    def project(self, points: Tensor) -> Tensor:
+        """Return the nearest points of ball and box together; see :func:`project`."""
+        return project(points, self.centre, self.radii, self.norm)
+
+    def ascent(self, loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Return the way up at points per row, of size 1 in the norm; see :func:`ascent`."""
+        return ascent(loss, x, self.norm)
+
+
+def project(points: Tensor, centre: Tensor, radius: Tensor, norm: Norm = "l2") -> Tensor:
     """Return the nearest points of ball and box together.
 
-    ``clip(centre + t (points - centre))`` with the largest t up to 1 that stays in the ball: the
-    exact projection, as its optimality conditions show. Clipping and shrinking in turn is not, and
-    would stop short of the optimum where pixels are at their limits.
+    In l2 ``clip(centre + t (points - centre))`` with the largest t up to 1 that stays in the ball:
+    the exact projection, as its optimality conditions show. Clipping and shrinking in turn is not,
+    and would stop short of the optimum where pixels are at their limits. In linf each pixel is
+    clipped by itself.
 
     Args:
         points: What is projected, shape (B, C, H, W).
         centre: Images in [0, 1], same shape.
         radius: Of the ball per row, shape (B,), at least 0; may be infinite.
+        norm: Of the ball.
 
     Returns:
         Shape (B, C, H, W), in the images' type. Its float64 distance to the centre is at most the
         radius: room is left for the rounding of the result.
     """
+    return (_project_linf if norm == "linf" else _project_l2)(points, centre, radius)
+
+
+def _project_linf(points: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
+    x = centre.double()
+    rounding = torch.finfo(centre.dtype).eps / 4
+    limit = column((radius.double() - rounding).clamp(min=0.0) * (1.0 - 1e-12))
+    nearest: Tensor = points.double().clamp(x - limit, x + limit).clamp(0.0, 1.0)
+    return nearest.to(centre.dtype)
+
+
+def _project_l2(points: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
     x = centre.double().flatten(1)
     way = points.double().flatten(1) - x
     size, room = way.abs(), torch.where(way > 0, 1.0 - x, x)
@@ -75,12 +129,29 @@ def to_grid(points: Tensor, centre: Tensor, radius: Tensor, levels: int) -> Tens
     return ((x + near + farther * way.sign()) / levels).to(centre.dtype).view_as(centre)
 
 
-def ascent(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return the direction of the gradient per row, of norm 1; zero where there is none to follow.
+def distances(points: Tensor, centre: Tensor, norm: Norm = "l2") -> Tensor:
+    """Return how far points are from images, in float64.
+
+    Args:
+        points: Shape (B, C, H, W).
+        centre: Images, same shape, or one that broadcasts to it.
+        norm: How it is measured.
+
+    Returns:
+        Shape (B,), float64.
+    """
+    way = (points.double() - centre.double()).flatten(1)
+    found: Tensor = torch.linalg.vector_norm(way, ord=2 if norm == "l2" else torch.inf, dim=1)
+    return found
+
+
+def ascent(loss: Callable[[Tensor], Tensor], x: Tensor, norm: Norm = "l2") -> Tensor:
+    """Return the steepest way up per row, of size 1; zero where there is none to follow.
 
     Args:
         loss: Maps images, shape (B, C, H, W), to one loss per independent row, shape (B,).
         x: Where it is differentiated, shape (B, C, H, W).
+        norm: How steps are measured.
 
     Returns:
         Shape (B, C, H, W). Rows whose gradient is zero or not finite are zero. No other gradient
@@ -89,7 +160,24 @@ def ascent(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(leaf).sum(), leaf)
-    return unit(gradient)
+    return steepest(gradient, norm)
+
+
+def steepest(gradients: Tensor, norm: Norm = "l2") -> Tensor:
+    """Return the step of size 1 that gains most, per row: the unit vector, or the signs in linf.
+
+    Args:
+        gradients: Shape (B, ...).
+        norm: How steps are measured.
+
+    Returns:
+        The same shape; rows that are zero or not finite become zero.
+    """
+    if norm == "l2":
+        return unit(gradients)
+    flat = gradients.detach().flatten(1)
+    usable = torch.isfinite(flat).all(dim=1, keepdim=True)
+    return torch.where(usable, flat.sign(), 0.0).view_as(gradients)
 
 
 def unit(vectors: Tensor) -> Tensor:
@@ -113,7 +201,7 @@ def check_ball(x: Tensor, radius: float | Tensor) -> Tensor:
 
     Args:
         x: Images in [0, 1], shape (B, C, H, W).
-        radius: Of the l2 ball around each image, at least 0; a number, or one per row, shape (B,).
+        radius: Of the ball around each image, at least 0; a number, or one per row, shape (B,).
 
     Raises:
         ConfigError: If the radius is out of range.

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deqcert.attacks.ball import check_ball, column
+from deqcert.attacks.ball import Ball, column
 from deqcert.attacks.target import Target
+from deqcert.certifiers.certificate import NORMS, Norm
 from deqcert.errors import ConfigError, DataError
 from deqcert.options import Option, check_options, options_of
 from deqcert.registry import unknown_option
@@ -33,8 +34,10 @@ class Task:
         scores: What it may look at.
         x: Images in [0, 1], shape (B, C, H, W).
         y: Class to get away from per row, shape (B,), int64.
-        radius: Radius of the l2 ball per row, shape (B,), float64, at least 0.
+        radius: Radius of the ball per row, shape (B,), float64, at least 0.
         generators: One source of random numbers per row, which nothing else uses.
+        norm: Of the ball; one of the climb's :attr:`Climb.norms`.
+        smoothed: Whether the classifier is a smoothed one; decides what :meth:`loss` is.
     """
 
     scores: Scores
@@ -42,10 +45,23 @@ class Task:
     y: Tensor
     radius: Tensor
     generators: Sequence[np.random.Generator]
+    norm: Norm = "l2"
+    smoothed: bool = True
 
-    def cross_entropy(self, x: Tensor) -> Tensor:
-        """Return the loss per row, shape (B,)."""
-        return F.cross_entropy(self.scores(x), self.y, reduction="none")
+    def loss(self, x: Tensor) -> Tensor:
+        """Return what is climbed on per row, shape (B,); see :meth:`loss_of`."""
+        return self.loss_of(self.scores(x))
+
+    def loss_of(self, scores: Tensor) -> Tensor:
+        """Return the loss of scores, shape (B, K), per row, shape (B,).
+
+        The cross-entropy; where the model itself is attacked, the margin. The logits of a model
+        that proves something lie near each other: the cross-entropy then climbs towards all other
+        classes at once, and often towards none.
+        """
+        if not self.smoothed:
+            return margin(scores, self.y)
+        return F.cross_entropy(scores, self.y, reduction="none")
 
     def margin(self, x: Tensor) -> Tensor:
         """Return by how much the best other class leads per row, shape (B,); see :func:`margin`."""
@@ -59,9 +75,14 @@ class Climb(ABC):
     A subclass is a frozen dataclass whose fields are its options, declared with
     :mod:`deqcert.options`.
 
+    Attributes:
+        norms: Norms of the balls that it can search.
+
     Raises:
         ConfigError: If an option is out of range.
     """
+
+    norms: ClassVar[tuple[Norm, ...]] = ("l2",)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -128,6 +149,31 @@ class Attack:
         return self.view.smoothed
 
     @property
+    def norms(self) -> tuple[Norm, ...]:
+        """Norms of the balls that it can search."""
+        return self.climb.norms
+
+    def check(self, target: Target, norm: str) -> None:
+        """Refuse a target or a norm that it is not made for.
+
+        Raises:
+            ConfigError: If it climbs on a smoothed classifier and the target is none, it cannot
+                search balls of that norm, or there is no such norm.
+        """
+        if norm not in NORMS:
+            raise ConfigError(f"norm is {norm!r}, but it must be one of {', '.join(NORMS)}.")
+        if norm not in self.norms:
+            raise ConfigError(
+                f"attack '{self.name}' knows balls of {', '.join(self.norms)} only, not of {norm}; "
+                "give another attack, such as apgd-implicit."
+            )
+        if self.smoothed and target.sigma is None:
+            raise ConfigError(
+                f"attack '{self.name}' climbs on a smoothed classifier, and this is none; give "
+                "another attack, such as apgd-implicit."
+            )
+
+    @property
     def options(self) -> Mapping[str, Option]:
         """The options of climb and view by name; their defaults are this attack's values."""
         return {
@@ -166,6 +212,7 @@ class Attack:
         indices: Sequence[int],
         *,
         radius: float | Tensor,
+        norm: Norm = "l2",
     ) -> Tensor:
         """Look for images of another class inside ball and box.
 
@@ -175,7 +222,8 @@ class Attack:
             y: Class to get away from per row, shape (B,), int64.
             indices: Index in its data set per row; with the target's seed it decides all that is
                 random, so that a row's result does not depend on its batch-mates.
-            radius: Of the l2 ball around each image, at least 0; a number, or one per row.
+            radius: Of the ball around each image, at least 0; a number, or one per row.
+            norm: Of the ball, one of :attr:`norms`.
 
         Returns:
             Shape (B, C, H, W), inside ball and box. By the attack's own scores no row is further
@@ -183,10 +231,11 @@ class Attack:
             the classifier itself to say.
 
         Raises:
-            ConfigError: If the radius is out of range.
+            ConfigError: If the radius is out of range, or the attack does not know the norm.
             DataError: If images, classes and indices do not fit together.
         """
-        radii = check_ball(x, radius)
+        self.check(target, norm)
+        radii = Ball(x, radius, norm).radii
         if not len(x) == len(y) == len(indices):
             raise DataError(
                 f"there are {len(x)} images, {len(y)} classes and {len(indices)} indices; an "
@@ -203,7 +252,15 @@ class Attack:
             )
             for i in map(int, indices)
         ]
-        task = Task(self.view.scores(target, indices), x, y, radii, generators)
+        task = Task(
+            self.view.scores(target, indices),
+            x,
+            y,
+            radii,
+            generators,
+            norm,
+            target.sigma is not None,
+        )
         found = self.climb.climb(task)
         with torch.no_grad():
             better = task.margin(found) > task.margin(x)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deqcert.attacks.ball import ascent, check_ball, check_steps, column, project, unit
 from deqcert.attacks.base import Attack, Climb, Task
-from deqcert.attacks.views import Smoothed
+from deqcert.attacks.views import Base, Smoothed
 from deqcert.errors import ConfigError
 from deqcert.options import number
 
@@ -108,7 +108,7 @@ class DDN(Climb):
         """Return per row the nearest point, or where the way to it meets the edge."""
         near = ddn(task.scores, task.x, task.y, radius=task.radius, steps=self.steps)
         moved = (near != task.x).flatten(1).any(dim=1)
-        way = torch.where(column(moved), unit(near - task.x), ascent(task.cross_entropy, task.x))
+        way = torch.where(column(moved), unit(near - task.x), ascent(task.loss, task.x))
         whole = task.x[0].numel() ** 0.5  # no ball is wider than the box
         far = project(task.x + whole * way, task.x, task.radius)
         with torch.no_grad():
@@ -116,4 +116,5 @@ class DDN(Climb):
         return torch.where(column(further), far, near)
 
 
+DDN_IMPLICIT = Attack("ddn", DDN(), Base("implicit"))
 SMOOTHADV_DDN = Attack("smoothadv-ddn", DDN(), Smoothed())

@@ -22,7 +22,9 @@ ATTACKS: Registry[Attack] = Registry(
         "smoothadv-pgd": "deqcert.attacks.pgd:SMOOTHADV_PGD",
         "smoothadv-apgd": "deqcert.attacks.apgd:SMOOTHADV_APGD",
         "smoothadv-ddn": "deqcert.attacks.ddn:SMOOTHADV_DDN",
+        "ddn": "deqcert.attacks.ddn:DDN_IMPLICIT",
         "square": "deqcert.attacks.square:SQUARE",
+        "random": "deqcert.attacks.random_points:RANDOM",
     },
 )
 """Every attack, imported when it is first asked for; add yours with ``ATTACKS.register``."""

@@ -26,7 +26,8 @@ class Target:
         model: The model, in a form that gradients can go through.
         predictor: The base classifier of the certificate; its start is independent. Attacks solve
             as it does, an early stop apart.
-        sigma: Noise of the smoothed classifier, in pixel units of [0, 1], above 0.
+        sigma: Noise of the smoothed classifier, in pixel units of [0, 1], above 0; None where the
+            model itself is attacked.
         seed: Of the attacks' own noise, from 0.
 
     Raises:
@@ -35,11 +36,11 @@ class Target:
 
     model: ImplicitModel
     predictor: Predictor
-    sigma: float
+    sigma: float | None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.sigma < float("inf"):
+        if self.sigma is not None and not 0.0 < self.sigma < float("inf"):
             raise ConfigError(f"sigma is {self.sigma}, but it must be above 0.")
         if not self.predictor.independent:
             raise ConfigError(

@@ -111,7 +111,8 @@ class Smoothed(View):
 
     def scores(self, target: Target, indices: Sequence[int]) -> Scores:
         """Return the log of the mean softmax."""
-        samples = np.arange(self.draws, dtype=np.int64)
+        samples, sigma = np.arange(self.draws, dtype=np.int64), target.sigma
+        assert sigma is not None, "an attack refuses a target without noise"
         gradient = target.suited
         held: dict[int, Tensor] = {}
 
@@ -120,7 +121,7 @@ class Smoothed(View):
                 held[index] = noisy_copies(
                     torch.zeros_like(like, dtype=torch.float32),
                     samples,
-                    sigma=target.sigma,
+                    sigma=sigma,
                     seed=target.seed,
                     index=index,
                     stage=Stage.ATTACK,

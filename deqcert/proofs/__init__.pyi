@@ -2,10 +2,12 @@ from .boxes import Boxes as Boxes
 from .boxes import boxes_of as boxes_of
 from .definite import is_semidefinite as is_semidefinite
 from .enclosure import Enclosure as Enclosure
+from .enclosure import Leads as Leads
 from .lipschitz import RULES as RULES
 from .lipschitz import pairwise_bounds as pairwise_bounds
 from .margins import Margins as Margins
 from .margins import margins_of as margins_of
 from .multiplier import multiplier_bound as multiplier_bound
+from .multiplier import multiplier_bounds as multiplier_bounds
 from .multiplier import verified_bound as verified_bound
 from .search import largest_radius as largest_radius

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from deqcert.errors import ConfigError
+from deqcert.errors import ConfigError, DataError
 from deqcert.models.base import EnclosedModel, ImplicitModel
-from deqcert.solvers import Solver
+from deqcert.solvers import Solver, StopRule, bind, get_solver
 
 M = TypeVar("M", bound=ImplicitModel)
 
@@ -19,6 +20,33 @@ UNPROVEN = -1
 
 MARGIN = 1.0 + 1e-9
 """More than the rounding of norms and products in float64, for states below a million elements."""
+
+
+@dataclass(frozen=True)
+class Leads:
+    """What is proven of the exact equilibrium, per input.
+
+    Attributes:
+        best: The class with the largest logit, shape (B,).
+        gaps: Per class a lower bound of how much ``best`` leads over it, shape (B, K), float64.
+        error: Bound of the distance between the state that was found and the exact one, (B,).
+        logits: Logits of the state that was found, shape (B, K), float64; they prove nothing.
+        nfe: Cell evaluations, shape (B,).
+    """
+
+    best: Tensor
+    gaps: Tensor
+    error: Tensor
+    logits: Tensor
+    nfe: Tensor
+
+    @property
+    def classes(self) -> Tensor:
+        """The class of the exact equilibrium per row, or -1 where it is not proven, shape (B,)."""
+        # Written so that anything that is not a number proves nothing.
+        won = self.gaps > 0.0
+        won.scatter_(1, self.best[:, None], torch.isfinite(self.error)[:, None])
+        return torch.where(won.all(dim=1), self.best, UNPROVEN)
 
 
 class Enclosure:
@@ -90,6 +118,37 @@ class Enclosure:
         gap = logits.gather(1, best) - logits - in_logits[:, None]
         best = best.squeeze(1)
         return best, gap - MARGIN * self.lipschitz[best] * distance[:, None], distance
+
+    @torch.no_grad()
+    def solve(self, x: Tensor, *, tol: float, depth: int) -> Leads:
+        """Solve for inputs in float64, and bound what is left of the error.
+
+        Args:
+            x: Inputs, shape (B, C, H, W), in [0, 1].
+            tol: Relative residual that ends a solve.
+            depth: Most cell evaluations.
+
+        Raises:
+            ConfigError: If the model does not bound what rounding does to its injection.
+            DataError: If the inputs do not fit the model or are not finite.
+        """
+        images, model = x.double(), self.model
+        if not bool(torch.isfinite(images).all()):
+            raise DataError("the image has values that are not finite; pixels are in [0, 1].")
+        rounding = getattr(model, "injection_rounding", None)
+        if rounding is None:
+            raise ConfigError(
+                f"{type(model).__name__} offers no injection_rounding, so that nothing is proven "
+                "of its answer to an input; use a model trained with --architecture monotone or "
+                "contractive."
+            )
+        injection = model.inject(images)
+        stop = StopRule(tol=tol, max_nfe=depth)
+        start = model.initial_state(injection)
+        solved = get_solver("anderson").solve(bind(model.cell, injection), start, stop)
+        z = solved.z
+        best, gaps, error = self.gaps(z, model.cell(z, injection), injection, rounding(images))
+        return Leads(best, gaps, error, model.readout(z), solved.nfe + 1)
 
     @torch.no_grad()
     def prove(

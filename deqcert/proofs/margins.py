@@ -8,12 +8,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from deqcert.errors import ConfigError, DataError
+from deqcert.errors import ConfigError
 from deqcert.models.base import ImplicitModel, ProvenModel
 from deqcert.models.hashes import weights_hash
 from deqcert.proofs.enclosure import Enclosure
+from deqcert.proofs.kept import holds_constants, kept_constants, kept_file
 from deqcert.proofs.lipschitz import pairwise_bounds
-from deqcert.solvers import StopRule, bind, get_solver
 
 DOWN = 1.0 - 1e-12
 """Less than the rounding of a quotient can take away."""
@@ -50,8 +50,13 @@ class Margins:
     def __init__(self, model: ProvenModel, rule: str) -> None:
         self._enclosure = Enclosure(model, "method 'lipschitz'")
         self._model: ProvenModel = self._enclosure.model  # type: ignore[assignment]
-        self.constants = pairwise_bounds(self._model.relu_form(), rule)
+        form = self._model.relu_form()
+        file = kept_file(model) if rule == "multiplier" else None
+        kept = None if file is None else kept_constants(model, form, file)
+        self.constants = pairwise_bounds(form, rule) if kept is None else kept.bounds
         """Shape (K, K), logits per pixel unit."""
+        self.kept = kept
+        """Where the constants came from, if there is a file for them."""
 
     def at(self, x: ArrayLike | Tensor, *, tol: float, depth: int) -> Lead:
         """Solve for an input in float64, and bound what is left of the error.
@@ -71,18 +76,14 @@ class Margins:
     def each(self, x: ArrayLike | Tensor, *, tol: float, depth: int) -> list[Lead]:
         """Do the same for several inputs together, shape (B, C, H, W)."""
         images = torch.as_tensor(x, dtype=torch.float64)
-        if not bool(torch.isfinite(images).all()):
-            raise DataError("the image has values that are not finite; pixels are in [0, 1].")
-        model = self._model
-        injection = model.inject(images)
-        start = model.initial_state(injection)
-        stop = StopRule(tol=tol, max_nfe=depth)
-        solved = get_solver("anderson").solve(bind(model.cell, injection), start, stop)
-        z = solved.z
-        inexact = model.injection_rounding(images)
-        best, gaps, error = self._enclosure.gaps(z, model.cell(z, injection), injection, inexact)
+        found = self._enclosure.solve(images, tol=tol, depth=depth)
         return [
-            Lead(int(best[row]), gaps[row], float(error[row]), int(solved.nfe[row]) + 1)
+            Lead(
+                int(found.best[row]),
+                found.gaps[row],
+                float(found.error[row]),
+                int(found.nfe[row]),
+            )
             for row in range(len(images))
         ]
 
@@ -119,9 +120,21 @@ def margins_of(model: ImplicitModel, rule: str) -> Margins:
             f"{type(model).__name__} offers none; use a method that draws noise, or a model "
             "trained with --architecture monotone or contractive, in --form eager."
         )
-    key = (weights_hash(model), repr(getattr(model, "config", type(model))), rule)
+    key = _key(model, rule)
     if key not in _KNOWN:
         while len(_KNOWN) >= _MOST:
             del _KNOWN[next(iter(_KNOWN))]
         _KNOWN[key] = Margins(model, rule)
     return _KNOWN[key]
+
+
+def margins_known(model: ProvenModel, rule: str) -> bool:
+    """Whether a network's constants cost nothing any more, or only their verification."""
+    if _key(model, rule) in _KNOWN or rule != "multiplier":
+        return True
+    file = kept_file(model)
+    return file is not None and holds_constants(model, file)
+
+
+def _key(model: ImplicitModel, rule: str) -> tuple[str, str, str]:
+    return weights_hash(model), repr(getattr(model, "config", type(model))), rule

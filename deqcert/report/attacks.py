@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,18 @@ from numpy.typing import NDArray
 
 from deqcert.certifiers.metrics import certified_accuracy
 from deqcert.errors import RunError
+from deqcert.files import read_regular
 from deqcert.options import parse_number
 from deqcert.report.columns import parse_seconds, parse_whole, read_text, shown
-from deqcert.report.picture import COLOURS, check_picture, dashes, new_figure, plain, save_figure
+from deqcert.report.picture import (
+    COLOURS,
+    check_picture,
+    dashes,
+    new_figure,
+    plain,
+    radius_label,
+    save_figure,
+)
 
 NAME = "attacks.tsv"
 
@@ -34,16 +44,20 @@ class Attacked:
 
     Args:
         idx: Index of the image in its data set.
-        correct: Whether the answer of the smoothed classifier is the true class.
+        correct: Whether the answer of the certified classifier is the true class.
         certified: Whether its certificate holds within a radius above 0.
         base_correct: Whether the base classifier answers the true class, without noise.
         radius: Certified radius; 0 where the certificate abstains.
-        norm: Per attack, the smallest norm at which the smoothed classifier was found to answer
+        norm: Per attack, the smallest norm at which the certified classifier was found to answer
             another class; infinite where it was not.
-        base: Per attack on the base classifier, the same for that.
+        base: Per attack on the base classifier, the same for that; empty where no noise is drawn,
+            so that there is no other.
         lead: Per attack, the largest share of votes by which another class led inside the certified
-            radius; NaN where there is none.
+            radius, or without noise its largest lead as a share of the certified class's at the
+            image; NaN where there is none.
         alarms: Per broken image, by index, the attacks that broke its certificate.
+        ball: Norm of the radii and of what was found, "l2" or "linf".
+        smoothed: Whether the certified classifier is a smoothed one.
     """
 
     idx: NDArray[np.int64]
@@ -55,14 +69,21 @@ class Attacked:
     base: dict[str, NDArray[np.float64]]
     lead: dict[str, NDArray[np.float64]]
     alarms: dict[int, tuple[str, ...]]
+    ball: str = "l2"
+    smoothed: bool = True
 
     def certified_accuracy(self, radii: Sequence[float]) -> NDArray[np.float64]:
         """Return the share of images certified as their true class within each radius."""
         return certified_accuracy(self.correct & self.certified, self.radius, radii)
 
     @property
+    def subject(self) -> str:
+        """What was certified and attacked, in a legend."""
+        return "smoothed classifier" if self.smoothed else "exact equilibrium"
+
+    @property
     def smallest(self) -> NDArray[np.float64]:
-        """Smallest norm that any attack found for the smoothed classifier, per image."""
+        """Smallest norm that any attack found for the certified classifier, per image."""
         return np.asarray(np.min([*self.norm.values()], axis=0), dtype=np.float64)
 
     @property
@@ -113,6 +134,7 @@ def read_attacks(folder: str | Path) -> Attacked:
             if column in table
         }
 
+    known = _parameters(Path(folder))
     label = np.array(table["label"], dtype=np.int64)
     radius = np.array(table["radius"], dtype=np.float64)
     return Attacked(
@@ -129,7 +151,18 @@ def read_attacks(folder: str | Path) -> Attacked:
             for image, broken in zip(table["idx"], table["alarms"], strict=True)
             if broken
         },
+        ball="linf" if known.get("norm") == "linf" else "l2",
+        smoothed="norm" not in known,
     )
+
+
+def _parameters(folder: Path) -> dict[str, Any]:
+    """Return a run's parameters; without a readable manifest none, which costs the captions."""
+    try:
+        found = json.loads(read_regular(folder / "manifest.json"))["parameters"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _attack_names(file: Path, columns: Sequence[str]) -> tuple[str, ...]:
@@ -199,10 +232,11 @@ def attack_rows(attacked: Attacked, radii: Sequence[float]) -> list[dict[str, An
     """Sum a run of attacks up, one dictionary per line of the table.
 
     Returns:
-        Certificates, then each attack and all of them together, on the smoothed classifier
-        and on the base classifier: name, accuracy (a fraction at each radius), mean (of the
-        smallest norms found; None for certificates), missed (images for which nothing was found),
-        lead (largest inside a certified radius) and breaks (certificates broken).
+        Certificates, then each attack and all of them together, on the certified classifier and,
+        where that is a smoothed one, on the base classifier: name, accuracy (a fraction at each
+        radius), mean (of the smallest norms found; None for certificates), missed (images for which
+        nothing was found), lead (largest inside a certified radius) and breaks (certificates
+        broken).
     """
     sound = attacked.certified_accuracy(radii)
     rows: list[dict[str, Any]] = [{"name": "certified", "accuracy": sound.tolist()}]
@@ -254,13 +288,15 @@ def attack_table(attacked: Attacked, radii: Sequence[float]) -> str:
         for line in [head, *body]
     ]
     lines.insert(1, "-" * max(map(len, lines)))
+    unit = "" if attacked.smoothed else f"; radius: {attacked.ball}, [0,1] pixels"
     lines.append(
         f"accuracy in % of {len(attacked.idx)} images: certified, and left by attacks (no point of "
-        "another class found within r);"
+        f"another class found within r){unit};"
     )
+    share = "the votes" if attacked.smoothed else "the certified class's lead at the image"
     lines.append(
         "mean norm: of the nearest found; missed: images without any; lead: largest of another "
-        "class inside a certified radius, as a share of the votes"
+        f"class inside a certified radius, as a share of {share}"
     )
     return "\n".join(lines)
 
@@ -289,7 +325,7 @@ def draw_attacks(
 
     curves = {
         "certified": attacked.certified_accuracy(at.tolist()),
-        "smoothed classifier, all attacks": robust_accuracy(
+        f"{attacked.subject}, all attacks": robust_accuracy(
             attacked.correct, attacked.smallest, at.tolist()
         ),
     }
@@ -305,10 +341,10 @@ def draw_attacks(
     thin: dict[str, Any] = {"linewidth": 0.7, "color": "#6b2f00"}
     for norm in attacked.norm.values():
         line(robust_accuracy(attacked.correct, norm, at.tolist()), **thin)
-    axes.plot([], [], label="smoothed classifier, each attack", **thin)
+    axes.plot([], [], label=f"{attacked.subject}, each attack", **thin)
     axes.set_xlim(0, reach)
     axes.set_ylim(-1, 101)
-    axes.set_xlabel(r"$\ell_2$ radius (pixels in [0, 1])")
+    axes.set_xlabel(radius_label(attacked.ball))
     axes.set_ylabel("accuracy (% of all images)")
     axes.set_title(plain(title), loc="left", fontsize=11, fontweight="bold")
     axes.legend(loc="best", frameon=False, fontsize=9)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours (2008), which people with colour-blindness tell apart; yellow left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_SYMBOLS = {"l2": r"\ell_2", "linf": r"\ell_\infty"}
+_SYMBOLS = {"l2": r"$\ell_2$", "linf": r"$\ell_\infty$ (l-infinity)"}
 _DASHES: tuple[Dashes, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)))  # after one round of colours
 
 SAME = 0.5
@@ -94,7 +94,7 @@ def draw_curves(
         )
     axes.set_xlim(0, 1.03 * largest if largest > 0 else 1.0)
     axes.set_ylim(-1, 101)  # lines at 0 and at 100 are as thick as others
-    axes.set_xlabel(rf"${_SYMBOLS[norm]}$ radius (pixels in [0, 1])")
+    axes.set_xlabel(radius_label(norm))
     axes.set_ylabel("certified accuracy (% of all images)")
     axes.set_title(plain(title), loc="left", fontsize=11, fontweight="bold")
     below = len(runs) > 3 or max(len(run.title) for run in runs) > 60
@@ -103,6 +103,11 @@ def draw_curves(
     else:
         axes.legend(loc="best", frameon=False, fontsize=9)
     return save_figure(figure, target)
+
+
+def radius_label(norm: str) -> str:
+    """Return what an axis of radii is called: the norm, and the unit."""
+    return f"{_SYMBOLS[norm]} radius (pixels in [0, 1])"
 
 
 def dashes(

@@ -177,15 +177,34 @@ def table(runs: Sequence[Results], radii: Sequence[float] | None = None) -> Tabl
 
 
 def default_radii(runs: Sequence[Results]) -> tuple[float, ...]:
-    """0, 0.25, 0.5 ... up to the largest radius that any image of any run reaches.
+    """Return the radii up to the largest that any image of any run reaches; see `radii_until`.
 
-    Where that would be more than 40 steps, they are 10, 100, ... times as wide.
+    Raises:
+        ConfigError: If the runs' norms differ.
     """
-    largest = max(map(_largest, runs), default=0.0)
+    return radii_until(max(map(_largest, runs), default=0.0), common_norm(runs))
+
+
+def radii_until(largest: float, norm: str = "l2") -> tuple[float, ...]:
+    """Return the radii of a table that ends at the largest: 0, 0.25, 0.5 ... in l2.
+
+    Where that would be more than 40 steps, they are 10, 100, ... times as wide. In linf, where
+    radii are small and of any scale, steps are 1, 2 or 5 times a power of ten: at most 10 of them.
+
+    Args:
+        largest: In pixel units of [0, 1].
+        norm: "l2" or "linf".
+    """
     step = STEP
+    if norm == "linf":
+        power = 10.0 ** math.floor(math.log10(largest)) if largest > 0.0 else 0.1
+        step = next(
+            step for step in (0.1 * power, 0.2 * power, 0.5 * power, power) if largest / step <= 10
+        )
     while largest / step > MOST_STEPS:
         step *= 10
-    return tuple(step * i for i in range(max(1, math.floor(largest / step)) + 1))
+    steps = max(1, math.floor(largest / step + 1e-9))
+    return tuple(round(step * i, 12) for i in range(steps + 1))
 
 
 def _odds(row: Mapping[str, Any]) -> str:

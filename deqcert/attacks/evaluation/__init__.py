@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from deqcert.attacks.evaluation.alarm import Alarm
+from deqcert.attacks.evaluation.base import Evaluation
 from deqcert.attacks.evaluation.base_classifier import base_classes
 from deqcert.attacks.evaluation.certified import CertifiedImage, certified_predictor
 from deqcert.attacks.evaluation.counterexample import Counterexample, most_verdicts
-from deqcert.attacks.evaluation.evaluate import Evaluation
 from deqcert.attacks.evaluation.judge import Judge, Verdict
 from deqcert.attacks.evaluation.outcome import Outcome, outcome_layout
+from deqcert.attacks.evaluation.proven import ProvenEvaluation, ProvenVerdict
+from deqcert.attacks.evaluation.smoothed import SmoothedEvaluation
 
 __all__ = [
     "Alarm",
@@ -17,6 +19,9 @@ __all__ = [
     "Evaluation",
     "Judge",
     "Outcome",
+    "ProvenEvaluation",
+    "ProvenVerdict",
+    "SmoothedEvaluation",
     "Verdict",
     "base_classes",
     "certified_predictor",

@@ -51,14 +51,13 @@ class Alarm:
     def sentence(self) -> str:
         """Say what was broken, by what, and how it can be seen again."""
         verdict = self.counterexample.verdict
-        mine, other = int(verdict.counts[self.answer]), int(verdict.counts[verdict.leader])
-        facts = ", ".join(f"{key} {value}" for key, value in self.facts.items())
+        known = {**self.facts, **verdict.facts()}
+        facts = ", ".join(f"{key} {value}" for key, value in known.items())
         return (
             f"ALARM: image {self.index} is certified as class {self.answer} within "
             f"{write_radius(self.radius)}, but at distance {self.counterexample.distance:.6f} "
-            f"class {verdict.leader} is answered: {other} votes against {mine}, "
-            f"p {verdict.p_value:.1e}; {self.attack.describe()}, {facts}, noise stage "
-            f"{verdict.stage}: {self.file}"
+            f"class {verdict.leader} is answered: {verdict.words(self.answer)}; "
+            f"{self.attack.describe()}, {facts}: {self.file}"
         )
 
     def save(self, folder: Path) -> None:
@@ -81,9 +80,7 @@ class Alarm:
             "found": verdict.leader,
             "radius": self.radius,
             "distance": self.counterexample.distance,
-            "counts": verdict.counts,
-            "p_value": verdict.p_value,
-            "stage": verdict.stage,
+            **verdict.arrays(),
             "attack": self.attack.describe(),
             **self.facts,
         }

@@ -35,8 +35,8 @@ class CertifiedImage:
     Args:
         index: Index of the image in its data set.
         prediction: The certified class; None where the certificate abstains.
-        radius: The certified l2 radius in pixel units, at least 0; 0 certifies nothing around the
-            image.
+        radius: The certified radius in the run's norm, in pixel units, at least 0; 0 certifies
+            nothing around the image.
     """
 
     index: int
@@ -116,5 +116,5 @@ def check_same(manifest: Manifest, now: Mapping[str, Any], run: str) -> list[str
 
 def _about(manifest: Manifest) -> Mapping[str, Any]:
     run = manifest.parameters
-    found: Mapping[str, Any] = run.get("reference", run["predictor"])
+    found: Mapping[str, Any] = run.get("reference", run.get("predictor", {}))
     return found

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from deqcert.attacks.ball import project, to_grid
-from deqcert.attacks.evaluation.judge import Judge, Verdict
+from deqcert.attacks.ball import distances, project, to_grid
+from deqcert.attacks.evaluation.judge import Judge
 from deqcert.smoothing import Input
 
 STEPS = 5
@@ -22,19 +23,40 @@ def most_verdicts(points: int) -> int:
     return 1 + points + len(STRETCHES)
 
 
+class Evidence(Protocol):
+    """What speaks for another class at a point."""
+
+    @property
+    def leader(self) -> int:
+        """The other class."""
+        ...
+
+    def words(self, answer: int) -> str:
+        """Say what speaks against the certified class."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """Return what else it takes to see it again."""
+        ...
+
+    def arrays(self) -> dict[str, Any]:
+        """Return what an alarm's file holds of it."""
+        ...
+
+
 @dataclass(frozen=True)
 class Counterexample:
     """A point where the verdict is another class than the certified one.
 
     Args:
         point: Shape (C, H, W).
-        distance: Its l2 distance to the image, in float64.
+        distance: Its distance to the image in the certificate's norm, in float64.
         verdict: What was found there.
     """
 
     point: Tensor
     distance: float
-    verdict: Verdict
+    verdict: Evidence
 
 
 @dataclass(frozen=True)
@@ -80,7 +102,7 @@ def nearest_counterexample(
         if lead > -2.0 / judge.guesses**0.5:
             found.append(_test(judge, x, index, answer, inner[leads.index(lead)], first))
     points = _placed(judge, points, x)
-    for number, point in enumerate(points[_norms(points, x).argsort()], start=first + 1):
+    for number, point in enumerate(points[distances(points, x).argsort()], start=first + 1):
         if judge.lead(Input(point, index), answer) >= judge.needed:
             far = _test(judge, x, index, answer, point, number)
             if far is not None:
@@ -120,7 +142,7 @@ def _test(
     verdict = judge.verdict(Input(point, index), answer, number)
     if not verdict.differs:
         return None
-    return Counterexample(point, float(_norms(point[None], x)[0]), verdict)
+    return Counterexample(point, float(distances(point[None], x)[0]), verdict)
 
 
 def _between(judge: Judge, x: Tensor, point: Tensor, share: float) -> Tensor:
@@ -135,8 +157,3 @@ def _placed(judge: Judge, points: Tensor, x: Tensor, radii: Tensor | None = None
         return points
     balls = torch.full((len(points),), torch.inf) if radii is None else radii
     return to_grid(points, x.expand_as(points), balls, levels)
-
-
-def _norms(points: Tensor, x: Tensor) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm((points.double() - x.double()).flatten(1), dim=1)
-    return norms

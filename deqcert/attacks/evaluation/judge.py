@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,19 @@ class Verdict:
     counts: NDArray[np.int64]
     p_value: float
     stage: int
+
+    def words(self, answer: int) -> str:
+        """Say what speaks against the certified class."""
+        mine, other = int(self.counts[answer]), int(self.counts[self.leader])
+        return f"{other} votes against {mine}, p {self.p_value:.1e}"
+
+    def facts(self) -> dict[str, Any]:
+        """Return what else it takes to see it again."""
+        return {"noise stage": self.stage}
+
+    def arrays(self) -> dict[str, Any]:
+        """Return what an alarm's file holds of it."""
+        return {"counts": self.counts, "p_value": self.p_value, "stage": self.stage}
 
 
 class Judge:

@@ -18,13 +18,19 @@ _HEAD = ("idx", "label", "answer", "radius", "base", "alarms", "time")
 _TIME = re.compile(r"(\d+ days?, )?\d+:\d\d:\d\d(\.\d+)?", re.ASCII)
 
 
-def outcome_layout(attacks: Sequence[Attack]) -> Layout:
-    """Return what the lines hold: per attack, norms for the smoothed and the base classifier."""
+def outcome_layout(attacks: Sequence[Attack], *, smoothed: bool = True) -> Layout:
+    """Return what the lines hold: per attack, norms for the certified and the base classifier.
+
+    Args:
+        attacks: The attacks.
+        smoothed: Whether the certified classifier is a smoothed one, so that its base classifier
+            is another.
+    """
     names = {attack.name for attack in attacks}
     numbers = tuple(
         f"{kind}:{attack.name}"
         for attack in attacks
-        for kind in ("norm", "lead", *(() if attack.smoothed else ("base",)))
+        for kind in ("norm", "lead", *(("base",) if smoothed and not attack.smoothed else ()))
     )
     return Layout(
         NAME,
@@ -46,9 +52,10 @@ class Outcome:
         idx: Index of the image in its data set.
         label: Its true class.
         answer: The class that attacks want to get away from: the certified one or, where the
-            certificate abstains, the one with most votes.
+            certificate abstains, the one with most votes (without noise, with the largest logit).
         radius: The certified radius; 0 where it abstains.
-        base: The base classifier's class of the image without noise; -1: none.
+        base: The model's class of the image without noise; -1: none, or it is not proven where
+            the certificate is a proof.
         numbers: What each attack found, by column.
         alarms: Certificates broken.
         seconds: Wall time.

@@ -1,0 +1,239 @@
+"""A finished run, made ready to be attacked: its classifier again, as it was certified."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from deqcert.api import SmoothedClassifier
+from deqcert.attacks import ATTACKS
+from deqcert.errors import ConfigError
+from deqcert.options import number
+
+if TYPE_CHECKING:
+    from deqcert.attacks import Attack
+    from deqcert.attacks.evaluation import CertifiedImage, Evaluation
+    from deqcert.compose import Loaded
+    from deqcert.data import Dataset
+    from deqcert.report import Results
+    from deqcert.runs import Manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacking:
+    """How certificates are attacked.
+
+    Args:
+        n: Fresh noisy copies of a verdict.
+        alpha: Probability that any verdict of the whole run is wrong, shared by all of them.
+        search: Noisy copies of a guess on the way to a verdict.
+        reach: Largest radius attacked; if not given, 6 sigma, or the largest certified radius if
+            that is more, and for proofs twice the largest certified radius.
+        rows: Images or noisy copies that are differentiated together; less takes less memory.
+        seed: Seed of the attacks and the verdicts.
+    """
+
+    n: int = number(1000, low=1, metavar="N")
+    alpha: float = number(0.001, above=0, below=1, metavar="A")
+    search: int = number(100, low=1, metavar="S")
+    reach: float | None = number(None, above=0, whole=False, metavar="R")
+    rows: int = number(256, low=1, metavar="R")
+    seed: int = number(0, low=0, high=2**64 - 1)
+
+
+NOISE = ("n", "alpha", "search")
+"""Fields that are about noise alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certified:
+    """A finished run, and where its parts are now.
+
+    Attributes:
+        run: The run folder, as it was given.
+        manifest: Its manifest.
+        results: Its certificates.
+        chosen: Which of them are attacked, by place.
+        asked: How.
+        model: The checkpoint, if it is elsewhere now.
+        model_config: Its configuration, if it is elsewhere now.
+        data: The images, if they are elsewhere now.
+        start: The learned start, if it is elsewhere now.
+    """
+
+    run: str
+    manifest: Manifest
+    results: Results
+    chosen: range
+    asked: Attacking
+    model: str | None = None
+    model_config: str | None = None
+    data: str | None = None
+    start: str | None = None
+
+    @property
+    def noise(self) -> bool:
+        """Whether its certificates are about a smoothed classifier."""
+        return "predictor" in self.manifest.parameters
+
+    @property
+    def images(self) -> list[CertifiedImage]:
+        """The chosen images and their certificates."""
+        from deqcert.attacks.evaluation import CertifiedImage
+
+        return [
+            CertifiedImage(
+                int(self.results.idx[i]),
+                int(self.results.predict[i]) if self.results.predict[i] >= 0 else None,
+                float(self.results.radius[i]),
+            )
+            for i in self.chosen
+        ]
+
+    @property
+    def classifier(self) -> SmoothedClassifier:
+        """The classifier, as it was evaluated, with the attacks' seed."""
+        was, notes = self.manifest.parameters, self.manifest.notes
+        noise = {name: was[name] for name in ("sigma", "batch", "shape") if self.noise}
+        return SmoothedClassifier(
+            self.model or notes["model"],
+            model_config=self.model_config or (notes.get("config") if self.model is None else None),
+            seed=self.asked.seed,
+            device=was["device"],
+            threads=was["threads"],
+            form=was["form"],
+            **noise,
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that it takes to attack a run.
+
+    Attributes:
+        evaluation: The attacks and what they are held against.
+        dataset: Where the images are.
+        parameters: What decides the outcomes, as JSON values.
+        notes: Paths as they were given.
+    """
+
+    evaluation: Evaluation
+    dataset: Dataset
+    parameters: dict[str, Any]
+    notes: dict[str, Any]
+
+
+def prepare(certified: Certified, attacks: Sequence[Attack]) -> Prepared:
+    """Load what was certified and make the evaluation.
+
+    Args:
+        certified: The run.
+        attacks: Those that were named; none for all that fit.
+
+    Raises:
+        DeqcertError: If model, images or start are not those that were certified, or an attack does
+            not fit the certificates.
+    """
+    from deqcert import compose
+    from deqcert.data import load_dataset
+
+    smooth = certified.classifier
+    was = certified.manifest.parameters
+    spec, split = certified.data or certified.manifest.notes["data"], was["split"]
+    loaded = compose.load(smooth.model, smooth, model_config=smooth.model_config)
+    dataset = load_dataset(spec, split)
+    compose.check_fit(loaded.model, dataset, range(len(dataset)))
+    about = {**loaded.identity, **compose.describe_data(spec, split, dataset)}
+    make = _smoothed if certified.noise else _proven
+    evaluation, more = make(certified, smooth, loaded, about, attacks)
+    return Prepared(evaluation, dataset, more, {**loaded.notes, "data": spec})
+
+
+def _smoothed(
+    certified: Certified,
+    smooth: SmoothedClassifier,
+    loaded: Loaded,
+    about: dict[str, Any],
+    attacks: Sequence[Attack],
+) -> tuple[Evaluation, dict[str, Any]]:
+    from deqcert import compose
+    from deqcert.attacks.evaluation import SmoothedEvaluation
+    from deqcert.attacks.evaluation.certified import certified_predictor
+    from deqcert.models import file_hash
+    from deqcert.starts import make_start
+
+    manifest, asked = certified.manifest, certified.asked
+    levels = manifest.parameters.get("levels")
+    engine = compose.make_engine(loaded.model, smooth, manifest.parameters["sigma"], levels)
+    about = {**about, **compose.describe_evaluation(smooth, engine.sigma, loaded.form, levels)}
+    _check(certified, about)
+    predictor, depth = certified_predictor(
+        manifest,
+        lambda: make_start(certified.start or "learned", model=smooth.model, device=smooth.device)[
+            0
+        ],
+    )
+    evaluation = SmoothedEvaluation.of_run(
+        engine,
+        predictor,
+        # Gradients go through the model as it was trained; verdicts through the form certified.
+        loaded.plain.eval().to(engine.device),  # type: ignore[attr-defined]
+        attacks or [ATTACKS.get(name) for name in ATTACKS.names()],
+        certified.images,
+        n=asked.n,
+        alpha=asked.alpha,
+        guesses=asked.search,
+        depth=depth,
+        reach=asked.reach,
+        rows=asked.rows,
+        facts={"model": file_hash(smooth.model)},
+    )
+    return evaluation, {
+        **evaluation.parameters(),
+        "alpha": asked.alpha,
+        "judged": compose.describe_predictor(predictor),
+        **about,
+    }
+
+
+def _proven(
+    certified: Certified,
+    smooth: SmoothedClassifier,
+    loaded: Loaded,
+    about: dict[str, Any],
+    attacks: Sequence[Attack],
+) -> tuple[Evaluation, dict[str, Any]]:
+    from deqcert import compose
+    from deqcert.attacks.evaluation import ProvenEvaluation
+    from deqcert.models import file_hash
+
+    asked, norm = certified.asked, certified.results.norm
+    if norm not in ("l2", "linf"):  # as read_results has seen to
+        raise ConfigError(f"norm is {norm!r}, but attacks know l2 and linf.")
+    about = {**about, **compose.describe_evaluation(smooth, None, loaded.form)}
+    _check(certified, about)
+    fitting = attacks or [
+        attack
+        for attack in map(ATTACKS.get, ATTACKS.names())
+        if norm in attack.norms and not attack.smoothed
+    ]
+    evaluation = ProvenEvaluation.of_run(
+        loaded.plain.eval(),  # type: ignore[attr-defined]
+        fitting,
+        certified.images,
+        norm=norm,
+        reach=asked.reach,
+        rows=asked.rows,
+        seed=asked.seed,
+        facts={"model": file_hash(smooth.model)},
+    )
+    return evaluation, {**evaluation.parameters(), "norm": norm, "seed": asked.seed, **about}
+
+
+def _check(certified: Certified, about: dict[str, Any]) -> None:
+    from deqcert.attacks.evaluation.certified import check_same
+
+    for change in check_same(certified.manifest, about, certified.run):
+        print(f"deqcert: note: {change} since the certificates were made", file=sys.stderr)

@@ -24,6 +24,7 @@ from deqcert.data import load_dataset
 from deqcert.memory import keep_freed_memory
 from deqcert.models import ProvenModel, load_model
 from deqcert.proofs import Boxes, margins_of
+from deqcert.proofs.a_priori import APriori
 from deqcert.proofs.relaxed import pixel_boxes
 
 FILES = (
@@ -88,6 +89,14 @@ def main(
                 proven = balls(model, constants, x, labels, radius)
                 cells += [str(int(proven.sum())), f"{time.process_time() - began:.1f}"]
             row(file, rule, cells)
+        intervals, cells = APriori(model, max_nfe=100), []
+        for radius in radii:
+            began = time.process_time()
+            eps = torch.full((len(x),), radius, dtype=torch.float64)
+            gaps = intervals.leads(x.double(), eps, labels).gaps.scatter(1, labels[:, None], 1.0)
+            proven = (gaps > 0.0).all(dim=1)
+            cells += [str(int(proven.sum())), f"{time.process_time() - began:.1f}"]
+        row(file, "intervals and ball", cells)
         for rule, options in RULES.items():
             boxes = Boxes(model, **options)
             best = boxes.classes(x)

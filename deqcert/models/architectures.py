@@ -42,6 +42,7 @@ def architecture(name: str) -> ModelConfig:
     CIFAR-10, ``imagenet-small`` is the public SMALL for ImageNet. ``contractive``,
     ``monotone`` and ``monotone-conv`` are the models of :mod:`deqcert.models.contractive`,
     :mod:`deqcert.models.monotone` and :mod:`deqcert.models.monotone_conv`, for 8x8 grey digits.
+    ``interval`` and ``interval-conv`` are two of :mod:`deqcert.models.interval`, for the same.
 
     Raises:
         ConfigError: If there is none of that name.

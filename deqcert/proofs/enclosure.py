@@ -194,6 +194,7 @@ class Enclosure:
 def in_float64(model: M) -> M:
     """Return a copy with the same weights, exactly, that computes in float64."""
     exact = copy.deepcopy(model)
-    if isinstance(exact, torch.nn.Module):
-        exact.double()
+    module: object = exact
+    if isinstance(module, torch.nn.Module):
+        module.double()
     return exact

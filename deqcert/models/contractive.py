@@ -160,9 +160,9 @@ class ContractiveDEQ(TrainableModel):
 
         W contracts by L, so the symmetric part of I - W has no eigenvalue below 1 - L.
         """
-        weight, bias = self.encoder.weight, self.encoder.bias
+        weight, own = self.encoder.weight, self.encoder.bias
         entering = self.normalize.pixel_weight(weight, self.input_shape)
-        bias, bias_error = self.normalize.pixel_bias(weight, bias, self.input_shape)
+        bias, bias_error = self.normalize.pixel_bias(weight, own, self.input_shape)
         return ReluForm(
             state=self.weight.detach().double().cpu(),
             input=entering,

@@ -17,7 +17,7 @@ from deqcert.proofs.zonotope import enclose, tighten
 MOST_UNITS = 2000
 """Largest state that is taken: a round of zonotopes inverts a matrix of this size per input."""
 
-CHUNK = 2**24
+CHUNK = 2**22
 """Numbers per array of the inputs that are enclosed together."""
 
 
@@ -89,7 +89,8 @@ class Boxes:
         rows, eps = self._rows(x), eps.double()
         most = max(1, CHUNK // (len(self._form.state) * (self._inputs + len(self._form.state))))
         parts = []
-        for some in torch.arange(len(rows)).split(most):
+        for begin in range(0, len(rows), most):
+            some = slice(begin, begin + most)
             region = enclose(self._relaxed, self._adjoint, rows[some], eps[some])
             region = tighten(self._relaxed, region, self._rounds)
             parts.append(self._branching.decide(region, best[some]))

@@ -149,8 +149,8 @@ class Branching:
                 left.append(_split(some, found, region, unproven & ~whole))
             first, todo = bool((todo.sides == 0).all()), _Branches.joined(left)
             if first and self._most:
-                some = todo.image.unique()
-                refuted[some] |= self._attacked(region.rows(some), best[some])
+                asked = torch.unique(todo.image)
+                refuted[asked] |= self._attacked(region.rows(asked), best[asked])
             waiting = torch.bincount(todo.image, minlength=images)
             over = spent + waiting > classes - 1 + self._most
             proven &= ~(refuted | ((waiting > 0) & over))

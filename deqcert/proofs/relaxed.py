@@ -133,7 +133,8 @@ class Relaxed:
         slopes = weighed.slopes
         value = (slopes * region.centre).sum(dim=1) + (slopes.abs() * region.half).sum(dim=1)
         value = value + weighed.constant + terms.sum(dim=1)
-        return value + self._charge(weighed, region)
+        bound: Tensor = value + self._charge(weighed, region)
+        return bound
 
     def _charge(self, weighed: Weighed, region: Region) -> Tensor:
         """Bound by how much the computed maximum may be below the exact one, shape (N,)."""
@@ -148,7 +149,8 @@ class Relaxed:
         reach = norm(torch.maximum(region.lower.abs(), region.upper.abs()), dim=1)
         summed = summed + (norm(weighed.factors, dim=1) + size) * reach
         summed = rounding_constant(2 * pixels + 3 * units + 16) * summed
-        return MARGIN * (factors + slopes + summed + form.bias_error * size) + TINY
+        charge: Tensor = MARGIN * (factors + slopes + summed + form.bias_error * size) + TINY
+        return charge
 
 
 def worst_terms(weighed: Weighed, region: Region) -> Tensor:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from deqcert.errors import ConfigError, DataError
 from deqcert.models.base import EnclosedModel, ImplicitModel
-from deqcert.proofs.injection import injection_error
 from deqcert.solvers import Solver, StopRule, bind, get_solver
 
 M = TypeVar("M", bound=ImplicitModel)
@@ -136,13 +135,19 @@ class Enclosure:
         images, model = x.double(), self.model
         if not bool(torch.isfinite(images).all()):
             raise DataError("the image has values that are not finite; pixels are in [0, 1].")
+        rounding = getattr(model, "injection_rounding", None)
+        if rounding is None:
+            raise ConfigError(
+                f"{type(model).__name__} does not bound what rounding does to its injection, so "
+                "that nothing is proven of its answer to an input; use a model trained with "
+                "--architecture monotone, contractive or interval."
+            )
         injection = model.inject(images)
         stop = StopRule(tol=tol, max_nfe=depth)
         start = model.initial_state(injection)
         solved = get_solver("anderson").solve(bind(model.cell, injection), start, stop)
         z = solved.z
-        inexact = injection_error(model, images, injection)
-        best, gaps, error = self.gaps(z, model.cell(z, injection), injection, inexact)
+        best, gaps, error = self.gaps(z, model.cell(z, injection), injection, rounding(images))
         return Leads(best, gaps, error, model.readout(z), solved.nfe + 1)
 
     @torch.no_grad()

@@ -138,9 +138,9 @@ class Enclosure:
         rounding = getattr(model, "injection_rounding", None)
         if rounding is None:
             raise ConfigError(
-                f"{type(model).__name__} offers no injection_rounding, so that nothing is proven "
-                "of its answer to an input; use a model trained with --architecture monotone or "
-                "contractive."
+                f"{type(model).__name__} does not bound what rounding does to its injection, so "
+                "that nothing is proven of its answer to an input; use a model trained with "
+                "--architecture monotone, contractive or interval."
             )
         injection = model.inject(images)
         stop = StopRule(tol=tol, max_nfe=depth)

@@ -6,8 +6,8 @@ DIR holds the published files (eth-sri/CRAFT). For each of them and each radius:
 images the class is right and proven over the whole box (cut off at 0 and 1) by each rule, with
 seconds of one core for all images together; and on how many an input with another class was found.
 Proven and found together are at most those that are classified right; where they are all of them,
-nobody can prove more. The l2 ball around the box is there to compare with, by the classical
-constants and by the multiplier bound, as method `lipschitz` has them.
+nobody can prove more. To compare with: the l2 ball around the box, by the classical constants and
+by the multiplier bound, as method `lipschitz` has them; and intervals inside a ball (`interval`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from deqcert.data import load_dataset
 from deqcert.memory import keep_freed_memory
 from deqcert.models import ProvenModel, load_model
 from deqcert.proofs import Boxes, margins_of
+from deqcert.proofs.intervals import intervals_of
 from deqcert.proofs.relaxed import pixel_boxes
 
 FILES = (
     "deq_MNIST_SingleFcNet_m=20.mat",
     "mon_h40_m20.0.pt",
-    "mnist_mon_h200_m20.0.pt",
     "mnist_sm_mon_conv_c8_k6_s3_m20.0.pt",
+    "mnist_mon_h200_m20.0.pt",
 )
 RADII = (0.01, 0.02, 0.05)
 BALLS = {"ball, classical constants": "classical", "ball, multiplier bound": "multiplier"}
@@ -88,6 +89,16 @@ def main(
                 proven = balls(model, constants, x, labels, radius)
                 cells += [str(int(proven.sum())), f"{time.process_time() - began:.1f}"]
             row(file, rule, cells)
+        intervals = intervals_of(model, tol=1e-7, max_nfe=1000)
+        cells = []
+        for radius in radii:
+            began = time.process_time()
+            eps = torch.full((len(x),), radius, dtype=torch.float64)
+            gaps = intervals.leads(x.double(), eps, labels).gaps
+            gaps = gaps.scatter(1, labels[:, None], 1.0)
+            proven = (gaps > 0).all(dim=1)
+            cells += [str(int(proven.sum())), f"{time.process_time() - began:.1f}"]
+        row(file, "intervals in a ball", cells)
         for rule, options in RULES.items():
             boxes = Boxes(model, **options)
             best = boxes.classes(x)

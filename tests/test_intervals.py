@@ -15,8 +15,8 @@ from torch import Tensor
 from deqcert.certifiers import get_certifier
 from deqcert.cli import main
 from deqcert.errors import ConfigError, DataError
-from deqcert.models import IntervalDEQ, architecture, load_model, pixel_box
-from deqcert.proofs import a_priori, adjoint, outward, post_fixed_point
+from deqcert.models import IntervalDEQ, architecture, load_model, outward, pixel_box
+from deqcert.proofs import a_priori, adjoint, post_fixed_point
 from deqcert.proofs.a_priori import APriori
 from deqcert.proofs.intervals import Intervals
 from deqcert.proofs.post_fixed_point import PostFixedPoint
@@ -207,8 +207,8 @@ def matrix(layer: torch.nn.Module, shape: tuple[int, ...]) -> np.ndarray:
         return numbers(layer(torch.eye(size).double().view(size, *shape)).flatten(1).T)
 
 
-def exact_logits(model: IntervalDEQ, x: Tensor) -> np.ndarray:
-    """Logits of the equilibrium of the stored weights, in forty digits."""
+def exact_network(model: IntervalDEQ, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Injection and logits of the equilibrium of the stored weights, in forty digits."""
     features = (numbers(x) - numbers(model.normalize.mean)) / numbers(model.normalize.std)
     shape, features = x.shape, features.flatten()
     root = np.vectorize(mpmath.sqrt, otypes=[object])
@@ -241,7 +241,7 @@ def exact_logits(model: IntervalDEQ, x: Tensor) -> np.ndarray:
         if max(abs(following - z)) < mpmath.mpf(10) ** -32:
             break
         z = following
-    return numbers(model.classifier.weight) @ z + numbers(model.classifier.bias)
+    return features / rest, numbers(model.classifier.weight) @ z + numbers(model.classifier.bias)
 
 
 @pytest.fixture(scope="module", params=["dense", "conv"])
@@ -252,8 +252,8 @@ def in_digits(request: pytest.FixtureRequest):
         for seed in range(2 if request.param == "dense" else 1):
             model = network(request.param, seed).float().double()
             x = torch.rand(2 - (request.param == "conv"), *model.input_shape).double()
-            exact = [exact_logits(model, one) for one in x]
-            made.append((model, x, [value.max() - value for value in exact]))
+            injections, exact = zip(*(exact_network(model, one) for one in x), strict=True)
+            made.append((model, x, [value.max() - value for value in exact], injections))
     return made
 
 
@@ -261,7 +261,7 @@ def too_high(in_digits) -> int:
     """How many proven leads at points are above the exact ones."""
     above = 0
     with mpmath.workdps(40):
-        for model, x, exact in in_digits:
+        for model, x, exact, _ in in_digits:
             best = torch.tensor([int(np.argmin(leads)) for leads in exact])
             stop = {"tol": 1e-30, "max_nfe": 200}
             gaps = prover(model, **stop).leads(x, torch.zeros(len(x)).double(), best).gaps
@@ -273,6 +273,15 @@ def too_high(in_digits) -> int:
 
 def test_leads_at_a_point_are_just_below_those_of_forty_digits(in_digits) -> None:
     assert too_high(in_digits) == 0
+
+
+def test_injections_are_as_near_to_those_of_forty_digits_as_is_said(in_digits) -> None:
+    with mpmath.workdps(40):
+        for model, x, _, injections in in_digits:
+            found, bound = model.inject(x), model.injection_rounding(x)
+            for row, exact in enumerate(injections):
+                distance = mpmath.norm(list(numbers(found[row]) - exact))
+                assert distance <= mpmath.mpf(bound[row].item()) < 1e-12
 
 
 @pytest.mark.parametrize("in_digits", ["dense"], indirect=True)

@@ -118,10 +118,8 @@ class Lipschitz(Certifier["ImplicitModel"]):
         from deqcert.proofs.kept import constants_hash
 
         margins = self._margins(subject)
-        kept, known = (
-            margins.kept,
-            {"rule": self.bound, "sha256": constants_hash(margins.constants)},
-        )
+        kept = margins.kept
+        known: dict[str, Any] = {"rule": self.bound, "sha256": constants_hash(margins.constants)}
         if kept is not None and kept.file is not None:
             known |= {"file": str(kept.file), "read": kept.read, "searched": kept.searched}
         return {"constants": known}

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from deqcert.api import SmoothedClassifier
 from deqcert.attacks import ATTACKS
-from deqcert.errors import ConfigError
 from deqcert.options import number
 
 if TYPE_CHECKING:
     from deqcert.attacks import Attack
     from deqcert.attacks.evaluation import CertifiedImage, Evaluation
+    from deqcert.certifiers import Norm
     from deqcert.compose import Loaded
     from deqcert.data import Dataset
     from deqcert.report import Results
@@ -209,9 +209,8 @@ def _proven(
     from deqcert.attacks.evaluation import ProvenEvaluation
     from deqcert.models import file_hash
 
-    asked, norm = certified.asked, certified.results.norm
-    if norm not in ("l2", "linf"):  # as read_results has seen to
-        raise ConfigError(f"norm is {norm!r}, but attacks know l2 and linf.")
+    asked = certified.asked
+    norm: Norm = "linf" if certified.results.norm == "linf" else "l2"
     about = {**about, **compose.describe_evaluation(smooth, None, loaded.form)}
     _check(certified, about)
     fitting = attacks or [

@@ -43,7 +43,8 @@ def architecture(name: str) -> ModelConfig:
     ``tiny`` is for 8x8 grey digits, ``small`` and ``large`` are those of the literature for
     CIFAR-10, ``imagenet-small`` is the public SMALL for ImageNet. ``contractive``, ``monotone``,
     ``lipschitz-bounded``, ``monotone-conv``, ``monotone-multi-tier`` and ``lipschitz-conv`` are the
-    models of the files of :mod:`deqcert.models` of that name, for 8x8 grey digits.
+    models of the files of :mod:`deqcert.models` of that name, for 8x8 grey digits. ``interval`` and
+    ``interval-conv`` are two of :mod:`deqcert.models.interval`, for the same.
 
     Raises:
         ConfigError: If there is none of that name.

@@ -16,6 +16,7 @@ from deqcert.models.base import TrainableModel
 from deqcert.models.dense_config import DenseConfig
 from deqcert.models.interval_form import Affine, IntervalForm
 from deqcert.models.normalize import Normalize
+from deqcert.models.outward import entering_out
 from deqcert.models.spectral import TINY, rounding_constant, spectral_norm_bound
 
 MEASURES = ("l2", "linf")
@@ -276,6 +277,17 @@ class IntervalDEQ(TrainableModel):
                 f"near to the edge of what float64 can verify for its m, {self.config.monotone:g}."
             )
         return MARGIN * residual.double() * proven.gain
+
+    @torch.no_grad()
+    def injection_rounding(self, x: Tensor) -> Tensor:
+        """Bound what rounding changes in ``inject(x)``; see :class:`ProvenModel`.
+
+        The exact injection is in a box that is rounded outwards.
+        """
+        centre, half = entering_out(self.interval_form(), x, x.new_zeros(len(x)))
+        distance = (self.inject(x) - centre).abs() + half
+        bound: Tensor = MARGIN * torch.linalg.vector_norm(MARGIN * distance, dim=1)
+        return bound
 
     def readout_lipschitz(self) -> Tensor:
         """Return ||c_i - c_j||_2 of the readout's rows, shape (K, K), float64, rounded up."""

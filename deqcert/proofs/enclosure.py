@@ -162,9 +162,9 @@ class Enclosure:
         rounding = getattr(model, "injection_rounding", None)
         if rounding is None:
             raise ConfigError(
-                f"{type(model).__name__} offers no injection_rounding, so that nothing is proven "
-                "of its answer to an input; use a model trained with --architecture monotone or "
-                "contractive."
+                f"{type(model).__name__} does not bound what rounding does to its injection, so "
+                "that nothing is proven of its answer to an input; use a model trained with "
+                "--architecture monotone, contractive or interval."
             )
         injection = model.inject(images)
         stop = StopRule(tol=tol, max_nfe=depth)
@@ -219,6 +219,7 @@ class Enclosure:
 def in_float64(model: M) -> M:
     """Return a copy with the same weights, exactly, that computes in float64."""
     exact = copy.deepcopy(model)
-    if isinstance(exact, torch.nn.Module):
-        exact.double()
+    module: object = exact
+    if isinstance(module, torch.nn.Module):
+        module.double()
     return exact

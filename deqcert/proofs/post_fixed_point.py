@@ -8,18 +8,18 @@ from torch import Tensor
 from deqcert.errors import ConfigError
 from deqcert.models.base import IntervalModel
 from deqcert.models.interval_form import Box
-from deqcert.proofs.definite import MARGIN
-from deqcert.proofs.enclosure import in_float64
-from deqcert.proofs.intervals import Intervals, Leads
-from deqcert.proofs.outward import (
+from deqcert.models.outward import (
+    MARGIN,
     affine_out,
+    entering_out,
     leads_out,
     outside,
-    pixels_out,
     relu_out,
     rounded,
     sum_out,
 )
+from deqcert.proofs.enclosure import in_float64
+from deqcert.proofs.intervals import Intervals, Leads
 from deqcert.solvers import StopRule, bind, get_solver
 
 
@@ -67,20 +67,14 @@ class PostFixedPoint(Intervals):
     @torch.no_grad()
     def leads(self, x: Tensor, eps: Tensor, classes: Tensor, start: Tensor | None = None) -> Leads:
         """Bound leads; see :meth:`Intervals.leads`."""
-        entering = self._entering(x, eps)
+        entering = entering_out(self._form, x, eps)
         rows = torch.cat(entering, dim=1)
         cold = torch.zeros_like(rows) if start is None else start
         found = self._solver.solve(bind(self._form.cell, rows), cold, self._stop)
         self.nfe += found.nfe.sum().item() + len(x)
-        state = self._enclosed(found.z.chunk(2, dim=1), entering)
+        centre, half = found.z.chunk(2, dim=1)
+        state = self._enclosed((centre, half), entering)
         return Leads(leads_out(self._form.readout, state, classes), found.z)
-
-    def _entering(self, x: Tensor, eps: Tensor) -> Box:
-        """Enclose what enters the equilibrium, each shape (B, D)."""
-        box = pixels_out(self._form.normalize, x, eps)
-        for place, affine in enumerate(self._form.block):
-            box = affine_out(affine, relu_out(box) if place else box)
-        return box[0].flatten(1), box[1].flatten(1)
 
     def _enclosed(self, found: Box, entering: Box) -> Box:
         """Widen approximate boxes until they are proven to hold the equilibria."""

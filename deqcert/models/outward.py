@@ -6,10 +6,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deqcert.models.interval_form import Affine, Box
+from deqcert.models.interval_form import Affine, Box, IntervalForm
 from deqcert.models.normalize import Normalize
 from deqcert.models.spectral import TINY, UNIT, rounding_constant
-from deqcert.proofs.definite import MARGIN
+
+MARGIN = 1.0 + 1e-9
+"""More than the rounding of the few sums and products that bounds are put together from."""
+
+
+def entering_out(form: IntervalForm, x: Tensor, eps: Tensor) -> Box:
+    """Enclose what enters the equilibrium for a box of images that is cut off at 0 and 1.
+
+    Args:
+        form: The network, in float64.
+        x: Images, shape (B, C, H, W), float64.
+        eps: Half-widths, shape (B,), float64.
+
+    Returns:
+        Centres and half-widths, shape (B, D).
+    """
+    box = pixels_out(form.normalize, x, eps)
+    for place, affine in enumerate(form.block):
+        box = affine_out(affine, relu_out(box) if place else box)
+    return box[0].flatten(1), box[1].flatten(1)
 
 
 def pixels_out(normalize: Normalize, x: Tensor, eps: Tensor) -> Box:

@@ -76,7 +76,7 @@ class Zonotope(Certifier["ImplicitModel"], UntilSettled):
     def __post_init__(self) -> None:
         check_options(self)
 
-    eps: float = number(0.3, above=0, high=1, whole=False)
+    eps: float = number(1.0, above=0, high=1, whole=False)
     resolution: float = number(1e-3, above=0, high=1, whole=False)
     rounds: int = number(4, low=0, high=1000)
     steps: int = number(2, low=0, high=1000)

@@ -13,10 +13,14 @@ from torch import Tensor, nn
 
 from deqcert.certifiers.certificate import Norm
 from deqcert.models import ImplicitModel, IntervalDEQ, LipschitzModel, TrainableModel, pixel_box
+from deqcert.solvers import StopRule
 from deqcert.training.roots import roots
 
 NOTHING = 1e-12
 """Stands for a slope of 0: what does not change is proven as far as anybody asks."""
+
+ROUGH = StopRule(tol=1e-2, max_nfe=30)
+"""When a solve in the search for a radius ends: the radius is not known better than that anyway."""
 
 OwnRadii = Callable[[TrainableModel, Tensor, Tensor, Tensor], Tensor]
 """A model in evaluation mode, images, labels and logits to the radii by which a training measures
@@ -143,7 +147,7 @@ class IntervalProof(Proof):
 
         def least(rows: Tensor, radii: Tensor) -> Tensor:
             start = None if self._start is None else self._start[rows]
-            found = self._form.bound(self._x[rows], self._y[rows], radii, start=start)
+            found = self._form.bound(self._x[rows], self._y[rows], radii, start=start, stop=ROUGH)
             if self._start is None:
                 self._start = found.state.new_zeros(len(self._x), found.state.shape[1])
             self._start[rows] = found.state

@@ -18,7 +18,7 @@ from deqcert.training.proof import WorstCase, prove
 LEAST = 1e-6
 """Smallest radius that is trained for: of images that the model gets wrong, and at the start."""
 
-SEARCH = 10
+SEARCH = 6
 """Most evaluations of a bound where the training measures itself."""
 
 

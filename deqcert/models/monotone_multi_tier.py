@@ -77,8 +77,7 @@ class _Tiers(nn.Module):
         self.A = nn.ModuleList(nn.Conv2d(c, c, KERNEL, bias=False) for c in channels)
         self.B = nn.ModuleList(nn.Conv2d(c, c, KERNEL, bias=False) for c in channels)
         self.D = nn.ModuleList(
-            nn.Conv2d(c, d, KERNEL, bias=False)
-            for c, d in itertools.pairwise(channels)
+            nn.Conv2d(c, d, KERNEL, bias=False) for c, d in itertools.pairwise(channels)
         )
 
 
@@ -158,7 +157,7 @@ class MonotoneMultiTierDEQ(MonotoneModel):
     def _apart(self, z: Tensor) -> list[Tensor]:
         """Return the feature maps of states, shape (B, D)."""
         shapes = self.config.shapes
-        parts = z.split([math.prod(shape) for shape in shapes], dim=1)
+        parts = torch.split(z, [math.prod(shape) for shape in shapes], dim=1)
         return [part.reshape(len(z), *shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def _below(self, first: Tensor) -> Tensor:
@@ -167,7 +166,8 @@ class MonotoneMultiTierDEQ(MonotoneModel):
         return F.pad(first.flatten(1), (0, rest))
 
 
-def _circular(x: Tensor, kernel: Tensor, stride: int = 1) -> Tensor:
+def _circular(x: Tensor, kernel: Tensor | nn.Module, stride: int = 1) -> Tensor:
+    assert isinstance(kernel, Tensor)
     return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), kernel.to(x.dtype), stride=stride)
 
 

@@ -36,7 +36,7 @@ class MonotoneMultiTierConfig(DenseConfig):
     name: ClassVar[str] = "monotone-multi-tier"
     keys: ClassVar[Mapping[str, str]] = {"MONOTONE": "monotone", "TIERS": "tiers"}
 
-    width: int = 3
+    width: int = 2
     monotone: float = field(default=1.0, kw_only=True)
     tiers: int = field(default=2, kw_only=True)
 

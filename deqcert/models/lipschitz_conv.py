@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -165,8 +165,8 @@ class LipschitzConvDEQ(TrainableModel):
             self._project()
         stream = F.pixel_unshuffle(self._scaled(x), 2)
         stream = F.pad(stream, (0, 0, 0, 0, 0, self.config.width - stream.shape[1]))
-        for tier in self.encoder:
-            for layer in tier:
+        for tier in self.encoder.children():
+            for layer in _each(tier):
                 kernel = layer.kernel()
                 stream = stream - 2.0 * layer.widen(F.relu(layer.narrow(stream, kernel)), kernel)
             stream = F.pixel_unshuffle(stream, 2)
@@ -182,7 +182,7 @@ class LipschitzConvDEQ(TrainableModel):
         before = z[:, : self._inner].reshape(len(z), -1, *size)
         fed = F.conv2d(before, self.skew().to(z.dtype)[:, :, None, None])
         stream, found = injection, []
-        for layer, part in zip(self.layers, fed.chunk(len(self.layers), dim=1), strict=True):
+        for layer, part in zip(_each(self.layers), fed.chunk(len(self.layers), dim=1), strict=True):
             kernel = layer.kernel()
             state = F.relu(layer.narrow(stream, kernel) + part)
             stream = stream - 2.0 * layer.widen(state, kernel)
@@ -237,7 +237,8 @@ class LipschitzConvDEQ(TrainableModel):
         hidden = residual.double() / (1.0 - factor)
         follows = 2.0 * math.sqrt(len(self.layers)) * self._feedback_norm()
         stream = residual.double() + follows * hidden
-        return MARGIN * (hidden.square() + stream.square()).sqrt()
+        bound: Tensor = MARGIN * (hidden.square() + stream.square()).sqrt()
+        return bound
 
     @torch.no_grad()
     def rounding(self, z: Tensor, injection: Tensor) -> tuple[Tensor, Tensor]:
@@ -248,7 +249,7 @@ class LipschitzConvDEQ(TrainableModel):
         off = rounding_constant(len(self.feedback) + 4) * fed
         entering = torch.linalg.vector_norm(injection.flatten(1), dim=1)
         pixels = math.prod(self.config.stream[1:])
-        _, cell = through(self.layers, entering, fed, off, pixels)
+        _, cell = through(_each(self.layers), entering, fed, off, pixels)
         size = torch.linalg.vector_norm(z[:, self._inner :], dim=1)
         gamma = rounding_constant(2 * self.classifier.weight.shape[1] + 16)
         logit = gamma * (size + self.classifier.bias.double().abs().max())
@@ -261,11 +262,12 @@ class LipschitzConvDEQ(TrainableModel):
         size = torch.linalg.vector_norm(self._scaled(x).flatten(1), dim=1)
         error = rounding_constant(12) * size
         pixels = math.prod(self.config.image_size)
-        for tier in self.encoder:
+        for tier in self.encoder.children():
             pixels //= 4
-            size, more = through(tier, size, torch.zeros_like(size), 0.0, pixels)
+            size, more = through(_each(tier), size, torch.zeros_like(size), 0.0, pixels)
             error = error + more
-        return MARGIN * error + TINY
+        bound: Tensor = MARGIN * error + TINY
+        return bound
 
     @property
     def _inner(self) -> int:
@@ -279,7 +281,8 @@ class LipschitzConvDEQ(TrainableModel):
     def _scaled(self, x: Tensor) -> Tensor:
         """Normalise pixels so that none of them enters with a factor above g."""
         least = self.normalize.std.min()
-        return self.normalize(x) * (self.config.lipschitz * least)
+        scaled: Tensor = self.normalize(x) * (self.config.lipschitz * least)
+        return scaled
 
     def _response(self) -> float:
         """Bound ||M||: how far the hidden states of a sweep move when what is fed back moves."""
@@ -309,8 +312,15 @@ class LipschitzConvDEQ(TrainableModel):
                 self.feedback.mul_(most / size * (1.0 - 5e-4))
 
 
+def _each(tier: nn.Module) -> Iterator[SLLConv]:
+    for layer in tier.children():
+        assert isinstance(layer, SLLConv)
+        yield layer
+
+
 def _unit(rows: Tensor) -> Tensor:
-    return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    unit: Tensor = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return unit
 
 
 def _is_size(value: object) -> bool:

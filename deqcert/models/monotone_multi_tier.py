@@ -36,7 +36,7 @@ class MonotoneMultiTierConfig(DenseConfig):
     name: ClassVar[str] = "monotone-multi-tier"
     keys: ClassVar[Mapping[str, str]] = {"MONOTONE": "monotone", "TIERS": "tiers"}
 
-    width: int = 3
+    width: int = 2
     monotone: float = field(default=1.0, kw_only=True)
     tiers: int = field(default=2, kw_only=True)
 
@@ -157,7 +157,7 @@ class MonotoneMultiTierDEQ(MonotoneModel):
     def _apart(self, z: Tensor) -> list[Tensor]:
         """Return the feature maps of states, shape (B, D)."""
         shapes = self.config.shapes
-        parts = z.split([math.prod(shape) for shape in shapes], dim=1)
+        parts = torch.split(z, [math.prod(shape) for shape in shapes], dim=1)
         return [part.reshape(len(z), *shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def _below(self, first: Tensor) -> Tensor:
@@ -166,7 +166,8 @@ class MonotoneMultiTierDEQ(MonotoneModel):
         return F.pad(first.flatten(1), (0, rest))
 
 
-def _circular(x: Tensor, kernel: Tensor, stride: int = 1) -> Tensor:
+def _circular(x: Tensor, kernel: Tensor | nn.Module, stride: int = 1) -> Tensor:
+    assert isinstance(kernel, Tensor)
     return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), kernel.to(x.dtype), stride=stride)
 
 

@@ -133,12 +133,12 @@ class SLLConv(nn.Module):
         off = (most / self.multiplier().double()).max().item()
         relative = rounding_constant(channels * side * side + 4) * offsets * off
         relative += rounding_constant(hidden * offsets + 16)
-        return MARGIN * (relative + 4.0 * UNIT)
+        return float(MARGIN * (relative + 4.0 * UNIT))
 
 
 @torch.no_grad()
 def through(
-    layers: Iterable[nn.Module], size: Tensor, fed: Tensor, off: Tensor | float, pixels: int
+    layers: Iterable[SLLConv], size: Tensor, fed: Tensor, off: Tensor | float, pixels: int
 ) -> tuple[Tensor, Tensor]:
     """Bound what float64 does on the way through SLL layers.
 
@@ -160,7 +160,6 @@ def through(
     error = torch.zeros_like(size)
     total = torch.zeros_like(size)
     for layer in layers:
-        assert isinstance(layer, SLLConv)
         known = layer.rounding()
         bias = MARGIN * math.sqrt(pixels) * torch.linalg.vector_norm(layer.bias.double()).item()
         state = MARGIN * (size + bias + fed)

@@ -27,7 +27,7 @@ from deqcert.models import load_model
 from deqcert.proofs import (
     LOCAL,
     Margins,
-    Multipliers,
+    LocalMultipliers,
     Neighbourhood,
     are_semidefinite,
     local,
@@ -149,9 +149,9 @@ def test_multipliers_of_the_wrong_sign_are_not_believed(monkeypatch):
     radii, honest = searched(form, known)
     lifted = (-honest.gap[:, None] * known.readout).clamp_min(0.0)
     floor = honest.floor + 0.1 * (lifted - honest.floor).clamp_min(0.0)
-    more = Multipliers(honest.gap, honest.product, honest.rise, floor)
+    more = LocalMultipliers(honest.gap, honest.product, honest.rise, floor)
     assert not verified_radii(form, known, more, 1.01 * radii).any()
-    negative = Multipliers(honest.gap, -honest.product, honest.rise, honest.floor)
+    negative = LocalMultipliers(honest.gap, -honest.product, honest.rise, honest.floor)
     assert not verified_radii(form, known, negative, 0.5 * radii).any()
     monkeypatch.setattr(local, "allowed", lambda given, most: given)
     assert verified_radii(form, known, more, 1.01 * radii).any()

@@ -49,9 +49,7 @@ def images(points: int, seed: int) -> torch.Tensor:
 def proven(kind: str, seed: int) -> tuple:
     """A model, and its local proofs on top of constants that cost nothing."""
     model = network(kind, seed)
-    found = Margins(model, "classical")
-    found._form = model.relu_form()
-    return model, found
+    return model, Margins(model, "classical").locally()
 
 
 def around(kind: str, seed: int, points: int = 20):
@@ -262,7 +260,7 @@ def test_a_published_network_is_proven_half_as_far_again_as_by_its_classical_con
     ramp = torch.linspace(0, 1, 784).reshape(1, 1, 28, 28)
     x = ramp * torch.linspace(0.4, 1, 4)[:, None, None, None]
     before = found.radii(found.each(x, tol=1e-10, depth=1000))
-    found._form = model.relu_form()
+    found = found.locally()
     after = found.radii(found.each(x, tol=1e-10, depth=1000))
     for (less, _), (more, _) in zip(before, after, strict=True):
         assert more > 1.5 * less > 0

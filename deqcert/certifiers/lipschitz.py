@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from deqcert.certifiers.base import Certifier
 from deqcert.certifiers.certificate import LARGEST_RADIUS, Certificate
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from deqcert.models import ImplicitModel
     from deqcert.proofs.margins import Margins
     from deqcert.smoothing import Input
+
+
+CHEAP = "classical"
+"""A rule whose constants cost nothing, to time a solve by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,46 @@ class Lipschitz(Certifier["ImplicitModel"]):
                 error=found.error,
             ),
         )
+
+    def notes(self, subject: ImplicitModel) -> dict[str, Any]:
+        """Name the constants that a run used, and where their multipliers are kept."""
+        from deqcert.proofs.kept import constants_hash
+
+        margins = self._margins(subject)
+        kept, known = (
+            margins.kept,
+            {"rule": self.bound, "sha256": constants_hash(margins.constants)},
+        )
+        if kept is not None and kept.file is not None:
+            known |= {"file": str(kept.file), "read": kept.read, "searched": kept.searched}
+        return {"constants": known}
+
+    def forecast(self, subject: ImplicitModel, input: Input) -> tuple[float, float]:
+        """Forecast the search for the constants by one pair of classes, and time a solve.
+
+        Returns:
+            Seconds for the constants, 0 where they are known or kept; and seconds for an input.
+        """
+        from deqcert.models import ProvenModel
+        from deqcert.proofs import multiplier_bound
+        from deqcert.proofs.margins import margins_known
+
+        # A solve is the same by every rule, and this one's constants cost nothing.
+        quick = dataclasses.replace(self, bound=CHEAP)
+        quick.check(subject)
+        each = quick.certify(subject, input).seconds
+        if self.bound == LOCAL:
+            began = time.perf_counter()
+            around = quick._margins(subject).locally()
+            around.radius(around.at(input.x, tol=self.tol, depth=self.max_nfe))
+            each = time.perf_counter() - began
+        if not isinstance(subject, ProvenModel) or margins_known(subject, self.bound):
+            return 0.0, each
+        began = time.perf_counter()
+        form = subject.relu_form()
+        multiplier_bound(form, form.readout[1] - form.readout[0])
+        pairs = len(form.readout) * (len(form.readout) - 1) // 2
+        return pairs * (time.perf_counter() - began), each
 
     def about(self) -> str:
         """Name the classifier that the certificates are about; see :meth:`Certifier.about`."""

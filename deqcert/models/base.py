@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import Field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
@@ -258,7 +259,11 @@ class TrainableModel(nn.Module, ABC):
         config: The same.
         input_shape: Channels, height and width of an input.
         num_classes: Number of classes.
+        checkpoint: The file that it was loaded from by name; None for none. What is found out about
+            its weights may be kept beside it.
     """
+
+    checkpoint: Path | None = None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

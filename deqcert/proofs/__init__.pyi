@@ -1,3 +1,5 @@
+from .boxes import Boxes as Boxes
+from .boxes import boxes_of as boxes_of
 from .definite import are_semidefinite as are_semidefinite
 from .definite import is_semidefinite as is_semidefinite
 from .enclosure import Enclosure as Enclosure
@@ -12,5 +14,6 @@ from .local_search import LocalMultipliers as LocalMultipliers
 from .margins import Margins as Margins
 from .margins import margins_of as margins_of
 from .multiplier import multiplier_bound as multiplier_bound
+from .multiplier import multiplier_bounds as multiplier_bounds
 from .multiplier import verified_bound as verified_bound
 from .search import largest_radius as largest_radius

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +15,9 @@ from deqcert.proofs.relaxed import Region, Relaxed
 
 PACE = 0.5
 """First step of the slopes, in units of the interval that enters the relu."""
+
+ATTACKS = 12
+"""Steps of the attack that boxes must withstand before branches are spent on them."""
 
 CHUNK = 2**21
 """Numbers per array of one batch of bounds."""
@@ -35,6 +38,11 @@ class Decision:
     refuted: Tensor
     rival: Tensor
     bounds: Tensor
+
+    @staticmethod
+    def joined(parts: Sequence[Decision]) -> Decision:
+        """Return the boxes of several."""
+        return Decision(*_joined(parts))
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,7 @@ class _Branches:
     @staticmethod
     def joined(parts: Sequence[_Branches]) -> _Branches:
         """Return all rows of several."""
-        fields = zip(*(vars(part).values() for part in parts), strict=True)
-        return _Branches(*map(torch.cat, fields))
+        return _Branches(*_joined(parts))
 
 
 @dataclass(frozen=True)
@@ -131,17 +138,19 @@ class Branching:
             for begin in range(0, len(todo), rows):
                 some = todo.rows(slice(begin, begin + rows))
                 found = self._search(region.rows(some.image), best[some.image], some)
-                if not bool((some.sides != 0).any()):
+                if bool((some.sides == 0).all()):
                     nearest[some.image, some.rival] = found.value
                 # Anything that is not a number is not proven.
                 unproven = ~(found.value < 0.0)
-                answers = self._answers(found.corner[unproven])
-                wrong = answers != best[some.image[unproven]]
-                refuted[some.image[unproven][wrong]] = True
+                asked = some.image[unproven]
+                refuted[asked[self._wrong(found.corner[unproven], best[asked])]] = True
                 whole = unproven & ~(region.open[some.image] & (some.sides == 0)).any(dim=1)
                 proven[some.image[whole]] = False
                 left.append(_split(some, found, region, unproven & ~whole))
-            todo = _Branches.joined(left)
+            first, todo = bool((todo.sides == 0).all()), _Branches.joined(left)
+            if first and self._most:
+                some = todo.image.unique()
+                refuted[some] |= self._attacked(region.rows(some), best[some])
             waiting = torch.bincount(todo.image, minlength=images)
             over = spent + waiting > classes - 1 + self._most
             proven &= ~(refuted | ((waiting > 0) & over))
@@ -158,11 +167,28 @@ class Branching:
         sides = torch.zeros(lines.shape, dtype=torch.int8)
         return _Branches(image, rival, sides, lines, torch.zeros_like(lines))
 
-    def _answers(self, x: Tensor) -> Tensor:
-        """Return the classes of inputs, shape (N, C*H*W), in float64; they prove nothing."""
+    def _wrong(self, x: Tensor, best: Tensor) -> Tensor:
+        """Return which inputs, shape (N, C*H*W), have another class in float64, shape (N,)."""
         form = self._relaxed.form
         logits = self._adjoint.equilibria(x) @ form.readout.T + form.offset
-        return logits.argmax(dim=1)
+        return logits.argmax(dim=1) != best
+
+    def _attacked(self, region: Region, best: Tensor) -> Tensor:
+        """Return where ascent by signs of gradients finds another class, shape (B,)."""
+        form, x = self._relaxed.form, region.centre
+        found = torch.zeros(len(best), dtype=torch.bool)
+        for step in range(ATTACKS):
+            z = self._adjoint.equilibria(x)
+            logits = z @ form.readout.T + form.offset
+            found |= logits.argmax(dim=1) != best
+            logits.scatter_(1, best[:, None], -math.inf)
+            objective = form.readout[logits.argmax(dim=1)] - form.readout[best]
+            active = (z > 0.0).double()
+            weights = self._adjoint.weights(objective, active, active, torch.zeros_like(active))
+            move = region.half * (weights @ form.input).sign() * (2.0 if step == 0 else 0.5)
+            x = torch.minimum(x + move, region.centre + region.half)
+            x = torch.maximum(x, region.centre - region.half)
+        return found
 
     def _search(self, region: Region, best: Tensor, branches: _Branches) -> _Searched:
         """Bound the rival's lead per row, and improve slopes and multipliers by a few steps."""
@@ -208,6 +234,11 @@ class Branching:
         return found
 
 
+def _joined(parts: Sequence[Decision] | Sequence[_Branches]) -> Iterator[Tensor]:
+    """Return field by field the rows of several."""
+    return map(torch.cat, zip(*(vars(part).values() for part in parts), strict=True))
+
+
 def _upper_slope(region: Region) -> Tensor:
     """Return u / (u - l) where the sign of p is open; else 1 or 0; shape (B, D)."""
     width = torch.where(region.open, region.upper - region.lower, 1.0)
@@ -225,7 +256,7 @@ def _better(a: _Searched, b: _Searched) -> _Searched:
 
 
 def _split(branches: _Branches, found: _Searched, region: Region, which: Tensor) -> _Branches:
-    """Return two branches for each of some rows, the loosest relu on in one and off in the other."""
+    """Return two branches for each of some rows: its loosest relu on, and off."""
     some = branches.rows(which)
     free = region.open[some.image] & (some.sides == 0)
     unit = torch.where(free, found.loose[which], -1.0).argmax(dim=1)

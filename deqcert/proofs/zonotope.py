@@ -7,10 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from deqcert.models.spectral import TINY, UNIT, rounding_constant
+from deqcert.models.spectral import TINY, UNIT
 from deqcert.proofs.adjoint import Adjoint
+from deqcert.proofs.ball import ball
 from deqcert.proofs.definite import MARGIN
-from deqcert.proofs.relaxed import Region, Relaxed, pixel_boxes
+from deqcert.proofs.relaxed import Region, Relaxed
 
 LITTLE = 1e-3
 """Share of a width; a round that takes less than this from every one is the last."""
@@ -18,14 +19,6 @@ LITTLE = 1e-3
 
 def enclose(relaxed: Relaxed, adjoint: Adjoint, x: Tensor, eps: Tensor) -> Region:
     """Enclose the equilibria of boxes of inputs in a ball, and what enters their relus in a box.
-
-    For any y and v = relu(W y + U x0 + u + e), and the equilibrium z* of any input x,
-
-        m ||v - z*|| <= ||W (y - v)|| + ||U (x - x0)|| + ||e||:
-
-    both v and z* are projections onto z >= 0, whose variational inequalities, added, say that
-    <(I - W)(v - z*) - W (y - v) - U (x0 - x) - e, v - z*> <= 0. So the ball holds all equilibria of
-    the box however well v was solved for, and whatever rounding did (e).
 
     Args:
         relaxed: The network.
@@ -37,33 +30,17 @@ def enclose(relaxed: Relaxed, adjoint: Adjoint, x: Tensor, eps: Tensor) -> Regio
         The regions of the B boxes.
 
     **Guarantee:** deterministic, for exact arithmetic on the stored weights.
-
-    **Source:** E. Winston, J. Z. Kolter, "Monotone operator equilibrium networks" (2020), for I - W
-    strongly monotone with constant m.
     """
-    form, norm = relaxed.form, torch.linalg.vector_norm
-    centre, half = pixel_boxes(x, eps)
-    pixels = MARGIN * norm(centre.abs() + half, dim=1) + TINY
-    y = adjoint.equilibria(centre)
-    v = (y @ form.state.T + centre @ form.input.T + form.bias).clamp_min(0.0)
-    units, inputs = form.input.shape
-    gamma = rounding_constant(units + inputs + 8)
-    sizes = norm(form.state, dim=1), norm(form.input, dim=1)
-    rounding = gamma * norm(sizes[0]) + form.state_error
-    entering = (gamma * norm(sizes[1]) + form.input_error) * pixels
-    entering = entering + gamma * norm(form.bias) + form.bias_error
-    inexact = rounding * norm(y, dim=1) + entering
-    moved = relaxed.state_norm * norm(y - v, dim=1) + relaxed.input_norm * norm(half, dim=1)
-    radius = MARGIN * (MARGIN * moved + inexact) / form.monotone + TINY
-    state = MARGIN * (norm(v, dim=1) + radius)
-
-    middle = v @ form.state.T + centre @ form.input.T + form.bias
-    reach = radius[:, None] * sizes[0] + half @ form.input.abs().T
+    form, found = relaxed.form, ball(relaxed, adjoint, x, eps)
+    middle = found.centre @ form.state.T + found.entering
+    reach = found.radius[:, None] * torch.linalg.vector_norm(form.state, dim=1)
+    reach = reach + found.half @ form.input.abs().T
     # An element of an error is at most its norm.
-    reach = MARGIN * (reach + (rounding * state + entering)[:, None]) + TINY
+    reach = MARGIN * (reach + (found.shift + found.inexact)[:, None]) + TINY
     # Where p_i is positive it is z_i, which is in the ball, too.
-    upper = torch.minimum(middle + reach, (v + radius[:, None]) * MARGIN)
-    return Region(centre, half, middle - reach, upper.clamp_min(0.0), state, pixels)
+    upper = torch.minimum(middle + reach, (found.centre + found.radius[:, None]) * MARGIN)
+    upper = upper.clamp_min(0.0)
+    return Region(found.pixels, found.half, middle - reach, upper, found.size, found.reach)
 
 
 def tighten(relaxed: Relaxed, region: Region, rounds: int) -> Region:

@@ -26,8 +26,8 @@ from deqcert.certifiers import get_certifier
 from deqcert.models import load_model
 from deqcert.proofs import (
     LOCAL,
-    Margins,
     LocalMultipliers,
+    Margins,
     Neighbourhood,
     are_semidefinite,
     local,

@@ -178,10 +178,7 @@ def margins_of(model: ImplicitModel, rule: str) -> Margins:
     if key not in _KNOWN:
         while len(_KNOWN) >= _MOST:
             del _KNOWN[next(iter(_KNOWN))]
-        if rule == LOCAL:
-            found = margins_of(model, RULES[0]).locally()
-        else:
-            found = Margins(model, rule)
+        found = margins_of(model, RULES[0]).locally() if rule == LOCAL else Margins(model, rule)
         _KNOWN[key] = found
     return _KNOWN[key]
 

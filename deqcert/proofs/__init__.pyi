@@ -10,7 +10,7 @@ from .lipschitz import pairwise_bounds as pairwise_bounds
 from .local import Neighbourhood as Neighbourhood
 from .local import local_radii as local_radii
 from .local import verified_radii as verified_radii
-from .local_search import Multipliers as Multipliers
+from .local_search import LocalMultipliers as LocalMultipliers
 from .margins import Margins as Margins
 from .margins import margins_of as margins_of
 from .multiplier import multiplier_bound as multiplier_bound

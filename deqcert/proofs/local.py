@@ -13,7 +13,7 @@ from torch import Tensor
 from deqcert.models.relu_form import ReluForm
 from deqcert.models.spectral import TINY, UNIT, rounding_constant
 from deqcert.proofs.definite import MARGIN, are_semidefinite
-from deqcert.proofs.local_search import Multipliers, search
+from deqcert.proofs.local_search import LocalMultipliers, search
 
 SHORTER = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 """By how much less than the search found is tried in turn, until a proof succeeds."""
@@ -108,7 +108,7 @@ def local_radii(form: ReluForm, known: Neighbourhood, enough: Tensor) -> Tensor:
 
 
 def verified_radii(
-    form: ReluForm, known: Neighbourhood, multipliers: Multipliers, radii: Tensor
+    form: ReluForm, known: Neighbourhood, multipliers: LocalMultipliers, radii: Tensor
 ) -> Tensor:
     """Prove that the gap stays above 0 at every distance below a radius.
 

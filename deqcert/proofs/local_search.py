@@ -31,7 +31,7 @@ HALVINGS = 12
 
 
 @dataclass(frozen=True)
-class Multipliers:
+class LocalMultipliers:
     """What a radius is proven with; rows as in :class:`deqcert.proofs.local.Neighbourhood`.
 
     Attributes:
@@ -46,9 +46,9 @@ class Multipliers:
     rise: Tensor
     floor: Tensor
 
-    def rows(self, chosen: Tensor) -> Multipliers:
+    def rows(self, chosen: Tensor) -> LocalMultipliers:
         """Return the chosen rows."""
-        return Multipliers(
+        return LocalMultipliers(
             self.gap[chosen], self.product[chosen], self.rise[chosen], self.floor[chosen]
         )
 
@@ -61,7 +61,7 @@ def search(
     gap: Tensor,
     entering: Tensor,
     enough: Tensor,
-) -> tuple[Tensor, Multipliers]:
+) -> tuple[Tensor, LocalMultipliers]:
     """Maximise the radius over its multipliers, in plain float64, all rows together.
 
     With Q the lower right block of M and l beside it, M is positive semidefinite up to
@@ -128,7 +128,7 @@ def search(
     best[rows[better]], best_at[rows[better]] = point.square[better], at[better]
     mu, t, p, q = best_at.split((1, units, units, units), dim=1)
     above, below = entering.clamp_min(0.0), (-entering).clamp_min(0.0)
-    return best.sqrt(), Multipliers(mu[:, 0], t, t * above - p, t * below - q)
+    return best.sqrt(), LocalMultipliers(mu[:, 0], t, t * above - p, t * below - q)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from deqcert.errors import ConfigError
 from deqcert.models.base import ImplicitModel, PrescribedModel, ProvenModel
 from deqcert.models.hashes import weights_hash
+from deqcert.models.relu_form import ReluForm
 from deqcert.proofs.enclosure import Enclosure
 from deqcert.proofs.kept import KeptConstants, holds_constants, kept_constants, kept_file
 from deqcert.proofs.lipschitz import LOCAL, RULES, pairwise_bounds
@@ -48,25 +50,33 @@ class Margins:
 
     Args:
         model: A model that offers its matrices, or constants that it prescribes.
-        rule: One of :data:`deqcert.proofs.RULES`, or :data:`deqcert.proofs.LOCAL`.
-        constants: Proven constants of this very model, shape (K, K), if they are known already.
+        rule: One of :data:`deqcert.proofs.RULES`.
 
     Raises:
         ConfigError: If it offers none, or nothing is proven of its weights.
     """
 
-    def __init__(
-        self, model: ProvenModel | PrescribedModel, rule: str, constants: Tensor | None = None
-    ) -> None:
+    def __init__(self, model: ProvenModel | PrescribedModel, rule: str) -> None:
         self._enclosure = Enclosure(model, "method 'lipschitz'")
         self._model: ProvenModel | PrescribedModel = self._enclosure.model  # type: ignore[assignment]
-        self.kept = _kept(model, self._model) if rule == "multiplier" else None
-        """Where the constants came from, if there is a file for them."""
-        if self.kept is not None:
-            constants = self.kept.bounds
-        self.constants = _constants(self._model, rule) if constants is None else constants
-        """Shape (K, K), logits per pixel unit."""
-        self._form = self._model.relu_form() if rule == LOCAL else None  # type: ignore[union-attr]
+        self.constants, self.kept = _constants(model, self._model, rule)
+        """Shape (K, K), logits per pixel unit; and where they came from, if there is a file."""
+        self._form: ReluForm | None = None
+
+    def locally(self) -> Margins:
+        """Return margins of the same constants whose radii are proven around each input besides.
+
+        Raises:
+            ConfigError: If the model does not offer its matrices.
+        """
+        if not isinstance(self._model, ProvenModel):
+            raise ConfigError(
+                f"bound is {LOCAL}, but {type(self._model).__name__} is not one relu layer whose "
+                f"matrices could be looked at; use bound={RULES[0]}."
+            )
+        found = copy.copy(self)
+        found._form = self._model.relu_form()
+        return found
 
     def at(self, x: ArrayLike | Tensor, *, tol: float, depth: int) -> Lead:
         """Solve for an input in float64, and bound what is left of the error.
@@ -150,25 +160,23 @@ class Margins:
         return DOWN * gap / constant if constant > 0.0 else float("inf")
 
 
-def _kept(
-    given: ProvenModel | PrescribedModel, exact: ProvenModel | PrescribedModel
-) -> KeptConstants | None:
-    """Return constants from the file beside a checkpoint; None where there is no place for one."""
-    file = kept_file(given) if isinstance(exact, ProvenModel) else None
-    if file is None or not isinstance(exact, ProvenModel):
-        return None
-    return kept_constants(given, exact.relu_form(), file)
-
-
-def _constants(model: ProvenModel | PrescribedModel, rule: str) -> Tensor:
-    if isinstance(model, ProvenModel):
-        return pairwise_bounds(model.relu_form(), RULES[0] if rule == LOCAL else rule)
-    if rule != RULES[0]:
-        raise ConfigError(
-            f"bound is {rule}, but the constants of {type(model).__name__} hold by construction; "
-            f"use bound={RULES[0]}."
-        )
-    return model.proven_lipschitz()
+def _constants(
+    stored: ProvenModel | PrescribedModel, model: ProvenModel | PrescribedModel, rule: str
+) -> tuple[Tensor, KeptConstants | None]:
+    """Prove the constants of a model; what is kept beside a checkpoint is its as it was stored."""
+    if not isinstance(model, ProvenModel):
+        if rule != RULES[0]:
+            raise ConfigError(
+                f"bound is {rule}, but the constants of {type(model).__name__} hold by "
+                f"construction; use bound={RULES[0]}."
+            )
+        return model.proven_lipschitz(), None
+    form = model.relu_form()
+    file = kept_file(stored) if rule == RULES[0] else None
+    if file is None:
+        return pairwise_bounds(form, rule), None
+    kept = kept_constants(stored, form, file)
+    return kept.bounds, kept
 
 
 _KNOWN: dict[tuple[str, str, str], Margins] = {}
@@ -191,15 +199,15 @@ def margins_of(model: ImplicitModel, rule: str) -> Margins:
     if key not in _KNOWN:
         while len(_KNOWN) >= _MOST:
             del _KNOWN[next(iter(_KNOWN))]
-        known = isinstance(model, ProvenModel) and rule == LOCAL
-        constants = margins_of(model, RULES[0]).constants if known else None
-        _KNOWN[key] = Margins(model, rule, constants)
+        found = margins_of(model, RULES[0]).locally() if rule == LOCAL else Margins(model, rule)
+        _KNOWN[key] = found
     return _KNOWN[key]
 
 
 def margins_known(model: ProvenModel, rule: str) -> bool:
     """Whether a network's constants cost nothing any more, or only their verification."""
-    if _key(model, rule) in _KNOWN or rule not in ("multiplier", LOCAL):
+    rule = RULES[0] if rule == LOCAL else rule
+    if _key(model, rule) in _KNOWN or rule != RULES[0]:
         return True
     file = kept_file(model)
     return file is not None and holds_constants(model, file)

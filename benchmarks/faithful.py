@@ -26,6 +26,7 @@ results/faithful_NAME.json and, from all such files, the picture and the tables,
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -59,12 +60,15 @@ SIZES = (400, 1000, 10000)
 NEAR = 0.02
 """Relative difference of a radius from the cold one's that still counts as the same."""
 
-MOST, FIRST, LEAD = 12, 4, 0.5
+MOST, FIRST, LEAD = 12, 4, 0.4
 """Evaluations that rows are followed for; after so many, only those that lead by less than so much
 or that a rule at hand has not ended."""
 
 DEEPER = StopRule(tol=0.0, max_nfe=MOST + 1)
 """One evaluation more than any row makes: none may end by the loop's own rule."""
+
+GROUP = 6
+"""Images that share batches."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -109,23 +113,21 @@ def read(path: Path) -> Arrays:
         return dict(found)
 
 
-def grow(
-    kept: Arrays, name: str, n: int, cast: Callable[[int, NDArray[np.int64]], Arrays]
-) -> Arrays:
-    """Return what is kept with the copies of both stages that a mode lacks, and their time."""
-    began, cast_now = time.process_time(), 0
-    grown = dict(kept)
-    for stage, count in ((Stage.SELECT, N0), (Stage.ESTIMATE, n)):
-        have = len(kept.get(f"{name}_{int(stage)}_nfe", ()))
+def lacking(kept: Arrays, name: str, n: int) -> list[tuple[int, NDArray[np.int64]]]:
+    """Return stages, and the numbers of the copies in each, that a mode has not cast."""
+    wanted = []
+    for stage, count in ((int(Stage.SELECT), N0), (int(Stage.ESTIMATE), n)):
+        have = len(kept.get(f"{name}_{stage}_nfe", ()))
         if have < count:
-            cast_now += count - have
-            for what, new in cast(stage, np.arange(have, count)).items():
-                key = f"{name}_{int(stage)}_{what}"
-                grown[key] = np.concatenate([kept[key], new]) if have else new
-    if cast_now:
-        spent = kept.get(f"{name}_time", np.zeros(2))
-        grown[f"{name}_time"] = spent + np.array([time.process_time() - began, cast_now])
-    return grown
+            wanted.append((stage, np.arange(have, count)))
+    return wanted
+
+
+def add(kept: Arrays, name: str, stage: int, new: Arrays) -> None:
+    """Put further copies behind those that are kept."""
+    for what, column in new.items():
+        key = f"{name}_{stage}_{what}"
+        kept[key] = np.concatenate([kept[key], column]) if key in kept else column
 
 
 def votes(
@@ -143,51 +145,64 @@ def votes(
     return cast
 
 
+@torch.no_grad()
 def traces(
-    engine: SmoothingEngine, rules: Sequence[Predictor], x: Input
-) -> Callable[[int, NDArray[np.int64]], Arrays]:
-    """Return what follows rows of the learned start: logits per copy at the start and each step.
+    engine: SmoothingEngine,
+    rules: Sequence[Predictor],
+    wanted: Sequence[tuple[Input, int, NDArray[np.int64]]],
+) -> list[Arrays]:
+    """Follow rows of the learned start: logits per copy at the start and after each evaluation.
 
     Rows that lead clearly after the first evaluations, and that all rules have ended, keep their
-    logits from there on.
+    logits from there on. Copies of all images and stages share their batches.
     """
-    model, clean = engine.model, torch.from_numpy(np.asarray(x.x))
-
-    @torch.no_grad()
-    def cast(stage: int, samples: NDArray[np.int64]) -> Arrays:
-        found, crowd = [], _Crowd(rules[0])
-        for first in range(0, len(samples), BATCH):
-            noisy = noisy_copies(
-                clean,
-                samples[first : first + BATCH],
+    model, crowd, found = engine.model, _Crowd(rules[0]), []
+    rows = [(x, stage, int(sample)) for x, stage, samples in wanted for sample in samples]
+    for first in range(0, len(rows), BATCH):
+        parts = [
+            noisy_copies(
+                torch.from_numpy(np.asarray(x.x)),
+                np.array([sample for _, _, sample in part]),
                 sigma=engine.sigma,
                 seed=engine.seed,
                 index=x.index,
                 stage=stage,
             )
-            injection = model.inject(noisy)
-            loop = SolveLoop(rules[0].solver, rules[0].start.initial(model, injection), DEEPER)
-            logits = [model.readout(loop.z)]
-            for _ in range(FIRST):
-                loop.advance(bind(model.cell, injection))
-                logits.append(model.readout(loop.z))
-            trace = torch.stack(logits + logits[-1:] * (MOST - FIRST), dim=1).numpy()
-            leading = np.sort(trace[:, FIRST], axis=1)
-            unclear = leading[:, -1] - leading[:, -2] < LEAD
-            for rule in rules:
-                unclear |= (ends(trace, rule) > FIRST) & (rule.early is not None)
-            found.append(trace)
-            rows = torch.from_numpy(np.flatnonzero(unclear))
-            if len(rows):
-                crowd.join(first + rows.numpy(), injection[rows], loop, rows)
-            crowd.follow(model, BATCH)
-        crowd.follow(model, 1)
-        whole = np.concatenate(found)
-        for at, logits_ in crowd.followed:
-            whole[at, FIRST + 1 :] = logits_
-        return {"logits": whole, "nfe": np.full(len(whole), MOST, np.int16)}
+            for (x, stage), part in together(rows[first : first + BATCH])
+        ]
+        injection = model.inject(torch.cat(parts))
+        loop = SolveLoop(rules[0].solver, rules[0].start.initial(model, injection), DEEPER)
+        logits = [model.readout(loop.z)]
+        for _ in range(FIRST):
+            loop.advance(bind(model.cell, injection))
+            logits.append(model.readout(loop.z))
+        trace = torch.stack(logits + logits[-1:] * (MOST - FIRST), dim=1).numpy()
+        leading = np.sort(trace[:, FIRST], axis=1)
+        unclear = leading[:, -1] - leading[:, -2] < LEAD
+        for rule in rules:
+            unclear |= (ends(trace, rule) > FIRST) & (rule.early is not None)
+        found.append(trace)
+        stay = torch.from_numpy(np.flatnonzero(unclear))
+        if len(stay):
+            crowd.join(first + stay.numpy(), injection[stay], loop, stay)
+        crowd.follow(model, BATCH)
+    crowd.follow(model, 1)
+    whole = np.concatenate(found)
+    for at, later in crowd.followed:
+        whole[at, FIRST + 1 :] = later
+    ends_at = np.cumsum([len(samples) for _, _, samples in wanted])
+    return [
+        {"logits": logits, "nfe": np.full(len(logits), MOST, np.int16)}
+        for logits in np.split(whole, ends_at[:-1])
+    ]
 
-    return cast
+
+def together(
+    rows: Sequence[tuple[Input, int, int]],
+) -> list[tuple[tuple[Input, int], list[tuple[Input, int, int]]]]:
+    """Group neighbouring rows of one image and stage."""
+    groups = itertools.groupby(rows, key=lambda row: (row[0].index, row[1]))
+    return [((part[0][0], part[0][1]), part) for _, members in groups if (part := list(members))]
 
 
 class _Crowd:
@@ -421,14 +436,24 @@ def main(
         chosen = spread(images, len(dataset))
         rules = [predictor for predictor in every.values() if predictor.stop.fixed_depth]
         now = [Input(dataset.image(image), image) for image in chosen[: first or None]]
-        for number, x in enumerate([] if timed else now):
-            path = folder / f"{x.index}.npz"
-            kept = grow(read(path), "cold", n, votes(engine, every["cold"], x))
-            kept = grow(kept, "trace", n, traces(engine, rules, x))
-            if number < tolerance:
-                kept = grow(kept, "tolerance", n, votes(engine, every["tolerance"], x))
-            np.savez(path, **kept)
-            print(f"{number + 1}: image {x.index}, {n} votes", flush=True)
+        for begin in range(0, 0 if timed else len(now), GROUP):
+            group = now[begin : begin + GROUP]
+            kept = [read(folder / f"{x.index}.npz") for x in group]
+            for number, (x, own) in enumerate(zip(group, kept, strict=True), begin):
+                for mode in ("cold", "tolerance") if number < tolerance else ("cold",):
+                    cast = votes(engine, every[mode], x)
+                    for stage, samples in lacking(own, mode, n):
+                        add(own, mode, stage, cast(stage, samples))
+                    np.savez(folder / f"{x.index}.npz", **own)
+            pairs = list(zip(group, kept, strict=True))
+            wanted = [(x, own, *more) for x, own in pairs for more in lacking(own, "trace", n)]
+            asked = [(x, stage, samples) for x, _, stage, samples in wanted]
+            followed = traces(engine, rules, asked) if asked else []
+            for (_, own, stage, _), new in zip(wanted, followed, strict=True):
+                add(own, "trace", stage, new)
+            for x, own in pairs:
+                np.savez(folder / f"{x.index}.npz", **own)
+            print(f"{begin + len(group)} images, {n} votes", flush=True)
         if timed:
             times = measure(engine, every, now[:timed], n, folder)
             (folder / "times.json").write_text(json.dumps(times))

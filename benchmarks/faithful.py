@@ -2,26 +2,34 @@
 
     python benchmarks/faithful.py --model CKPT --start FILE --data cifar10:DIR --sigma 0.25
 
-The same noisy copies of test images are classified in every mode, by the product's own engine:
+The same noisy copies of test images are classified in every mode:
 
 - cold: cold solves to a residual of 1e-3, the model itself, which all others are held against;
 - tolerance: the same tolerance from the learned start;
 - margin: the learned start, each row ending when its class stands out (a readout every step);
 - faithful: the rule that `deqcert train-start` kept in the start's file;
+- what --also names: checks like it, of which faithful_rules.py prints some;
 - one cell: one evaluation from the learned start.
 
+Cold and tolerance are votes of the product's engine. All other modes are rules of the learned
+start: its logits after every evaluation are kept, and each rule is applied to them, which gives the
+votes that the engine would cast (--timed casts those by the engine, for their time and as a check).
 Every mode is then certified from its own votes as `independent` does. Counted are the start, what
-decides when a row ends, and the noisy copies that choose the class. Votes are kept in --work, so
-that a run that was stopped goes on. Written: results/faithful_NAME.json, and results/faithful.md
-with its picture from all such files (--only-report writes these alone).
+decides when a row ends, and the noisy copies that choose the class.
+
+What was cast is kept in --work, image by image, so that a run that was stopped goes on, and more
+votes of an image (--n 10000 after --n 1000) are added to those there are. Written are
+results/faithful_NAME.json and, from all such files, the picture and the tables, which are printed
+(--only-report does only this).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,50 +45,32 @@ from deqcert.memory import keep_freed_memory
 from deqcert.models import in_form, load_model
 from deqcert.report.picture import COLOURS, new_figure, plain, save_figure
 from deqcert.smoothing import CheckedStop, DecidedStop, Input, Predictor, SmoothingEngine, Stage
+from deqcert.smoothing.noise import noisy_copies
 from deqcert.solvers import StopRule, bind, get_solver
 from deqcert.solvers.loop import SolveLoop
 from deqcert.starts import Learned
 from deqcert.starts.file import load_start
 
 RESULTS = Path(__file__).resolve().parent / "results"
-ALPHA, N0 = 0.001, 50
+ALPHA, N0, BATCH = 0.001, 50, 100
 TOLERANCE = StopRule(tol=1e-3, max_nfe=30)
+SIZES = (400, 1000, 10000)
+"""Votes of an image at which modes are compared, where there are as many."""
+
 NEAR = 0.02
 """Relative difference of a radius from the cold one's that still counts as the same."""
 
+MOST, FIRST, LEAD = 12, 4, 0.4
+"""Evaluations that rows are followed for; after so many, only those that lead by less than so much
+or that a rule at hand has not ended."""
 
-@dataclasses.dataclass
-class Kept:
-    """Votes of one mode, an entry per image that is done.
+DEEPER = StopRule(tol=0.0, max_nfe=MOST + 1)
+"""One evaluation more than any row makes: none may end by the loop's own rule."""
 
-    Attributes:
-        images: Indices of the images.
-        select: Class per copy that chooses the class, shape (images, n0).
-        estimate: Class per copy that bounds its probability, shape (images, n).
-        nfe: Evaluations spent on both.
-        seconds: Processor time spent on both.
-    """
+GROUP = 6
+"""Images that share batches."""
 
-    images: list[int] = dataclasses.field(default_factory=list)
-    select: list[NDArray[np.int16]] = dataclasses.field(default_factory=list)
-    estimate: list[NDArray[np.int16]] = dataclasses.field(default_factory=list)
-    nfe: list[float] = dataclasses.field(default_factory=list)
-    seconds: list[float] = dataclasses.field(default_factory=list)
-
-    @classmethod
-    def read(cls, path: Path) -> Kept:
-        """Read what is there already."""
-        if not path.exists():
-            return cls()
-        with np.load(path) as found:
-            return cls(**{name: list(found[name]) for name in found})
-
-    def write(self, path: Path) -> None:
-        """Write all of it."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(
-            path, **{f.name: np.array(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        )
+Arrays = dict[str, NDArray[Any]]
 
 
 def modes(start: str, model: str, margin: float, also: Sequence[str]) -> dict[str, Predictor]:
@@ -91,7 +81,6 @@ def modes(start: str, model: str, margin: float, also: Sequence[str]) -> dict[st
     def fixed(depth: int) -> StopRule:
         return StopRule(tol=0.0, max_nfe=depth)
 
-    margins = DecidedStop(margin, file.readout)
     more = {}
     for text in also:
         name, _, rule = text.partition("=")
@@ -99,6 +88,7 @@ def modes(start: str, model: str, margin: float, also: Sequence[str]) -> dict[st
         depths, gaps = zip(*(check.split(":") for check in checks), strict=True)
         early = CheckedStop(tuple(map(int, depths)), tuple(map(float, gaps)), file.readout)
         more[name] = Predictor(solver, fixed(int(steps)), learned, early=early)
+    margins = DecidedStop(margin, file.readout)
     return {
         "cold": Predictor(solver, TOLERANCE),
         "tolerance": Predictor(solver, TOLERANCE, learned),
@@ -115,83 +105,189 @@ def spread(count: int, size: int) -> list[int]:
     return [int(chosen[i]) for i in sorted(range(count), key=lambda i: f"{i:016b}"[::-1])]
 
 
-def cast(engine: SmoothingEngine, predictor: Predictor, x: Input, n: int, at: Path) -> None:
-    """Cast the votes of an image, unless they are there."""
-    kept = Kept.read(at)
-    if x.index in kept.images:
-        return
-    began = time.process_time()
-    select = engine.votes(predictor, x, Stage.SELECT, N0)
-    estimate = engine.votes(predictor, x, Stage.ESTIMATE, n)
-    kept.seconds.append(time.process_time() - began)
-    kept.images.append(x.index)
-    kept.select.append(select.predictions)
-    kept.estimate.append(estimate.predictions)
-    kept.nfe.append(select.nfe + estimate.nfe)
-    kept.write(at)
-    print(f"{at.stem}: image {x.index}, {kept.nfe[-1] / (n + N0):.2f} a vote", flush=True)
+def read(path: Path) -> Arrays:
+    """Read what was kept of an image, if anything."""
+    if not path.exists():
+        return {}
+    with np.load(path) as found:
+        return dict(found)
 
 
-def cast_together(
-    engine: SmoothingEngine, predictors: dict[str, Predictor], x: Input, n: int, work: Path
-) -> None:
-    """Cast the votes of all rules of one start from one trajectory of each row, unless there.
+def lacking(kept: Arrays, name: str, n: int) -> list[tuple[int, NDArray[np.int64]]]:
+    """Return stages, and the numbers of the copies in each, that a mode has not cast."""
+    wanted = []
+    for stage, count in ((int(Stage.SELECT), N0), (int(Stage.ESTIMATE), n)):
+        have = len(kept.get(f"{name}_{stage}_nfe", ()))
+        if have < count:
+            wanted.append((stage, np.arange(have, count)))
+    return wanted
 
-    A row's states do not depend on when it ends, so that these are the votes of :func:`cast`, in a
-    third of the time. What they take is not measured.
+
+def add(kept: Arrays, name: str, stage: int, new: Arrays) -> None:
+    """Put further copies behind those that are kept."""
+    for what, column in new.items():
+        key = f"{name}_{stage}_{what}"
+        kept[key] = np.concatenate([kept[key], column]) if key in kept else column
+
+
+def votes(
+    engine: SmoothingEngine, predictor: Predictor, x: Input
+) -> Callable[[int, NDArray[np.int64]], Arrays]:
+    """Return what casts votes by the engine: a class and the evaluations per copy."""
+
+    def cast(stage: int, samples: NDArray[np.int64]) -> Arrays:
+        classes, nfe = np.empty(len(samples), np.int16), np.empty(len(samples), np.int16)
+        for batch in engine.batches(predictor, x, stage, samples):
+            at = batch.samples - samples[0]
+            classes[at], nfe[at] = batch.predictions, batch.nfe
+        return {"classes": classes, "nfe": nfe}
+
+    return cast
+
+
+@torch.no_grad()
+def traces(
+    engine: SmoothingEngine,
+    rules: Sequence[Predictor],
+    wanted: Sequence[tuple[Input, int, NDArray[np.int64]]],
+) -> list[Arrays]:
+    """Follow rows of the learned start: logits per copy at the start and after each evaluation.
+
+    Rows that lead clearly after the first evaluations, and that all rules have ended, keep their
+    logits from there on. Copies of all images and stages share their batches.
     """
-    left = {
-        mode: predictor
-        for mode, predictor in predictors.items()
-        if x.index not in Kept.read(work / f"{mode}.npz").images
-    }
-    if not left:
-        return
-    any_of = next(iter(left.values()))
-    most = max(predictor.stop.max_nfe for predictor in left.values())
-    ended: dict[str, list[tuple[NDArray[Any], NDArray[Any]]]] = {mode: [] for mode in left}
-    for stage, count in ((Stage.SELECT, N0), (Stage.ESTIMATE, n)):
-        logits = []
-        with torch.no_grad():
-            fixed = dataclasses.replace(any_of, stop=StopRule(tol=0.0, max_nfe=1), early=None)
-            for batch in engine.batches(fixed, x, stage, np.arange(count)):
-                start = any_of.start.initial(engine.model, batch.injection)
-                loop = SolveLoop(any_of.solver, start, StopRule(tol=0.0, max_nfe=most + 1))
-                read = [engine.model.readout(loop.z)]
-                for _ in range(most):
-                    loop.advance(bind(engine.model.cell, batch.injection))
-                    read.append(engine.model.readout(loop.z))
-                logits.append(torch.stack(read, dim=1).numpy())
-        trace = np.concatenate(logits)
-        for mode, predictor in left.items():
-            depth = ends(trace, predictor)
-            ended[mode].append((trace[np.arange(count), depth].argmax(axis=1), depth))
-    for mode, predictor in left.items():
-        kept = Kept.read(work / f"{mode}.npz")
-        (select, _), (estimate, _) = ended[mode]
-        nfe = np.concatenate([depth for _, depth in ended[mode]])
-        kept.images.append(x.index)
-        kept.select.append(select.astype(np.int16))
-        kept.estimate.append(estimate.astype(np.int16))
-        kept.nfe.append(predictor.spent(int(nfe.sum()), len(nfe), predictor.readouts(nfe)))
-        kept.seconds.append(float("nan"))
-        kept.write(work / f"{mode}.npz")
-        print(f"{mode}: image {x.index}, {kept.nfe[-1] / len(nfe):.2f} a vote", flush=True)
+    model, crowd, found = engine.model, _Crowd(rules[0]), []
+    rows = [(x, stage, int(sample)) for x, stage, samples in wanted for sample in samples]
+    for first in range(0, len(rows), BATCH):
+        parts = [
+            noisy_copies(
+                torch.from_numpy(np.asarray(x.x)),
+                np.array([sample for _, _, sample in part]),
+                sigma=engine.sigma,
+                seed=engine.seed,
+                index=x.index,
+                stage=stage,
+            )
+            for (x, stage), part in together(rows[first : first + BATCH])
+        ]
+        injection = model.inject(torch.cat(parts))
+        loop = SolveLoop(rules[0].solver, rules[0].start.initial(model, injection), DEEPER)
+        logits = [model.readout(loop.z)]
+        for _ in range(FIRST):
+            loop.advance(bind(model.cell, injection))
+            logits.append(model.readout(loop.z))
+        trace = torch.stack(logits + logits[-1:] * (MOST - FIRST), dim=1).numpy()
+        leading = np.sort(trace[:, FIRST], axis=1)
+        unclear = leading[:, -1] - leading[:, -2] < LEAD
+        for rule in rules:
+            unclear |= (ends(trace, rule) > FIRST) & (rule.early is not None)
+        found.append(trace)
+        stay = torch.from_numpy(np.flatnonzero(unclear))
+        if len(stay):
+            crowd.join(first + stay.numpy(), injection[stay], loop, stay)
+        crowd.follow(model, BATCH)
+    crowd.follow(model, 1)
+    whole = np.concatenate(found)
+    for at, later in crowd.followed:
+        whole[at, FIRST + 1 :] = later
+    ends_at = np.cumsum([len(samples) for _, _, samples in wanted])
+    return [
+        {"logits": logits, "nfe": np.full(len(logits), MOST, np.int16)}
+        for logits in np.split(whole, ends_at[:-1])
+    ]
+
+
+def together(
+    rows: Sequence[tuple[Input, int, int]],
+) -> list[tuple[tuple[Input, int], list[tuple[Input, int, int]]]]:
+    """Group neighbouring rows of one image and stage."""
+    groups = itertools.groupby(rows, key=lambda row: (row[0].index, row[1]))
+    return [((part[0][0], part[0][1]), part) for _, members in groups if (part := list(members))]
+
+
+class _Crowd:
+    """Rows in doubt, which wait until there is a full batch of them to be followed to the end."""
+
+    def __init__(self, of: Predictor) -> None:
+        self.of = of
+        self.waiting: list[tuple[NDArray[np.int64], torch.Tensor, SolveLoop]] = []
+        self.followed: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
+
+    def join(
+        self, at: NDArray[np.int64], injection: torch.Tensor, loop: SolveLoop, rows: torch.Tensor
+    ) -> None:
+        """Take in some rows of a loop, by index; ``at`` says which copies they are."""
+        own = SolveLoop(self.of.solver, loop.z[rows], DEEPER)
+        own.adopt(slice(0, len(rows)), loop, rows)
+        self.waiting.append((at, injection, own))
+
+    def follow(self, model: Any, least: int) -> None:
+        """Follow all who wait, if they are at least so many, a batch at a time."""
+        while sum(len(at) for at, _, _ in self.waiting) >= least:
+            at = np.concatenate([entry[0] for entry in self.waiting])
+            injection = torch.cat([entry[1] for entry in self.waiting])
+            z = torch.cat([entry[2].z for entry in self.waiting])
+            whole, first = SolveLoop(self.of.solver, z, DEEPER), 0
+            for places, _, loop in self.waiting:
+                rows = torch.arange(len(places))
+                whole.adopt(slice(first, first + len(places)), loop, rows)
+                first += len(places)
+            self.waiting.clear()
+            if len(at) > BATCH:
+                rows = torch.arange(BATCH, len(at))
+                self.join(at[BATCH:], injection[BATCH:], whole, rows)
+            whole.select(torch.arange(min(BATCH, len(at))))
+            logits = []
+            for _ in range(FIRST, MOST):
+                whole.advance(bind(model.cell, injection[:BATCH]))
+                logits.append(model.readout(whole.z))
+            self.followed.append((at[:BATCH], torch.stack(logits, dim=1).numpy()))
 
 
 def ends(logits: NDArray[Any], predictor: Predictor) -> NDArray[np.int64]:
     """Say after how many evaluations each row ends, given its logits at every depth."""
     early, most = predictor.early, predictor.stop.max_nfe
-    leading = np.sort(logits, axis=2)
     done = np.zeros(logits.shape[:2], dtype=bool)
-    if isinstance(early, CheckedStop):
-        for depth, gap in zip(early.depths, early.gaps, strict=True):
-            done[:, depth] = leading[:, depth, -1] - leading[:, depth, -2] > gap
-    elif isinstance(early, DecidedStop):
-        drift = np.abs(np.diff(logits, axis=1)).max(axis=2)
-        done[:, 1:] = (leading[:, 1:, -1] - leading[:, 1:, -2]) > early.margin * drift
+    if isinstance(early, CheckedStop | DecidedStop):
+        leading = np.partition(logits, -2, axis=2)
+        gap = leading[:, :, -1] - leading[:, :, -2]
+        if isinstance(early, CheckedStop):
+            for depth, least in zip(early.depths, early.gaps, strict=True):
+                done[:, depth] = gap[:, depth] > least
+        else:
+            drift = np.abs(np.diff(logits, axis=1)).max(axis=2)
+            done[:, 1:] = gap[:, 1:] > early.margin * drift
     done[:, most:] = True
     return done.argmax(axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cast:
+    """The votes of one mode on one image: classes of both stages, and evaluations of all."""
+
+    select: NDArray[np.int16]
+    estimate: NDArray[np.int16]
+    nfe: float
+
+
+def voted(kept: Arrays, mode: str, predictor: Predictor, n: int) -> Cast | None:
+    """Return a mode's first n votes of an image, or None where there are not as many."""
+    name = mode if not predictor.stop.fixed_depth else "trace"
+    classes, spent = [], []
+    for stage, count in ((Stage.SELECT, N0), (Stage.ESTIMATE, n)):
+        key = f"{name}_{int(stage)}_"
+        if len(kept.get(f"{key}nfe", ())) < count:
+            return None
+        if name == "trace":
+            logits = kept[f"{key}logits"][:count]
+            nfe = ends(logits, predictor)
+            classes.append(logits[np.arange(count), nfe].argmax(axis=1).astype(np.int16))
+        else:
+            nfe = kept[f"{key}nfe"][:count]
+            classes.append(kept[f"{key}classes"][:count])
+        spent.append(nfe)
+    nfe = np.concatenate(spent).astype(np.int64)
+    return Cast(*classes, predictor.spent(int(nfe.sum()), len(nfe), predictor.readouts(nfe)))
 
 
 def certify(select: NDArray[Any], estimate: NDArray[Any], sigma: float) -> tuple[int, float]:
@@ -201,53 +297,38 @@ def certify(select: NDArray[Any], estimate: NDArray[Any], sigma: float) -> tuple
     return (guess if p_lower > 0.5 else -1), certified_radius(p_lower, sigma)
 
 
-def judge(folder: Path, names: Sequence[str], labels: dict[int, int], sigma: float) -> list[Any]:
-    """Hold every mode against the cold one, on the images that are done in both."""
-    kept = {name: Kept.read(folder / f"{name}.npz") for name in names}
-    rows = [
-        compare(name, votes, kept["cold"], labels, sigma)
-        for name, votes in kept.items()
-        if votes.images
-    ]
-    return [row for row in rows if row["images"]]
-
-
 def compare(
-    name: str, votes: Kept, cold: Kept, labels: dict[int, int], sigma: float
+    mine: dict[int, Cast], cold: dict[int, Cast], labels: dict[int, int], sigma: float
 ) -> dict[str, Any]:
-    """Hold one mode against the cold one."""
-    mine, theirs = ({int(image): i for i, image in enumerate(k.images)} for k in (votes, cold))
-    images = sorted(mine.keys() & theirs.keys() & labels.keys())
+    """Hold the votes of a mode against the cold ones, on the images that both have."""
+    images = sorted(mine.keys() & cold.keys())
     agree, bias, away, changed, correct, radius = [], [], [], 0, [], []
     for image in images:
-        row, other = mine[image], theirs[image]
-        ours, truth = votes.estimate[row], cold.estimate[other]
+        ours, truth = mine[image].estimate, cold[image].estimate
         known = truth >= 0
         agree.append(float((ours == truth)[known].mean()))
-        guess, r = certify(votes.select[row], ours, sigma)
-        wanted, t = certify(cold.select[other], truth, sigma)
+        guess, r = certify(mine[image].select, ours, sigma)
+        wanted, t = certify(cold[image].select, truth, sigma)
         top = wanted if wanted >= 0 else int(np.bincount(truth[known]).argmax())
         bias.append(float((ours == top).mean() - (truth == top).mean()))
         away.append(abs(r - t) / t if t else float(r > 0))
         changed += guess != wanted
         correct.append(guess == labels[image])
         radius.append(r)
-    size = N0 + len(votes.estimate[0])
-    seconds = float(np.mean([votes.seconds[mine[i]] for i in images]))
+    size = N0 + len(ours)
     return {
-        "mode": name,
         "images": images,
-        "evaluations": float(np.mean([votes.nfe[mine[i]] for i in images]) / size),
-        "milliseconds": None if np.isnan(seconds) else 1000 * seconds / size,
+        "evaluations": float(np.mean([mine[i].nfe for i in images]) / size),
         "agreement": float(np.mean(agree)),
         "least agreement": float(np.min(agree)),
         "largest bias": float(np.abs(bias).max()),
         "mean bias": float(np.mean(bias)),
+        "mean absolute bias": float(np.abs(bias).mean()),
         "near": float(np.mean([d <= NEAR for d in away])),
         "near five": float(np.mean([d <= 0.05 for d in away])),
-        "away": [round(d, 4) for d in sorted(away)],
+        "away": [round(d, 4) for d in away],
         "classes changed": int(changed),
-        "radii": radius,
+        "radii": [round(r, 5) for r in radius],
         "certified": [
             float(np.mean([c and r >= step * sigma for c, r in zip(correct, radius, strict=True)]))
             for step in (0.0, 0.5, 1.0, 1.5, 2.0)
@@ -256,22 +337,69 @@ def compare(
     }
 
 
+def judge(
+    folder: Path, every: dict[str, Predictor], labels: dict[int, int], sigma: float
+) -> dict[int, Any]:
+    """Compare all modes at every number of votes of which there are some images."""
+    kept = {image: read(folder / f"{image}.npz") for image in labels}
+    tables: dict[int, Any] = {}
+    for n in SIZES:
+        cast = {
+            mode: {i: v for i in labels if (v := voted(kept[i], mode, predictor, n)) is not None}
+            for mode, predictor in every.items()
+        }
+        if cast["cold"]:
+            tables[n] = {
+                mode: compare(mine, cast["cold"], labels, sigma)
+                for mode, mine in cast.items()
+                if mine.keys() & cast["cold"].keys()
+            }
+    return tables
+
+
+def measure(
+    engine: SmoothingEngine,
+    every: dict[str, Predictor],
+    images: Sequence[Input],
+    n: int,
+    folder: Path,
+) -> dict[str, float]:
+    """Cast votes in every mode by the engine; return milliseconds of one thread per vote.
+
+    Raises:
+        AssertionError: If a vote is not the one that the rule was found to cast.
+    """
+    times = {}
+    for mode, predictor in every.items():
+        spent = 0.0
+        for x in images:
+            began = time.process_time()
+            cast = votes(engine, predictor, x)(Stage.ESTIMATE, np.arange(n))
+            spent += time.process_time() - began
+            known = voted(read(folder / f"{x.index}.npz"), mode, predictor, n)
+            if known is not None:
+                assert np.array_equal(known.estimate, cast["classes"]), (mode, x.index)
+        times[mode] = 1000 * spent / (n * len(images))
+        print(f"{mode}: {times[mode]:.2f} ms", flush=True)
+    return times
+
+
 @click.command()
 @click.option("--model", help="Checkpoint.")
 @click.option("--start", help="What `deqcert train-start` wrote for it.")
 @click.option("--data", help="As `deqcert certify --data` takes it.")
 @click.option("--sigma", default=0.25, show_default=True)
 @click.option("--images", default=60, show_default=True)
+@click.option("--first", default=0, help="Only so many of them now, from the front; 0 for all.")
 @click.option("--n", default=1000, show_default=True)
 @click.option("--margin", default=1.86, show_default=True, help="Of mode margin.")
 @click.option("--also", multiple=True, help="Further checks: NAME=DEPTH:GAP,...,STEPS.")
 @click.option("--form", default="compiled", show_default=True)
 @click.option("--name", default="golden", show_default=True)
-@click.option("--minutes", default=0.0, help="Stop casting votes after so long; 0 never.")
+@click.option("--tolerance", default=16, show_default=True, help="Images of mode tolerance.")
+@click.option("--timed", default=0, help="Time every mode on so many images instead.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("runs/faithful"))
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
-@click.option("--skip", multiple=True, help="A mode that casts no votes now.")
-@click.option("--timed", is_flag=True, help="Cast every mode by itself, which takes its time.")
 @click.option("--only-report", is_flag=True, help="Write the report from what is there.")
 def main(
     model: str | None,
@@ -279,57 +407,69 @@ def main(
     data: str | None,
     sigma: float,
     images: int,
+    first: int,
     n: int,
     margin: float,
     also: tuple[str, ...],
     form: str,
     name: str,
-    minutes: float,
+    tolerance: int,
+    timed: int,
     work: Path,
     out: Path,
-    skip: tuple[str, ...],
-    timed: bool,
     only_report: bool,
 ) -> None:
     """Cast the votes, judge them, and write the report of all models there are."""
-    out.mkdir(parents=True, exist_ok=True)
     if not only_report:
         if model is None or start is None or data is None:
             raise click.UsageError("give --model, --start and --data, or --only-report.")
         torch.set_num_threads(1)
         keep_freed_memory()
-        began, dataset = time.perf_counter(), load_dataset(data, "test")
-        batch, predictors = 100, modes(start, model, margin, also)
-        for mode in skip:
-            del predictors[mode]
-        formed = in_form(load_model(model), form, rows=batch)
-        engine = SmoothingEngine(formed, sigma=sigma, batch=batch)
+        dataset, every, folder = (
+            load_dataset(data, "test"),
+            modes(start, model, margin, also),
+            work / name,
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        formed = in_form(load_model(model), form, rows=BATCH)
+        engine = SmoothingEngine(formed, sigma=sigma, batch=BATCH)
         chosen = spread(images, len(dataset))
-        for image in chosen:
-            if minutes and time.perf_counter() - began > 60 * minutes:
-                break
-            x = Input(dataset.image(image), image)
-            together = {}
-            for mode, predictor in predictors.items():
-                if timed or not predictor.stop.fixed_depth:
-                    cast(engine, predictor, x, n, work / name / f"{mode}.npz")
-                else:
-                    together[mode] = predictor
-            cast_together(engine, together, x, n, work / name)
-        labels = {image: dataset.label(image) for image in chosen}
-        every = modes(start, model, margin, also)
-        rows = judge(work / name, list(every), labels, sigma)
+        rules = [predictor for predictor in every.values() if predictor.stop.fixed_depth]
+        now = [Input(dataset.image(image), image) for image in chosen[: first or None]]
+        for begin in range(0, 0 if timed else len(now), GROUP):
+            group = now[begin : begin + GROUP]
+            kept = [read(folder / f"{x.index}.npz") for x in group]
+            for number, (x, own) in enumerate(zip(group, kept, strict=True), begin):
+                for mode in ("cold", "tolerance") if number < tolerance else ("cold",):
+                    cast = votes(engine, every[mode], x)
+                    for stage, samples in lacking(own, mode, n):
+                        add(own, mode, stage, cast(stage, samples))
+                    np.savez(folder / f"{x.index}.npz", **own)
+            pairs = list(zip(group, kept, strict=True))
+            wanted = [(x, own, *more) for x, own in pairs for more in lacking(own, "trace", n)]
+            asked = [(x, stage, samples) for x, _, stage, samples in wanted]
+            followed = traces(engine, rules, asked) if asked else []
+            for (_, own, stage, _), new in zip(wanted, followed, strict=True):
+                add(own, "trace", stage, new)
+            for x, own in pairs:
+                np.savez(folder / f"{x.index}.npz", **own)
+            print(f"{begin + len(group)} images, {n} votes", flush=True)
+        if timed:
+            times = measure(engine, every, now[:timed], n, folder)
+            (folder / "times.json").write_text(json.dumps(times))
         file = load_start(start, model)
         content = {
             "name": name,
             "sigma": sigma,
             "n0": N0,
-            "n": n,
             "alpha": ALPHA,
             "form": form,
             "start": {"cost": file.cost, "readout": file.readout, "stated": file.disagreement},
             "rules": {mode: predictor.describe() for mode, predictor in every.items()},
-            "rows": rows,
+            "milliseconds": json.loads(path.read_text())
+            if (path := folder / "times.json").exists()
+            else {},
+            "tables": judge(folder, every, {i: dataset.label(i) for i in chosen}, sigma),
         }
         (out / f"faithful_{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     report(out)
@@ -342,20 +482,8 @@ def report(out: Path) -> None:
         print("\n".join(table(content)))
     figure, axes = new_figure()
     for content, colour, marker in zip(found, COLOURS, "os^D", strict=False):
-        rows = [row for row in content["rows"] if row["mode"] != "cold"]
-        rows.sort(key=lambda row: row["evaluations"])
-        x, y = [row["evaluations"] for row in rows], [100 * row["near"] for row in rows]
-        axes.plot(x, y, marker=marker, color=colour, linestyle="none", label=plain(content["name"]))
-        for row in rows:
-            axes.annotate(
-                row["mode"],
-                (row["evaluations"], 100 * row["near"]),
-                textcoords="offset points",
-                xytext=(-4, -13) if row["evaluations"] > x[-1] - 1 else (5, -11),
-                ha="right" if row["evaluations"] > x[-1] - 1 else "left",
-                fontsize=8,
-                color=colour,
-            )
+        for n, rows in content["tables"].items():
+            draw(axes, rows, f"{content['name']}, n = {n}", colour, marker, n == "1000")
     axes.axhline(95, color="0.6", linewidth=0.8, linestyle=":")
     axes.set_xlabel("cell evaluations per vote, everything counted")
     axes.set_ylabel("radius within 2% of the cold one (% of images)")
@@ -370,32 +498,61 @@ def report(out: Path) -> None:
     save_figure(figure, out / "faithful.png")
 
 
+def draw(
+    axes: Any, rows: dict[str, Any], label: str, colour: str, marker: str, named: bool
+) -> None:
+    """Draw the modes of a model at one number of votes; filled and with their names, or hollow."""
+    shown = {mode: row for mode, row in rows.items() if mode != "cold"}
+    x = [row["evaluations"] for row in shown.values()]
+    y = [100 * row["near"] for row in shown.values()]
+    face = colour if named else "none"
+    axes.plot(
+        x,
+        y,
+        marker=marker,
+        color=colour,
+        markerfacecolor=face,
+        linestyle="none",
+        label=plain(label),
+    )
+    for mode, left, up in zip(shown, x, y, strict=True) if named else ():
+        axes.annotate(
+            mode, (left, up), textcoords="offset points", xytext=(5, -11), fontsize=8, color=colour
+        )
+
+
 def table(content: dict[str, Any]) -> list[str]:
     """Format one model's modes as Markdown."""
     lines = [
         f"## {content['name']}",
         "",
-        f"n = {content['n']}, n0 = {content['n0']}, alpha "
-        f"{content['alpha']:g}, sigma {content['sigma']:g}, form {content['form']}; the start "
-        f"costs {content['start']['cost']:.2f} evaluations, a readout "
+        f"n0 = {content['n0']}, alpha {content['alpha']:g}, sigma {content['sigma']:g}, form "
+        f"{content['form']}; the start costs {content['start']['cost']:.2f} evaluations, a readout "
         f"{content['start']['readout']:.2f}. Faithful: {content['rules']['faithful']}.",
         "",
-        "| mode | images | evaluations | ms | agreement % | least of an image | bias of the "
-        "class's share: largest, mean | radius within 2% | 5% | classes changed | certified at 0, "
-        "0.5, 1, 1.5 sigma | ACR |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
     ]
-    for row in content["rows"]:
-        spent = "" if row["milliseconds"] is None else f"{row['milliseconds']:.2f}"
-        certified = ", ".join(f"{100 * share:.0f}" for share in row["certified"][:4])
-        lines.append(
-            f"| {row['mode']} | {len(row['images'])} | {row['evaluations']:.2f} "
-            f"| {spent} | {100 * row['agreement']:.2f} | {100 * row['least agreement']:.1f} "
-            f"| {row['largest bias']:.3f}, {row['mean bias']:+.4f} | {100 * row['near']:.0f}% "
-            f"| {100 * row['near five']:.0f}% | {row['classes changed']} "
-            f"| {certified} | {row['ACR']:.3f} |"
-        )
-    return [*lines, ""]
+    for n, rows in content["tables"].items():
+        lines += [
+            f"n = {n}:",
+            "",
+            "| mode | images | evaluations | ms | agreement % | least of an image | bias of the "
+            "class's share: largest, mean size, mean | radius within 2% | 5% | classes changed | "
+            "certified at 0, 0.5, 1, 1.5 sigma | ACR |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
+        ]
+        for mode, row in rows.items():
+            spent = content["milliseconds"].get(mode)
+            certified = ", ".join(f"{100 * share:.0f}" for share in row["certified"][:4])
+            lines.append(
+                f"| {mode} | {len(row['images'])} | {row['evaluations']:.2f} "
+                f"| {'' if spent is None else f'{spent:.1f}'} | {100 * row['agreement']:.2f} "
+                f"| {100 * row['least agreement']:.1f} | {row['largest bias']:.3f}, "
+                f"{row['mean absolute bias']:.4f}, {row['mean bias']:+.4f} "
+                f"| {100 * row['near']:.0f}% | {100 * row['near five']:.0f}% "
+                f"| {row['classes changed']} | {certified} | {row['ACR']:.3f} |"
+            )
+        lines.append("")
+    return lines
 
 
 if __name__ == "__main__":

@@ -202,7 +202,7 @@ class Calibration:
                 pixels=int(content["pixels"]),
                 notes=dict(content["notes"]),
             )
-        except (KeyError, TypeError, ValueError):  # ConfigError is a ValueError
+        except (KeyError, TypeError, ValueError, AttributeError):  # ConfigError is a ValueError
             raise RunError(f"{file} is damaged; {advice}") from None
 
 

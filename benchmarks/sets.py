@@ -146,7 +146,7 @@ def line(name: str, n: int, clean: np.ndarray, attacked: np.ndarray, labels: np.
 @click.option("--test", default="500:1500")
 @click.option("--copies", default=64)
 @click.option(
-    "--tune", default=50, help="Images before those of --calibrate's end, for thresholds."
+    "--tune", default=100, help="Images before those of --calibrate's end, for thresholds."
 )
 @click.option("--attack-steps", default=10)
 @click.option("--draws", default=4)

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from deqcert.runs import Run
     from deqcert.smoothing import Input
 
-TUNED = 50
-"""Images that choose a threshold where none is given; a third of the images, if that is less."""
-
 Told = Callable[[int, int], None]
 """Called with the images that are done and all there are."""
 
@@ -389,9 +386,14 @@ class Answering:
         labels = {index: dataset.label(index) for index in indices}
         tuned: tuple[int, ...] = ()
         if getattr(method, "threshold", 0.0) is None and not method.of_votes:  # type: ignore[attr-defined]
-            count = min(TUNED, len(indices) // 3)
+            from deqcert.conformal.binarised import SHARE
+
+            count = len(indices) // SHARE
             if not count:
-                raise ConfigError("a threshold takes 3 images at least; give more, or a threshold")
+                raise ConfigError(
+                    f"a threshold is chosen by one image of {SHARE}, but there are {len(indices)}; "
+                    "give more, or a threshold"
+                )
             tuned, indices = indices[:count], indices[count:]
         parameters = {
             **method.parameters(),

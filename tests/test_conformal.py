@@ -448,6 +448,8 @@ def test_votes_of_a_run_serve_as_evidence(
     assert main(command.split()) == 0
     assert "binarised" in capsys.readouterr().out
     assert (place / "voted" / "sets.tsv").read_text().count("\n") == 7
+    sets = deqcert.SetPredictor(made, alpha=0.3)  # new votes by the same classifier
+    assert isinstance(sets(deqcert.load_dataset("digits").image(200), index=200), tuple)
 
 
 REFUSED = {

@@ -1,6 +1,6 @@
 """Coverage and size of prediction sets on real images, beside RSCP+ on the same solves.
 
-    python benchmarks/sets.py MODEL DATA --sigma S [--calibrate 0:500] [--test 500:1500]
+    python benchmarks/sets.py MODEL DATA --sigma S [--calibrate ::20] [--test 5::10]
 
 Every image is solved under the same noisy copies for all methods: one-draw takes the first of them,
 binarised and RSCP+ take all. The attack aims at the true class and knows no noise of the sets. What
@@ -18,13 +18,13 @@ import click
 import numpy as np
 from scipy import special
 
+from deqcert.answering import Answering
 from deqcert.api import SmoothedClassifier
 from deqcert.conformal import Binarised, Evidence, OneDraw, SetMethod, scores_of
 from deqcert.conformal.attacked import SetAttack
 from deqcert.conformal.base import members
 from deqcert.conformal.scores import SCORES
 from deqcert.conformal.split import covering_rank
-from deqcert.set_predictor import Answering
 from deqcert.smoothing import Input, Stage
 from deqcert.smoothing.grid import grid_law
 from deqcert.smoothing.many import Answers
@@ -142,11 +142,11 @@ def line(name: str, n: int, clean: np.ndarray, attacked: np.ndarray, labels: np.
 @click.option("--sigma", type=float, required=True)
 @click.option("--radius", type=float, default=0.25)
 @click.option("--alpha", type=float, default=0.1)
-@click.option("--calibrate", default="0:500")
-@click.option("--test", default="500:1500")
+@click.option("--calibrate", default="::20")
+@click.option("--test", default="5::10")
 @click.option("--copies", default=64)
 @click.option(
-    "--tune", default=50, help="Images before those of --calibrate's end, for thresholds."
+    "--tune", default=100, help="Images before those of --calibrate's end, for thresholds."
 )
 @click.option("--attack-steps", default=10)
 @click.option("--draws", default=4)

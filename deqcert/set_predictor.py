@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from deqcert.answering import Answering, interruptible, open_run
 from deqcert.api import SmoothedClassifier
+from deqcert.calibrating import Told, calibrate
 from deqcert.data.indices import parse_images
-from deqcert.errors import ConfigError, Interrupted
+from deqcert.errors import ConfigError
 from deqcert.options import check_options, number
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from deqcert.attacks import Attack
-    from deqcert.conformal import Calibration, Evidence, SetMethod
+    from deqcert.conformal import SetMethod
     from deqcert.conformal.votes import RunVotes
     from deqcert.data import Dataset
     from deqcert.report.sets import SetResults
-    from deqcert.runs import Run
     from deqcert.smoothing import Input
-
-TUNED = 50
-"""Images that choose a threshold where none is given; a third of the images, if that is less."""
-
-Told = Callable[[int, int], None]
-"""Called with the images that are done and all there are."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +107,7 @@ class SetPredictor:
 
         made = make_set_method(method, options or {}) if isinstance(method, str) else method
         answering = Answering(classifier, made)
-        calibration = answering.calibrate(data, split, images, out, told, note)
+        calibration = calibrate(answering, data, split, images, out, told, note)
         return cls(calibration, alpha, radius, answering.classifier)
 
     @cached_property
@@ -264,7 +256,7 @@ class SetPredictor:
             **({} if votes is None else votes.about),
         }
         notes = {"data": dataset.name, "split": split, "guarantee": made.guarantee()}
-        with _open_run(Path(out), parameters, tuple(indices), notes, made.layout, note) as run:
+        with open_run(Path(out), parameters, tuple(indices), notes, made.layout, note) as run:
             if votes is None:
                 answering.draw_by(run.seed)
                 look: Any = lambda some: answering.evidence(some, _stage(), self.radius)  # noqa: E731
@@ -273,7 +265,7 @@ class SetPredictor:
                 look = lambda some: [  # noqa: E731
                     votes.evidence(at[one.index], calibration.classes) for one in some
                 ]
-            _interruptible(run, lambda: made.fill(run, look, told))
+            interruptible(run, lambda: made.fill(run, look, told))
             run.reveal()
             results = read_sets(run.folder)
             run.finish(sets_table(results).summary())
@@ -281,294 +273,7 @@ class SetPredictor:
         return results
 
 
-@dataclass(frozen=True)
-class Answering:
-    """A classifier that answers with the evidence of a method.
-
-    Args:
-        classifier: The classifier.
-        method: The method.
-    """
-
-    classifier: SmoothedClassifier
-    method: SetMethod
-
-    @cached_property
-    def source(self) -> Any:
-        """Where evidence comes from: noisy copies, or the model."""
-        smooth = self.classifier
-        source: Any = smooth.loaded.plain
-        if self.method.noise:
-            from deqcert.smoothing import Copies
-
-            source = Copies(smooth.engine, smooth.predictor)
-        self.method.check(source)
-        return source
-
-    @cached_property
-    def about(self) -> dict[str, Any]:
-        """What decides an answer, as a calibration's parameters; see ``calibration.ABOUT``."""
-        from deqcert import compose
-
-        smooth = self.classifier
-        found = dict(smooth.loaded.identity)
-        if not self.method.noise:
-            return found
-        engine = self.source.engine
-        return {
-            **found,
-            "predictor": compose.describe_predictor(smooth.predictor),
-            **compose.describe_evaluation(smooth, engine.sigma, smooth.loaded.form, engine.levels),
-        }
-
-    def on_grid(self, levels: int | None) -> Answering:
-        """Return the same for inputs on a grid."""
-        if not self.method.noise:
-            return self
-        return dataclasses.replace(self, classifier=self.classifier.on_grid(levels))
-
-    def check_levels(self, dataset: Dataset) -> None:
-        """Refuse data off the grid of the calibrated noise.
-
-        Raises:
-            ConfigError: If they are.
-        """
-        levels = self.source.engine.levels if self.method.noise else None
-        if levels is not None and dataset.levels != levels:
-            raise ConfigError(
-                f"noise was calibrated on the grid of 1/{levels}, but the data lie on "
-                f"{'none' if dataset.levels is None else f'that of 1/{dataset.levels}'}; give "
-                "data on that grid, or calibrate with --noise float"
-            )
-
-    def draw_by(self, seed: int | None) -> None:
-        """Draw noise by a run's seed."""
-        if self.method.noise and seed is not None:
-            self.source.engine.seed = seed
-
-    def evidence(self, inputs: Sequence[Input], stage: int, radius: float) -> list[Evidence]:
-        """Return the evidence per input."""
-        return self.method.evidence(self.source, inputs, stage=stage, radius=radius)
-
-    def described(self, dataset: Dataset, split: str) -> dict[str, Any]:
-        """Return what decides the answers for a data set, as JSON values for a manifest."""
-        from deqcert import compose
-
-        return {**self.about, **compose.describe_data(dataset.name, split, dataset)}
-
-    def attack(self, attacks: Sequence[Attack], radius: float) -> Any:
-        """Return what attacks the sets; see :class:`deqcert.conformal.attacked.SetAttack`."""
-        from deqcert import compose
-        from deqcert.conformal.attacked import SetAttack
-
-        smooth = self.classifier
-        if self.method.noise:
-            return SetAttack.of_noise(self.source, smooth.loaded.plain, tuple(attacks), radius)
-        return SetAttack.of_model(self.source, compose.make_cold(smooth), tuple(attacks), radius)
-
-    def calibrate(
-        self,
-        data: str | Dataset,
-        split: str,
-        images: str,
-        out: str | Path | None,
-        told: Told,
-        note: Callable[[str], None],
-    ) -> Calibration:
-        """Look at every image, each once; see :meth:`SetPredictor.calibrate`."""
-        import numpy as np
-
-        from deqcert.conformal import Calibration
-        from deqcert.conformal.calibration import image_hash
-        from deqcert.conformal.evaluation import CALIBRATION, CalibrationLine
-        from deqcert.smoothing import Input, Stage
-
-        dataset, chosen = self.classifier.dataset(data, split=split, images=images)
-        this = self.on_grid(dataset.levels)
-        _refuse_trained(this.classifier.model, dataset, split, note)
-        stage, method, indices = int(Stage.CALIBRATE), this.method, tuple(chosen)
-        labels = {index: dataset.label(index) for index in indices}
-        tuned: tuple[int, ...] = ()
-        if getattr(method, "threshold", 0.0) is None and not method.of_votes:  # type: ignore[attr-defined]
-            count = min(TUNED, len(indices) // 3)
-            if not count:
-                raise ConfigError("a threshold takes 3 images at least; give more, or a threshold")
-            tuned, indices = indices[:count], indices[count:]
-        parameters = {
-            **method.parameters(),
-            **this.described(dataset, split),
-            **({"tuned": len(tuned)} if tuned else {}),
-        }
-        lines: list[CalibrationLine] = []
-
-        def go_on(run: Run | None) -> None:
-            nonlocal method
-            this.draw_by(None if run is None else run.seed)
-            if tuned:  # again the same one, where a run goes on
-                some = [Input(dataset.image(i), i) for i in tuned]
-                own = [labels[i] for i in tuned]
-                method = method.tuned(this.source, some, own, stage)  # type: ignore[attr-defined]
-            done = 0 if run is None else run.done
-            if run is not None:
-                lines.extend(CalibrationLine.read(run.certificates))
-            size = max(1, this.classifier.batch // max(1, method.copies))
-            for first in range(done, len(indices), size):
-                part = indices[first : first + size]
-                began = time.perf_counter()
-                inputs = [Input(dataset.image(i), i) for i in part]
-                found = method.evidence(this.source, inputs, stage=stage, radius=0.0)
-                seconds = (time.perf_counter() - began) / len(part)
-                for i, one in zip(part, found, strict=True):
-                    line = CalibrationLine(
-                        i, labels[i], float(one.low[labels[i]]), one.unsolved, one.nfe, seconds
-                    )
-                    if run is not None:
-                        run.append(line)
-                    lines.append(line)
-                told(len(lines), len(indices))
-
-        def made() -> Calibration:
-            if unsolved := sum(line.unsolved for line in lines):
-                note(f"{unsolved} noisy copies were not solved; they count against their class")
-            return Calibration(
-                method=method,
-                values=tuple(line.value for line in lines),
-                images=indices,
-                seen=tuple(image_hash(dataset.image(i)) for i in indices),
-                parameters=parameters,
-                classes=getattr(this.classifier.loaded.model, "num_classes", len(dataset.classes)),
-                pixels=int(np.prod(dataset.shape)),
-                notes={
-                    "data": dataset.name,
-                    "settings": this.classifier.written(),
-                    "tuned": list(tuned),
-                },
-            )
-
-        if out is None:
-            go_on(None)
-            return made()
-        notes = {"data": dataset.name, "settings": this.classifier.written()}
-        with _open_run(Path(out), parameters, indices, notes, CALIBRATION, note) as run:
-            _interruptible(run, lambda: go_on(run))
-            run.reveal()
-            calibration = made()
-            calibration.write(run.folder)
-        return calibration
-
-
-def calibrate_votes(
-    votes: RunVotes, data: str | Dataset | None, images: str, out: Path
-) -> Calibration:
-    """Calibrate with the votes of a finished run; nothing is solved.
-
-    Args:
-        votes: The run's votes.
-        data: Where its images are; None is where they were.
-        images: Which of the run's images, by their place in it.
-        out: Folder for the calibration's file.
-
-    Raises:
-        ConfigError: If the data are others.
-        RunError: If the folder cannot be written.
-    """
-    import numpy as np
-
-    from deqcert.conformal import Calibration
-    from deqcert.conformal.calibration import image_hash
-    from deqcert.data import load_dataset
-
-    split = str(votes.parameters["split"])
-    given = votes.notes["data"] if data is None else data
-    dataset = load_dataset(given, split) if isinstance(given, str) else given  # type: ignore[arg-type]
-    if dataset.hash() != votes.parameters["data_hash"]:
-        raise ConfigError(f"{given} is not what {votes.folder} is about; say where its images are")
-    _refuse_trained(votes.notes.get("model"), dataset, split, lambda sentence: None)
-    places = parse_images(images, len(votes.images))
-    indices = tuple(votes.images[place] for place in places)
-    classes = len(dataset.classes)
-    settings = dict(votes.notes.get("settings", {}))
-    kept = {f.name for f in dataclasses.fields(SmoothedClassifier)}
-    made = Calibration(
-        method=votes.method,
-        values=tuple(
-            float(votes.evidence(place, classes).low[dataset.label(index)])
-            for place, index in zip(places, indices, strict=True)
-        ),
-        images=indices,
-        seen=tuple(image_hash(dataset.image(index)) for index in indices),
-        parameters=votes.about,
-        classes=classes,
-        pixels=int(np.prod(dataset.shape)),
-        notes={
-            "data": dataset.name,
-            "settings": {key: value for key, value in settings.items() if key in kept},
-        },
-    )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        from deqcert.files import explain
-
-        raise explain(error, f"make the folder {out}") from None
-    made.write(out)
-    return made
-
-
 def _stage() -> int:
     from deqcert.smoothing import Stage
 
     return int(Stage.SETS)
-
-
-def _open_run(
-    folder: Path,
-    parameters: Mapping[str, Any],
-    images: tuple[int, ...],
-    notes: Mapping[str, Any],
-    layout: Any,
-    note: Callable[[str], None],
-) -> Run:
-    from deqcert.runs import Run, machine, versions
-
-    run = Run(
-        folder,
-        parameters,
-        images,
-        environment={**versions(), **machine()},
-        notes=notes,
-        layout=layout,
-    )
-    for change in run.changes:
-        note(f"{change} since this run began; recorded")
-    return run
-
-
-def _interruptible(run: Run, work: Callable[[], None]) -> None:
-    try:
-        work()
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"interrupted; {run.done} of {len(run.images)} images are safe in {run.folder}, and "
-            "the same command goes on from there"
-        ) from None
-
-
-def _refuse_trained(model: Any, dataset: Dataset, split: str, note: Callable[[str], None]) -> None:
-    """Refuse images that the training's record says the model has learned from."""
-    from deqcert.models import checkpoint_path
-
-    trained = None
-    if isinstance(model, str | Path):
-        try:
-            record = checkpoint_path(model).with_suffix(".json")
-            trained = json.loads(record.read_text(encoding="utf-8"))["data_sha256"]["train"]
-        except (OSError, ValueError, KeyError, TypeError):
-            trained = None
-    if trained == dataset.hash():
-        raise ConfigError(
-            "the model was trained on these images, which makes sets too small for others; "
-            "calibrate on images that it has not seen"
-        )
-    if split == "train" and trained is None:
-        note("nothing says that the model was not trained on these images; it must not be")

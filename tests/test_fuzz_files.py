@@ -20,9 +20,12 @@ from mutations import mutated, reworded
 from wrong_calls import make_files
 
 from deqcert.cli import main
+from deqcert.conformal import Calibration
+from deqcert.conformal.votes import read_votes
 from deqcert.errors import DeqcertError
 from deqcert.models import ARCHITECTURES, file_hash, load_model
 from deqcert.report.attacks import read_attacks
+from deqcert.report.sets import read_sets
 from deqcert.starts.file import StartFile, load_start, save_start
 from deqcert.starts.network import build_start
 
@@ -49,6 +52,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         save_start(folder / "ok.start.pth", start)
         attack = "attack run --attack square:steps=1 --n 200 --alpha 0.05 --search 5 --out attacks"
         assert main(attack.split()) == 0
+        sets = "conformal sets held --data npz:data.npz --images 6:9 --alpha 0.3 --out sets"
+        assert main(sets.split()) == 0
         (folder / "settings.yaml").write_text(
             "sigma: 0.25\nn: 60\nsolver_options: {damping: 0.8}\n"
         )
@@ -102,6 +107,10 @@ READERS: dict[str, tuple[str, Callable[[Path], str]]] = {
     "manifest, settings": ("run/manifest.json", PLAN),
     "manifest, attack": ("run/manifest.json", calls("attack {folder} --images 9:3 --out attacked")),
     "attacks": ("attacks/attacks.tsv", loads(lambda file: read_attacks(file.parent))),
+    "calibration": ("held/calibration.json", loads(Calibration.read)),
+    "sets": ("sets/sets.tsv", loads(lambda file: read_sets(file.parent))),
+    "sets, manifest": ("sets/manifest.json", loads(lambda file: read_sets(file.parent))),
+    "votes": ("run/certificates.tsv", loads(lambda file: read_votes(file.parent).evidence(0, 10))),
     "configuration": ("ok.yaml", loads(lambda file: load_model("ok.pth", file))),
     "configuration, contractive": (
         "contractive.yaml",

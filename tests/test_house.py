@@ -50,10 +50,11 @@ ROOMS["presets"] = ERRORS
 ROOMS["settings"] = ERRORS | {"solvers", "starts", "models", "data", "certifiers"}
 ROOMS["progress"] = ERRORS | {"runs", "smoothing", "certifiers"}
 ROOMS["compose"] = (EVERYTHING - {"training", "attacks"}) | {"form_cache", "settings"}
-DOOR = {"api", "compose", "form_cache", "presets", "progress", "set_predictor", "settings"}
+DOOR = {"api", "compose", "form_cache", "presets", "progress", "settings"}
+SETS = {"answering", "calibrating", "set_predictor"}
 ROOMS["api"] = EVERYTHING - {"training", "attacks", "conformal"} | DOOR
-ROOMS["set_predictor"] = EVERYTHING - {"training"} | DOOR
-ROOMS["cli"] = EVERYTHING | {"bench"} | DOOR
+ROOMS |= dict.fromkeys(SETS, EVERYTHING - {"training"} | DOOR | SETS)
+ROOMS["cli"] = EVERYTHING | {"bench"} | DOOR | SETS
 ROOMS["__main__"] = {"cli"}
 
 FILES = sorted(ROOT.rglob("*.py"))

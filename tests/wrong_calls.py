@@ -220,7 +220,7 @@ def wrong_number(option: Option, draw: random.Random) -> str:
         bad.append("none")
     if option.kind == "int":
         bad += ["1.5", "1e3", "1.0", str(LARGEST_WHOLE + 1) if option.high is None else "1.5"]
-        bad += ["9" * 20, "-" + "9" * 20]
+        bad += ["9" * 40, "-" + "9" * 20]
         if option.low is not None:
             bad += [str(int(option.low) - 1), str(-(2**31)), "-1" if option.low >= 0 else "x"]
         if option.high is not None:

@@ -141,13 +141,10 @@ class Calibration:
                 "images that were not"
             )
 
-    def write(self, folder: Path) -> Path:
-        """Write the file into a folder, whole or not at all, and return its path.
-
-        Raises:
-            RunError: If it cannot be written.
-        """
-        content = {
+    @property
+    def content(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        return {
             "format": FORMAT,
             "format_version": VERSION,
             **self.method.parameters(),
@@ -159,8 +156,20 @@ class Calibration:
             "seen": list(self.seen),
             "notes": dict(self.notes),
         }
+
+    @property
+    def sha256(self) -> str:
+        """A hash of everything."""
+        return _digest(self.content)
+
+    def write(self, folder: Path) -> Path:
+        """Write the file into a folder, whole or not at all, and return its path.
+
+        Raises:
+            RunError: If it cannot be written.
+        """
         path = folder / NAME
-        whole = {**content, "sha256": _digest(content)}
+        whole = {**self.content, "sha256": self.sha256}
         write_atomically(path, json.dumps(whole, indent=1) + "\n")
         return path
 
@@ -202,7 +211,7 @@ class Calibration:
                 pixels=int(content["pixels"]),
                 notes=dict(content["notes"]),
             )
-        except (KeyError, TypeError, ValueError):  # ConfigError is a ValueError
+        except (KeyError, TypeError, ValueError, AttributeError):  # ConfigError is a ValueError
             raise RunError(f"{file} is damaged; {advice}") from None
 
 

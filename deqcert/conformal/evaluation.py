@@ -137,6 +137,7 @@ class SetRun:
             "radius": self.radius,
             "bar": self.bar if np.isfinite(self.bar) else None,
             "calibrated_on": len(self.calibration),
+            "calibration_sha256": self.calibration.sha256,
             "attacks": [one.describe() for one in attacks],
             "classes": self.calibration.classes,
         }

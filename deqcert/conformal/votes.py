@@ -50,7 +50,16 @@ class RunVotes:
         return {**found, "stage": "certificates"}
 
     def evidence(self, position: int, classes: int) -> Evidence:
-        """Return the evidence of one of the images, by its place in the run."""
+        """Return the evidence of one of the images, by its place in the run.
+
+        Raises:
+            RunError: If its line is not one of a model with so many classes.
+        """
+        if not (-1 <= self.predict[position] < classes and 0 <= self.votes[position] <= self.n):
+            raise RunError(
+                f"{self.folder / FILE} has impossible votes for image {self.images[position]}; "
+                "restore it, or certify again"
+            )
         return votes_evidence(self.predict[position], self.votes[position], self.n, classes)
 
 
@@ -79,11 +88,11 @@ def read_votes(run: str | Path) -> RunVotes:
         columns = header.split("\t")
         rows = [dict(zip(columns, line.split("\t"), strict=True)) for line in lines]
         found = [tuple(int(row[key]) for key in ("idx", "predict", "votes", "n")) for row in rows]
-    except (OSError, ValueError, KeyError, UnicodeDecodeError):
+        n = int(parameters["n"])
+    except (OSError, ValueError, KeyError, TypeError):
         raise RunError(f"{folder / FILE} cannot be read; give a finished run") from None
     if tuple(row[0] for row in found) != manifest.images or not found:
         raise RunError(f"{folder} is not a finished run of deqcert certify; finish it first")
-    n = int(parameters["n"])
     if any(row[3] != n for row in found):
         raise ConfigError(f"{folder} did not draw {n} votes for each image, so they cannot serve")
     return RunVotes(

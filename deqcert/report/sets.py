@@ -66,6 +66,8 @@ def read_sets(folder: str | Path) -> SetResults:
     asked = _asked(Path(folder))
     lines = read_text(file, _ADVICE).split("\n")[:-1]
     columns = lines[0].split("\t") if lines else []
+    if len(set(columns)) < len(columns):
+        raise RunError(f"{file} is damaged: its header names a column twice; {_ADVICE}")
     places = {CLEAN: "set"} | {c.partition(":")[2]: c for c in columns if c.startswith("set:")}
     if not {"idx", "label", "set", "nfe"} <= set(columns):
         raise RunError(f"{file} is damaged: its header lacks a column; {_ADVICE}")
@@ -94,9 +96,9 @@ def read_sets(folder: str | Path) -> SetResults:
             name: np.array([len(one) for one in held], dtype=np.int64)
             for name, held in sets.items()
         },
-        promised=1.0 - float(asked["alpha"]),
-        radius=float(asked["radius"]),
-        classes=int(asked["classes"]),
+        promised=1.0 - asked["alpha"],
+        radius=asked["radius"],
+        classes=asked["classes"],
         nfe=np.array(table["nfe"], dtype=np.float64),
         method=f"{asked['method']}, score {asked['score']}",
     )
@@ -105,8 +107,14 @@ def read_sets(folder: str | Path) -> SetResults:
 def _asked(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(read_regular(folder / "manifest.json"))["parameters"]
-        return {key: found[key] for key in ("alpha", "radius", "classes", "method", "score")}
-    except (OSError, ValueError, KeyError, TypeError):
+        return {
+            "alpha": float(found["alpha"]),
+            "radius": float(found["radius"]),
+            "classes": int(found["classes"]),
+            "method": str(found["method"]),
+            "score": str(found["score"]),
+        }
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise RunError(f"{folder} is no run of prediction sets; {_ADVICE}") from None
 
 

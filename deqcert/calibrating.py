@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deqcert.answering import Answering, interruptible, open_run
-from deqcert.api import SmoothedClassifier, parse_images
+from deqcert.api import SmoothedClassifier
+from deqcert.data.indices import parse_images
 from deqcert.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -171,8 +171,7 @@ class Enclosure:
         start = model.initial_state(injection)
         solved = get_solver("anderson").solve(bind(model.cell, injection), start, stop)
         z = solved.z
-        inexact = injection_error(model, images, injection)
-        best, gaps, error = self.gaps(z, model.cell(z, injection), injection, inexact)
+        best, gaps, error = self.gaps(z, model.cell(z, injection), injection, rounding(images))
         _, in_logits = model.rounding(z, injection)
         return Leads(best, gaps, error, model.readout(z), solved.nfe + 1, z, in_logits)
 

@@ -126,7 +126,7 @@ def search(
         weight = weight * torch.where(decrement < NEAR, DROP, near)
     better = point.valid & (point.square > best[rows])
     best[rows[better]], best_at[rows[better]] = point.square[better], at[better]
-    mu, t, p, q = best_at.split((1, units, units, units), dim=1)
+    mu, t, p, q = torch.split(best_at, [1, units, units, units], dim=1)
     above, below = entering.clamp_min(0.0), (-entering).clamp_min(0.0)
     return best.sqrt(), LocalMultipliers(mu[:, 0], t, t * above - p, t * below - q)
 
@@ -171,7 +171,7 @@ class _Problem:
         )
 
     def evaluate(self, at: Tensor) -> _Point:
-        mu, t, p, q = at.split((1, *(len(self.state),) * 3), dim=1)
+        mu, t, p, q = torch.split(at, [1, *(len(self.state),) * 3], dim=1)
         scaled = t[:, :, None] * self.operator
         inner = (scaled + scaled.mT) / 2.0 - t[:, :, None] * self.gram * t[:, None] / 4.0
         factor, failed = torch.linalg.cholesky_ex(inner)

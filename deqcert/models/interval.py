@@ -14,19 +14,18 @@ from torch import Tensor, nn
 from deqcert.errors import ConfigError, DataError
 from deqcert.models.base import TrainableModel
 from deqcert.models.dense_config import DenseConfig
+from deqcert.models.interval_block import Layer, along, convolution, divided
+from deqcert.models.interval_contraction import Contraction, prove_contraction
 from deqcert.models.interval_form import Affine, IntervalForm
 from deqcert.models.normalize import Normalize
-from deqcert.models.outward import entering_out
-from deqcert.models.spectral import TINY, rounding_constant, spectral_norm_bound
+from deqcert.models.outward import MARGIN, entering_out
+from deqcert.models.spectral import TINY, rounding_constant
 
 MEASURES = ("l2", "linf")
 """Norms whose matrix measure can be bounded."""
 
 BLOCK_KERNEL = 3
 """Height and width of the kernels of the input block."""
-
-MARGIN = 1.0 + 1e-9
-"""More than the rounding of norms and quotients in float64, for states below a million elements."""
 
 
 @dataclass(frozen=True)
@@ -148,23 +147,23 @@ class IntervalDEQ(TrainableModel):
         self.normalize = Normalize(config.mean, config.std)
         channels, layers = config.input_channels, list[nn.Module]()
         for out, stride in zip(config.block, config.strides, strict=False):
-            layers.append(_convolution(channels, out, BLOCK_KERNEL, stride))
+            layers.append(convolution(channels, out, BLOCK_KERNEL, stride))
             channels = out
         if config.kernel:
-            layers.append(_convolution(channels, config.width, BLOCK_KERNEL, config.strides[-1]))
+            layers.append(convolution(channels, config.width, BLOCK_KERNEL, config.strides[-1]))
             self.weight = nn.Parameter(
                 torch.empty(config.width, config.width, config.kernel, config.kernel)
             )
         else:
             inputs = channels * math.prod(config.size_after(len(config.block)))
             linear = nn.Linear(inputs, config.width, bias=False)
-            layers.append(_Layer(linear, nn.BatchNorm1d(config.width)))
+            layers.append(Layer(linear, nn.BatchNorm1d(config.width)))
             self.weight = nn.Parameter(torch.empty(config.width, config.width))
         self.block = nn.ModuleList(layers)
         # Rows of |M| begin with a sum of about 1/2, so that W begins inside its class.
         nn.init.normal_(self.weight, std=math.sqrt(2.0 * math.pi) / (4 * self.weight[0].numel()))
         self.classifier = nn.Linear(math.prod(config.state_shape), config.num_classes)
-        self._known: tuple[Tensor, _Proven] | None = None
+        self._known: tuple[Tensor, Contraction] | None = None
 
     def inject(self, x: Tensor) -> Tensor:
         """Map images, shape (B, C, H, W) in [0, 1], to b / (1 - diag W), shape (B, D).
@@ -181,7 +180,7 @@ class IntervalDEQ(TrainableModel):
         for layer in self.block[:-1]:
             features = F.relu(layer(features))
         features = self.block[-1](features)
-        injection: Tensor = features / _along(self._state()[1], features[0])
+        injection: Tensor = features / along(self._state()[1], features[0])
         return injection.flatten(1)
 
     def initial_state(self, injection: Tensor) -> Tensor:
@@ -218,11 +217,11 @@ class IntervalDEQ(TrainableModel):
         features = None if x is None or not self.training else self.normalize(x)
         affines: list[Affine] = []
         for place, layer in enumerate(self.block):
-            assert isinstance(layer, _Layer)
+            assert isinstance(layer, Layer)
             before = None if features is None else layer.before(features)
             affine = layer.affine(before)
             if place + 1 == len(self.block):
-                affine = _divided(affine, diagonal, self._roundings)
+                affine = divided(affine, diagonal, self._roundings)
             elif features is not None:
                 features = F.relu(affine(features))  # as when injected
             affines.append(affine)
@@ -308,13 +307,13 @@ class IntervalDEQ(TrainableModel):
         if self.config.measure == "linf":
             others, diagonal = free * (1.0 - own), (free * own).sum(dim=(1, *kernel))
             rest = m + others.abs().sum(dim=(1, *kernel)) + (diagonal.abs() - diagonal)
-            return others / _along(rest, free), rest
+            return others / along(rest, free), rest
         size = free.abs()
         d = size.sum(dim=(1, *kernel)) + size.sum(dim=(0, *kernel))
         d = (d / (2.0 * (1.0 - m))).clamp_min(1.0)
-        scaled = free / _along(d[:, None] * d, free).sqrt()
+        scaled = free / along(d[:, None] * d, free).sqrt()
         rest = 1.0 - (scaled * own).sum(dim=(1, *kernel))
-        return scaled * (1.0 - own) / _along(rest, free), rest
+        return scaled * (1.0 - own) / along(rest, free), rest
 
     @property
     def _roundings(self) -> int:
@@ -326,120 +325,14 @@ class IntervalDEQ(TrainableModel):
         return math.ceil(sums * (1.0 + 1.0 / self.config.monotone)) + 8
 
     @torch.no_grad()
-    def _proven(self) -> _Proven:
+    def _proven(self) -> Contraction:
         """Return what is proven of N; computed again when the weights changed."""
         weight = self.weight.detach()
         # By content: a weight can change in ways that leave neither a version nor an address.
         if self._known is None or not _same(self._known[0], weight):
             state = self._state(weight.double().cpu())[0]
-            self._known = weight.clone(), _prove(state, self._roundings)
+            self._known = weight.clone(), prove_contraction(state, self._roundings)
         return self._known[1]
-
-
-class _Layer(nn.Module):
-    """A linear map without a bias, and batch normalisation."""
-
-    def __init__(self, linear: nn.Conv2d | nn.Linear, norm: nn.BatchNorm1d | nn.BatchNorm2d):
-        super().__init__()
-        self.linear, self.norm = linear, norm
-        weight = linear.weight
-        nn.init.normal_(weight, std=math.sqrt(2.0 * math.pi) / weight[0].numel())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map features, shape (B, in, ...), to (B, out, ...)."""
-        normalised: Tensor = self.norm(self.before(x))
-        return normalised
-
-    def before(self, x: Tensor) -> Tensor:
-        """Return what is normalised."""
-        dense = isinstance(self.linear, nn.Linear)
-        before: Tensor = self.linear(x.flatten(1) if dense else x)
-        return before
-
-    def affine(self, before: Tensor | None) -> Affine:
-        """Fold the normalisation in: by the statistics of a batch, or by running ones if None."""
-        norm, weight = self.norm, self.linear.weight
-        if before is None:
-            assert norm.running_mean is not None and norm.running_var is not None
-            mean, var = norm.running_mean, norm.running_var
-        else:
-            over = (0, *range(2, before.dim()))
-            mean, var = before.mean(dim=over), before.var(dim=over, unbiased=False)
-        scale = norm.weight / (var + norm.eps).sqrt()
-        shift = mean * scale
-        return Affine(
-            weight=_along(scale, weight) * weight,
-            bias=norm.bias - shift,
-            stride=self.linear.stride[0] if isinstance(self.linear, nn.Conv2d) else 1,
-            roundings=6,
-            size=norm.bias.abs() + shift.abs(),
-        )
-
-
-def _convolution(inputs: int, outputs: int, kernel: int, stride: int) -> _Layer:
-    linear = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
-    return _Layer(linear, nn.BatchNorm2d(outputs))
-
-
-@dataclass(frozen=True)
-class _Proven:
-    """What is proven of N by the sums S of |N| over its kernel, all in float64.
-
-    What holds for S holds for the convolution: at a border, zeros leave terms out, and a
-    convolution's norm is at most that of its sums of absolute values.
-
-    Attributes:
-        weights: v > 0, shape (width,).
-        factor: rho with |N| v <= rho v; infinity if none was found.
-        size: Bound of the norm of |N|.
-        gain: Bound of the norm of (I - |N|)^-1, if rho < 1.
-    """
-
-    weights: Tensor
-    factor: float
-    size: float
-    gain: float
-
-
-def _prove(state: Tensor, roundings: int) -> _Proven:
-    """Verify that N contracts.
-
-    v is an approximate solution of (I - S) v = 1. With an approximate inverse V of I - S and
-    E = I - (I - S) V, the norm of (I - S)^-1 is at most ||V|| / (1 - ||E||).
-    """
-    sums = state.abs()
-    sums = sums.sum(dim=(2, 3)) if sums.dim() == 4 else sums
-    width, up = len(sums), MARGIN * (1.0 + rounding_constant(roundings + state[0].numel() + 4))
-    identity = torch.eye(width, dtype=torch.float64)
-    inverse, failed = torch.linalg.inv_ex(identity - sums)
-    v = inverse.sum(dim=1)
-    size = up * torch.linalg.matrix_norm(sums).item()
-    if int(failed) or not bool(torch.isfinite(v).all()) or not bool((v > 0.0).all()):
-        return _Proven(torch.ones(width, dtype=torch.float64), math.inf, size, math.inf)
-    factor = up * ((sums @ v) / v).max().item()
-    norm = torch.linalg.matrix_norm(inverse).item()
-    left = torch.linalg.matrix_norm(identity - (identity - sums) @ inverse).item()
-    # Rounding of the sums themselves, of I - S and of the product.
-    left += rounding_constant(roundings + state[0].numel() + width + 8) * (width + size) * norm
-    gain = spectral_norm_bound(inverse) / (1.0 - MARGIN * left) if MARGIN * left < 1.0 else math.inf
-    return _Proven(v, factor, size, MARGIN * gain)
-
-
-def _divided(affine: Affine, rest: Tensor, roundings: int) -> Affine:
-    """Return a map whose outputs are divided by ``rest``, shape (out,)."""
-    assert affine.size is not None
-    return Affine(
-        weight=affine.weight / _along(rest, affine.weight),
-        bias=affine.bias / rest,
-        stride=affine.stride,
-        roundings=affine.roundings + roundings,
-        size=affine.size / rest,
-    )
-
-
-def _along(values: Tensor, like: Tensor) -> Tensor:
-    """Return values that go with the first dimensions of a tensor, to be spread over its others."""
-    return values.reshape(*values.shape, *[1] * (like.dim() - values.dim()))
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

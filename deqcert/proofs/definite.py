@@ -57,4 +57,5 @@ def are_semidefinite(matrices: Tensor, errors: Tensor) -> Tensor:
     shift = MARGIN * (shift + errors * 4.0 * UNIT) + TINY
     diagonal.sub_(shift[:, None])
     factors, failed = torch.linalg.cholesky_ex(lower)
-    return known & (failed == 0) & torch.isfinite(factors).all(dim=2).all(dim=1)
+    proven: Tensor = known & (failed == 0) & torch.isfinite(factors).all(dim=2).all(dim=1)
+    return proven

@@ -82,8 +82,8 @@ def ways(
         ready = time.process_time()
         made = [certifier.certify(model, Input(data.image(i), i)) for i in indices]
         yield way(name, "proof", made, labels, time.process_time() - ready, ready - began)
-    for sigma in sigmas:
-        for n in samples:
+    for n in samples:
+        for sigma in sigmas:
             smooth = deqcert.SmoothedClassifier(
                 str(file),
                 batch=BATCH,
@@ -138,7 +138,8 @@ def draw(path: Path, found: Sequence[Way]) -> None:
     cost.set(
         xscale="log", xlabel="milliseconds an image (one thread)", ylabel="mean l2 radius (ACR)"
     )
-    cost.margins(0.2)
+    cost.set_xlim(10, 1000)
+    cost.margins(y=0.2)
     curves.set(xlabel="l2 radius", ylabel="certified accuracy (%)", xlim=(0, None), ylim=(0, 100))
     curves.legend(fontsize=8, frameon=False)
     for axes in (cost, curves):
@@ -169,8 +170,8 @@ def main(
         print(
             f"{one.name}: {1000 * one.seconds:.1f} ms an image, once {one.once:.1f} s", flush=True
         )
-    (out / "noise_or_proof.md").write_text(table(found))
-    draw(out / "noise_or_proof.png", found)
+        (out / "noise_or_proof.md").write_text(table(found))
+        draw(out / "noise_or_proof.png", found)
     print(table(found))
 
 

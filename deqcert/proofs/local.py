@@ -239,7 +239,8 @@ def refined(form: ReluForm, leads: Sequence[Led], reach: Tensor) -> Tensor:
         rows = rows[(nearest > 0.0) & torch.isfinite(nearest) & ~looked[rows, rival]]
         if not len(rows):
             return reach
-        for part in torch.split(rows, TOGETHER):
+        for begin in range(0, len(rows), TOGETHER):
+            part = rows[begin : begin + TOGETHER]
             chosen, against = [leads[row] for row in part.tolist()], rival[part]
             best = torch.tensor([lead.best for lead in chosen])
             known = Neighbourhood(

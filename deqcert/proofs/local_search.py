@@ -126,7 +126,7 @@ def search(
         weight = weight * torch.where(decrement < NEAR, DROP, near)
     better = point.valid & (point.square > best[rows])
     best[rows[better]], best_at[rows[better]] = point.square[better], at[better]
-    mu, t, p, q = torch.split(best_at, [1, units, units, units], dim=1)
+    mu, t, p, q = _parts(best_at, units)
     above, below = entering.clamp_min(0.0), (-entering).clamp_min(0.0)
     return best.sqrt(), LocalMultipliers(mu[:, 0], t, t * above - p, t * below - q)
 
@@ -171,7 +171,7 @@ class _Problem:
         )
 
     def evaluate(self, at: Tensor) -> _Point:
-        mu, t, p, q = torch.split(at, [1, *(len(self.state),) * 3], dim=1)
+        mu, t, p, q = _parts(at, len(self.state))
         scaled = t[:, :, None] * self.operator
         inner = (scaled + scaled.mT) / 2.0 - t[:, :, None] * self.gram * t[:, None] / 4.0
         factor, failed = torch.linalg.cholesky_ex(inner)
@@ -269,3 +269,9 @@ def _inside(value: Tensor, change: Tensor) -> Tensor:
     """How far to go, at most 1, such that what is positive stays positive; shape (B,)."""
     shrinking = (-change / value).clamp_min(1e-300).amax(dim=1)
     return (REACH / shrinking).clamp_max(1.0)
+
+
+def _parts(at: Tensor, units: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return mu, t, p and q, of 1 and three times D columns."""
+    first, second = 1 + units, 1 + 2 * units
+    return at[:, :1], at[:, 1:first], at[:, first:second], at[:, second:]

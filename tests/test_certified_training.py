@@ -298,7 +298,7 @@ def test_a_training_measures_the_radii_that_it_trains(norm: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("architecture", "options", "text"),
     [
-        ("tiny", "", "this model proves nothing; use --architecture lipschitz-bounded"),
+        ("tiny", "", "this one proves nothing; use --architecture lipschitz-bounded"),
         ("interval", "radius=1.5", "radius is 1.5, but pixels are in [0, 1]"),
         (
             "interval",

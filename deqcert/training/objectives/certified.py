@@ -54,8 +54,8 @@ class Certified(Objective):
         """
         if norm is None:
             raise ConfigError(
-                "this objective trains what a model proves of itself, and this model proves "
-                "nothing; use --architecture lipschitz-bounded, monotone or interval."
+                "this objective trains what a model proves while it is trained, and this one "
+                "proves nothing; use --architecture lipschitz-bounded, monotone or interval."
             )
         if norm == "linf" and self.radius > 1.0:
             raise ConfigError(

@@ -85,8 +85,8 @@ class SmoothAdv(Objective):
         others = p.masked_fill(mine, 0.0)
         # Phi^-1(p_y) = -Phi^-1(1 - p_y), with the sum of the others exact where p_y rounds to 1.
         gap = -torch.special.ndtri(others.sum(dim=1)) - torch.special.ndtri(others.amax(dim=1))
-        radius: Tensor = (self.sigma / 2.0 * gap).nan_to_num(nan=0.0)
-        return radius.clamp_min(LEAST).to(log_p)
+        own: Tensor = (self.sigma / 2.0 * gap).nan_to_num(nan=0.0).clamp_min(LEAST)
+        return own.to(log_p)
 
     def radii(self, batch: TrainingBatch) -> float | Tensor:
         """Return the radius of the attack: a number, or one per image, shape (B,)."""

@@ -266,6 +266,7 @@ class SmoothedClassifier(Settings):
             **({} if compared is None else {"compared": compared.about()}),
             "assumptions": stated,
             "sound": certifier.sound,
+            **certifier.notes(subject),
             "settings": self.written(chosen),
         }
         environment = {**versions(), **machine()}

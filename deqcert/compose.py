@@ -95,6 +95,7 @@ def load(
     open_device(machine.device)
     if isinstance(given, str | Path):
         model: Any = load_model(given, model_config)
+        model.checkpoint = checkpoint_path(given)
         config = dataclasses.asdict(model.config)
         identity = {"checkpoint_sha256": file_hash(given), "model_config": config}
         notes = {"model": str(given), "config": model_config}

@@ -67,6 +67,17 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
+def cache_folder() -> Path:
+    """Return the user's cache of deqcert, or the folder that DEQCERT_CACHE names; may be absent.
+
+    What is in it only ever saves time.
+    """
+    named = os.environ.get("DEQCERT_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "deqcert"
+
+
 def sync_folder(folder: Path) -> None:
     """Put a folder's own entries (new names) on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from deqcert.errors import RunError
-from deqcert.files import write_atomically
+from deqcert.files import cache_folder, write_atomically
 from deqcert.runs import machine, versions
 
 FORMAT = 1
@@ -23,11 +22,7 @@ MOST = 1000
 
 def cache_file() -> Path:
     """Return the file: in the folder that DEQCERT_CACHE names, or in the user's cache."""
-    named = os.environ.get("DEQCERT_CACHE")
-    if named:
-        return Path(named) / "forms.json"
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "deqcert" / "forms.json"
+    return cache_folder() / "forms.json"
 
 
 def describe(model_config: Mapping[str, Any], rows: int, threads: int, device: str) -> str:

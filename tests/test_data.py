@@ -92,6 +92,30 @@ def make_folder(folder: Path, *, mode: str = "RGB", sizes: tuple[tuple[int, int]
     return f"{kind}:{folder}"
 
 
+def make_tiny_imagenet(folder: Path) -> str:
+    """Three classes in the archive's layout; some images are grey, as in the archive."""
+    wnids = ["n03", "n01", "n02"]
+    (folder / "wnids.txt").write_text("\n".join(wnids) + "\n")
+    (folder / "words.txt").write_text("n01\tgoldfish\n")
+
+    def put(path: Path, number: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (6, 6) if number % 3 == 0 else (6, 6, 3)
+        Image.fromarray(RNG.integers(0, 256, shape, dtype=np.uint8)).save(path)
+
+    for wnid in wnids:
+        for number in range(2):
+            put(folder / "train" / wnid / "images" / f"{wnid}_{number}.JPEG", number)
+        (folder / "train" / wnid / f"{wnid}_boxes.txt").write_text(f"{wnid}_0.JPEG\t0\t0\t5\t5\n")
+    lines = []
+    for number in range(11):
+        put(folder / "val" / "images" / f"val_{number}.JPEG", number)
+        lines.append(f"val_{number}.JPEG\t{wnids[number % 3]}\t0\t0\t5\t5\n")
+    (folder / "val" / "val_annotations.txt").write_text("".join(lines))
+    put(folder / "test" / "images" / "test_0.JPEG", 0)
+    return f"tiny-imagenet:{folder}"
+
+
 def make_npz(folder: Path, dtype: type) -> str:
     x = RNG.integers(0, 256, (9, 3, 4, 6))
     x = x.astype(np.uint8) if dtype is np.uint8 else (x / 255).astype(dtype)
@@ -109,6 +133,7 @@ MAKERS = {
     "folder": lambda folder: make_folder(folder, sizes=((5, 4), (5, 4))),
     "folder-grey": lambda folder: make_folder(folder, mode="L", sizes=((5, 4), (5, 4))),
     "imagenet": lambda folder: make_folder(folder, sizes=((300, 260), (100, 400))),
+    "tiny-imagenet": make_tiny_imagenet,
     "npz": lambda folder: make_npz(folder, np.uint8),
     "npz-float": lambda folder: make_npz(folder, np.float64),
 }
@@ -189,7 +214,7 @@ def test_a_loader_from_outside_is_one_like_the_others(tmp_path: Path, capsys) ->
 
 
 def test_every_format_is_tried_here() -> None:
-    made = {name.split("-")[0] for name in MAKERS}
+    made = {max((kind for kind in LOADERS if name.startswith(kind)), key=len) for name in MAKERS}
     assert made == {name.split(":")[0] for name in dataset_names()}
 
 
@@ -238,6 +263,51 @@ def test_imagenet_takes_the_middle(tmp_path: Path) -> None:
     assert data.image(0).min() == 1.0
 
 
+def test_tiny_imagenet_takes_classes_from_its_annotations(tmp_path: Path) -> None:
+    spec = make_tiny_imagenet(tmp_path)
+    data, training = load_dataset(spec), load_dataset(spec, "train")
+    assert data.classes == training.classes == ["n01", "n02", "n03"]
+    assert data.labels().tolist() == [(2, 0, 1)[number % 3] for number in range(11)]
+    assert training.labels().tolist() == [0, 0, 1, 1, 2, 2]
+    assert data.shape == training.shape == (3, 6, 6)
+    with Image.open(tmp_path / "val" / "images" / "val_10.JPEG") as last:
+        pixels = np.asarray(last.convert("RGB")).transpose(2, 0, 1)
+    np.testing.assert_array_equal(data.image(10), pixels.astype(np.float32) / np.float32(255))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "split", "says"),
+    [
+        ("wnids.txt", None, "test", r"cannot read .+wnids\.txt"),
+        ("wnids.txt", "\n", "test", "names no classes"),
+        ("wnids.txt", "n01\nn02\n", "train", "n03 is of no class"),
+        ("val/val_annotations.txt", None, "test", r"cannot read .+val_annotations\.txt"),
+        (
+            "val/val_annotations.txt",
+            "val_0.JPEG\tn09\n",
+            "test",
+            "line 1 of .+ has the class 'n09'",
+        ),
+        ("val/val_annotations.txt", "val_0.JPEG", "test", "each line is an image's name, a tab"),
+        ("val/val_annotations.txt", "val_0.JPEG\tn01\n", "test", r"val_1\.JPEG has no line"),
+        ("val/val_annotations.txt", "val_77.JPEG\tn01\n", "test", "no such image"),
+        (
+            "val/val_annotations.txt",
+            "val_0.JPEG\tn01\n" * 2,
+            "test",
+            "an earlier line was about it",
+        ),
+    ],
+)
+def test_tiny_imagenet_says_what_is_wrong(tmp_path, file, content, split, says) -> None:
+    spec = make_tiny_imagenet(tmp_path)
+    (tmp_path / file).unlink()
+    if content is not None:
+        (tmp_path / file).write_text(content)
+    with pytest.raises(DataError, match=says):
+        load_dataset(spec, split)
+
+
 class Evil:
     def __reduce__(self):
         return (Path.touch, (Path("evil-was-here"),))
@@ -253,6 +323,7 @@ def bad_specs(folder: Path) -> list[tuple[str, str]]:
         (f"cifar10:{folder}", "no test_batch"),
         (f"folder:{folder / 'none'}", "no folder"),
         (f"folder:{folder}", "no images in class folders"),
+        (f"tiny-imagenet:{folder}", "cannot read .+wnids"),
         (f"npz:{folder / 'none.npz'}", "no file"),
     ]
 

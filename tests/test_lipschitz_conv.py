@@ -310,6 +310,8 @@ def test_the_constants_are_prescribed_and_no_other_rule_is_taken():
     assert isinstance(model, PrescribedModel)
     with pytest.raises(ConfigError, match="hold by construction; use bound=multiplier"):
         get_certifier("lipschitz", bound="classical").check(model)
+    with pytest.raises(ConfigError, match="is not one relu layer"):
+        get_certifier("lipschitz", bound="local").check(model)
 
 
 # --- the computer's arithmetic -----------------------------------------------------------------

@@ -12,9 +12,14 @@ RADII = st.lists(st.floats(0.0, 2.0), min_size=1, max_size=6)
 
 
 @settings(deadline=None)
-@given(truth=RADII, limit=st.floats(0.01, 1.0), exponent=st.integers(1, 5))
+@given(
+    truth=RADII,
+    limit=st.floats(0.01, 1.0),
+    exponent=st.integers(1, 5),
+    split=st.sampled_from([2, 3, 16]),
+)
 def test_the_result_was_accepted_and_is_within_the_resolution_of_the_largest(
-    truth, limit, exponent
+    truth, limit, exponent, split
 ):
     largest = torch.tensor(truth, dtype=torch.float64)
     accepted: list[set[float]] = [{0.0} for _ in truth]
@@ -27,15 +32,16 @@ def test_the_result_was_accepted_and_is_within_the_resolution_of_the_largest(
                 accepted[row].add(radius)
         return said
 
-    found = largest_radius(proves, torch.full_like(largest, limit), resolution=resolution)
+    limits = torch.full_like(largest, limit)
+    found = largest_radius(proves, limits, resolution=resolution, split=split)
     for row, radius in enumerate(found.tolist()):
         assert radius in accepted[row]
         assert min(truth[row], limit) - radius <= resolution
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 10**6))
-def test_a_proof_that_is_not_monotone_still_returns_a_radius_that_it_accepted(seed):
+@given(seed=st.integers(0, 10**6), split=st.sampled_from([2, 8]))
+def test_a_proof_that_is_not_monotone_still_returns_a_radius_that_it_accepted(seed, split):
     generator = torch.Generator().manual_seed(seed)
     accepted = {0.0}
 
@@ -44,7 +50,7 @@ def test_a_proof_that_is_not_monotone_still_returns_a_radius_that_it_accepted(se
         accepted.update(radii[said].tolist())
         return said
 
-    found = largest_radius(proves, torch.ones(5, dtype=torch.float64))
+    found = largest_radius(proves, torch.ones(5, dtype=torch.float64), split=split)
     assert set(found.tolist()) <= accepted
 
 

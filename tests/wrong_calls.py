@@ -182,7 +182,9 @@ ROLES: dict[str, Sequence[str]] = {
 
 def _data(draw: random.Random) -> str:
     place = draw.choice([*FILES, "ok.pth", "ok.yaml", "run"])
-    name = draw.choice(["npz", "mnist", "cifar10", "folder", "imagenet", "nosuch", NO_TEXT, "NPZ"])
+    name = draw.choice(
+        ["npz", "mnist", "cifar10", "folder", "imagenet", "tiny-imagenet", "nosuch", NO_TEXT, "NPZ"]
+    )
     return draw.choice([f"{name}:{place}", f"{name}:{place}", name, place, ""])
 
 

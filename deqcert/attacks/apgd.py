@@ -111,7 +111,7 @@ def _slope(loss: Callable[[Tensor], Tensor], x: Tensor, norm: Norm) -> tuple[Ten
 
 @dataclass(frozen=True)
 class APGD(Climb):
-    """Climb the cross-entropy by Auto-PGD.
+    """Climb the loss by Auto-PGD.
 
     Args:
         steps: Gradient steps.
@@ -123,9 +123,7 @@ class APGD(Climb):
 
     def climb(self, task: Task) -> Tensor:
         """Return the point of largest loss seen per row."""
-        return apgd(
-            task.cross_entropy, task.x, radius=task.radius, steps=self.steps, norm=task.norm
-        )
+        return apgd(task.loss, task.x, radius=task.radius, steps=self.steps, norm=task.norm)
 
 
 _CROCE, _SALMAN = "Croce, Hein 2020", "Salman et al. 2019"

@@ -37,6 +37,7 @@ class Task:
         radius: Radius of the ball per row, shape (B,), float64, at least 0.
         generators: One source of random numbers per row, which nothing else uses.
         norm: Of the ball; one of the climb's :attr:`Climb.norms`.
+        smoothed: Whether the classifier is a smoothed one; decides what :meth:`loss` is.
     """
 
     scores: Scores
@@ -45,10 +46,22 @@ class Task:
     radius: Tensor
     generators: Sequence[np.random.Generator]
     norm: Norm = "l2"
+    smoothed: bool = True
 
-    def cross_entropy(self, x: Tensor) -> Tensor:
-        """Return the loss per row, shape (B,)."""
-        return F.cross_entropy(self.scores(x), self.y, reduction="none")
+    def loss(self, x: Tensor) -> Tensor:
+        """Return what is climbed on per row, shape (B,); see :meth:`loss_of`."""
+        return self.loss_of(self.scores(x))
+
+    def loss_of(self, scores: Tensor) -> Tensor:
+        """Return the loss of scores, shape (B, K), per row, shape (B,).
+
+        The cross-entropy; where the model itself is attacked, the margin. The logits of a model
+        that proves something lie near each other: the cross-entropy then climbs towards all other
+        classes at once, and often towards none.
+        """
+        if not self.smoothed:
+            return margin(scores, self.y)
+        return F.cross_entropy(scores, self.y, reduction="none")
 
     def margin(self, x: Tensor) -> Tensor:
         """Return by how much the best other class leads per row, shape (B,); see :func:`margin`."""
@@ -140,11 +153,12 @@ class Attack:
         """Norms of the balls that it can search."""
         return self.climb.norms
 
-    def check_norm(self, norm: str) -> None:
-        """Refuse a norm that it does not know.
+    def check(self, target: Target, norm: str) -> None:
+        """Refuse a target or a norm that it is not made for.
 
         Raises:
-            ConfigError: If it cannot search balls of that norm, or there is none of that name.
+            ConfigError: If it climbs on a smoothed classifier and the target is none, it cannot
+                search balls of that norm, or there is no such norm.
         """
         if norm not in NORMS:
             raise ConfigError(f"norm is {norm!r}, but it must be one of {', '.join(NORMS)}.")
@@ -152,6 +166,11 @@ class Attack:
             raise ConfigError(
                 f"attack '{self.name}' knows balls of {', '.join(self.norms)} only, not of {norm}; "
                 "give another attack, such as apgd-implicit."
+            )
+        if self.smoothed and target.sigma is None:
+            raise ConfigError(
+                f"attack '{self.name}' climbs on a smoothed classifier, and this is none; give "
+                "another attack, such as apgd-implicit."
             )
 
     @property
@@ -215,7 +234,7 @@ class Attack:
             ConfigError: If the radius is out of range, or the attack does not know the norm.
             DataError: If images, classes and indices do not fit together.
         """
-        self.check_norm(norm)
+        self.check(target, norm)
         radii = Ball(x, radius, norm).radii
         if not len(x) == len(y) == len(indices):
             raise DataError(
@@ -233,7 +252,15 @@ class Attack:
             )
             for i in map(int, indices)
         ]
-        task = Task(self.view.scores(target, indices), x, y, radii, generators, norm)
+        task = Task(
+            self.view.scores(target, indices),
+            x,
+            y,
+            radii,
+            generators,
+            norm,
+            target.sigma is not None,
+        )
         found = self.climb.climb(task)
         with torch.no_grad():
             better = task.margin(found) > task.margin(x)

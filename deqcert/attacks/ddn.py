@@ -108,7 +108,7 @@ class DDN(Climb):
         """Return per row the nearest point, or where the way to it meets the edge."""
         near = ddn(task.scores, task.x, task.y, radius=task.radius, steps=self.steps)
         moved = (near != task.x).flatten(1).any(dim=1)
-        way = torch.where(column(moved), unit(near - task.x), ascent(task.cross_entropy, task.x))
+        way = torch.where(column(moved), unit(near - task.x), ascent(task.loss, task.x))
         whole = task.x[0].numel() ** 0.5  # no ball is wider than the box
         far = project(task.x + whole * way, task.x, task.radius)
         with torch.no_grad():

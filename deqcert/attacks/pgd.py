@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from deqcert.attacks.ball import Ball, check_steps, column
@@ -91,7 +90,7 @@ class PGD(Climb):
             better = gap > top
             best = torch.where(column(better), points.detach(), best)
             top = torch.where(better, gap, top)
-            return F.cross_entropy(scores, task.y, reduction="none")
+            return task.loss_of(scores)
 
         last = pgd(look, task.x, radius=task.radius, steps=self.steps, norm=task.norm)
         with torch.no_grad():

@@ -49,20 +49,6 @@ class Target:
             )
 
     @property
-    def noise(self) -> float:
-        """Noise of the smoothed classifier.
-
-        Raises:
-            ConfigError: If the model itself is attacked.
-        """
-        if self.sigma is None:
-            raise ConfigError(
-                "this attack climbs on a smoothed classifier, and the target has no noise; give "
-                "one that climbs on the model itself, such as apgd-implicit."
-            )
-        return self.sigma
-
-    @property
     def unrolled(self) -> Unroll:
         """The gradient through the solve as plain evaluations, and through its start."""
         return Unroll(min(self._evaluations or LONGEST, LONGEST))

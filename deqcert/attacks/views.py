@@ -111,7 +111,8 @@ class Smoothed(View):
 
     def scores(self, target: Target, indices: Sequence[int]) -> Scores:
         """Return the log of the mean softmax."""
-        samples, sigma = np.arange(self.draws, dtype=np.int64), target.noise
+        samples, sigma = np.arange(self.draws, dtype=np.int64), target.sigma
+        assert sigma is not None, "an attack refuses a target without noise"
         gradient = target.suited
         held: dict[int, Tensor] = {}
 

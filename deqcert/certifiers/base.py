@@ -68,6 +68,23 @@ class Certifier(ABC, Generic[T]):
             ConfigError: If there is something of that kind.
         """
 
+    def notes(self, subject: T, /) -> dict[str, Any]:
+        """Return what a run folder should say of what was used, as JSON values; here nothing.
+
+        Args:
+            subject: What :meth:`certify` will be given, after :meth:`check`.
+        """
+        return {}
+
+    def forecast(self, subject: T, input: Input, /) -> tuple[float, float]:
+        """Forecast what a run costs, by certifying one input.
+
+        Returns:
+            Seconds that are spent once before the first certificate, here none that are known; and
+            seconds for an input.
+        """
+        return 0.0, self.certify(subject, input).seconds
+
     @abstractmethod
     def assumptions(self) -> str:
         """Say what the certificates are about and what they assume."""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from deqcert.certifiers.base import Certifier
 from deqcert.certifiers.certificate import LARGEST_RADIUS, Certificate
 from deqcert.options import check_options, choice, number
-from deqcert.proofs.lipschitz import RULES
+from deqcert.proofs.lipschitz import LOCAL, RULES
 from deqcert.smoothing.naming import EXACT
 
 if TYPE_CHECKING:
     from deqcert.models import ImplicitModel
     from deqcert.proofs.margins import Margins
     from deqcert.smoothing import Input
+
+
+CHEAP = "classical"
+"""A rule whose constants cost nothing, to time a solve by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,8 @@ class LipschitzDetails:
     Attributes:
         rival: Class that limits the radius.
         gap: Lower bound of the logit difference to it at the exact equilibrium.
-        lipschitz: Upper bound of how fast that difference changes, per pixel unit.
+        lipschitz: Upper bound of how fast that difference changes, per pixel unit; if the radius
+            is local, of how much it can fall within the radius, over the radius.
         error: Distance from the exact equilibrium that was charged to the gap.
     """
 
@@ -45,7 +51,9 @@ class Lipschitz(Certifier["ImplicitModel"]):
 
     Args:
         bound: How the constants are proven: "multiplier" (the smallest), or one of the classical
-            ones to compare with: "classical" and "published". Computed once per network.
+            ones to compare with: "classical" and "published". Computed once per network. "local"
+            proves more around each input, by a search of some milliseconds whose cost grows with
+            the cube of the state's size.
         tol: Relative residual that ends a solve, in float64. What is left of the error is bounded
             and charged to the margin, so a larger one only makes radii smaller.
         max_nfe: Most cell evaluations of a solve.
@@ -68,7 +76,7 @@ class Lipschitz(Certifier["ImplicitModel"]):
     def __post_init__(self) -> None:
         check_options(self)
 
-    bound: str = choice("multiplier", RULES)
+    bound: str = choice("multiplier", (*RULES, LOCAL))
     tol: float = number(1e-10, above=0, high=1, whole=False)
     max_nfe: int = number(1000, low=1)
 
@@ -87,6 +95,7 @@ class Lipschitz(Certifier["ImplicitModel"]):
         found = margins.at(input.x, tol=self.tol, depth=self.max_nfe)
         radius, rival = margins.radius(found)
         proven = radius > 0.0
+        gap, constant = float(found.gaps[rival]), float(margins.constants[found.best, rival])
         return Certificate(
             prediction=found.best if proven else None,
             radius=min(radius, LARGEST_RADIUS) if proven else 0.0,
@@ -98,11 +107,51 @@ class Lipschitz(Certifier["ImplicitModel"]):
             seconds=time.perf_counter() - began,
             details=LipschitzDetails(
                 rival=rival,
-                gap=float(found.gaps[rival]),
-                lipschitz=float(margins.constants[found.best, rival]),
+                gap=gap,
+                lipschitz=min(constant, gap / radius) if proven else constant,
                 error=found.error,
             ),
         )
+
+    def notes(self, subject: ImplicitModel) -> dict[str, Any]:
+        """Name the constants that a run used, and where their multipliers are kept."""
+        from deqcert.proofs.kept import constants_hash
+
+        margins = self._margins(subject)
+        kept, known = (
+            margins.kept,
+            {"rule": self.bound, "sha256": constants_hash(margins.constants)},
+        )
+        if kept is not None and kept.file is not None:
+            known |= {"file": str(kept.file), "read": kept.read, "searched": kept.searched}
+        return {"constants": known}
+
+    def forecast(self, subject: ImplicitModel, input: Input) -> tuple[float, float]:
+        """Forecast the search for the constants by one pair of classes, and time a solve.
+
+        Returns:
+            Seconds for the constants, 0 where they are known or kept; and seconds for an input.
+        """
+        from deqcert.models import ProvenModel
+        from deqcert.proofs import multiplier_bound
+        from deqcert.proofs.margins import margins_known
+
+        # A solve is the same by every rule, and this one's constants cost nothing.
+        quick = dataclasses.replace(self, bound=CHEAP)
+        quick.check(subject)
+        each = quick.certify(subject, input).seconds
+        if self.bound == LOCAL:
+            began = time.perf_counter()
+            around = quick._margins(subject).locally()
+            around.radius(around.at(input.x, tol=self.tol, depth=self.max_nfe))
+            each = time.perf_counter() - began
+        if not isinstance(subject, ProvenModel) or margins_known(subject, self.bound):
+            return 0.0, each
+        began = time.perf_counter()
+        form = subject.relu_form()
+        multiplier_bound(form, form.readout[1] - form.readout[0])
+        pairs = len(form.readout) * (len(form.readout) - 1) // 2
+        return pairs * (time.perf_counter() - began), each
 
     def about(self) -> str:
         """Name the classifier that the certificates are about; see :meth:`Certifier.about`."""

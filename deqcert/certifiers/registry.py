@@ -21,6 +21,8 @@ CERTIFIERS: Registry[type[Certifier[Any]]] = Registry(
         "independent": "deqcert.certifiers.independent:Independent",
         "enclosed": "deqcert.certifiers.enclosed:Enclosed",
         "lipschitz": "deqcert.certifiers.lipschitz:Lipschitz",
+        "interval": "deqcert.certifiers.interval:Interval",
+        "zonotope": "deqcert.certifiers.zonotope:Zonotope",
         "serialized": "deqcert.certifiers.serialized:Serialized",
         "serialized-strata": "deqcert.certifiers.strata:SerializedStrata",
         "serialized-paper": "deqcert.certifiers.serialized_paper:SerializedPaper",

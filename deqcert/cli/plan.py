@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from deqcert.api import SmoothedClassifier
 from deqcert.cli.fields import FieldType
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
     from deqcert.certifiers.goals import Radii
     from deqcert.data import Dataset
 
-UNUSED = ("method", "n0", "alpha_total", "audit", "goal", "agreement", "method_options")
+UNUSED = ("n0", "alpha_total", "audit", "goal", "agreement")
 """Settings of certificates that a plan has no use for."""
+
+NOISE = ("sigma", "n", "alpha", "guesses", "wrong", "seed", "noise", "levels", "start")
+"""Parameters that a proof has no use for."""
 
 RUNS = 200
 """Simulated runs of a forecast."""
@@ -27,7 +31,11 @@ RUNS = 200
 
 @click.command(short_help="Samples, audits and time that asked radii need, before a run.")
 @settings_options(skip=UNUSED, data="0:10", defaults={"n": 100_000})
-@click.option("--radii", required=True, metavar="R,R,...", help="Radii to be decided; 0: a class.")
+@click.option(
+    "--radii",
+    metavar="R,R,...",
+    help="Radii to be decided; 0: a class. A method that proves without noise needs none.",
+)
 @click.option(
     "--p",
     "guesses",
@@ -45,13 +53,14 @@ RUNS = 200
     "--pilot",
     type=FieldType(Option("int", None, low=1, optional=True), "pilot"),
     metavar="VOTES",
-    help="Cast so many votes for each of --images, to learn p and the time of a vote.",
+    help="Cast so many votes for each of --images, to learn p and the time of a vote; a proof is "
+    "timed on --images without it.",
 )
 def command(
     data: str,
     split: str,
     images: str,
-    radii: str,
+    radii: str | None,
     guesses: str | None,
     wrong: float,
     pilot: int | None,
@@ -60,11 +69,27 @@ def command(
     """Tell what it takes to certify radii, and refuse what no number of samples can do.
 
     Without --pilot no model is loaded; sigma must then be given. A pilot casts a few votes with
-    noise that certificates never use, and forecasts the whole run from them.
+    noise that certificates never use, and forecasts the whole run from them. For a --method that
+    proves without noise, the model is loaded and a few images are timed.
     """
+    from deqcert.certifiers import CERTIFIERS
     from deqcert.certifiers.goals import Radii
     from deqcert.certifiers.independent import Independent
 
+    method = settings["method"]
+    if method != "auto":
+        if CERTIFIERS.get(method).noise:
+            raise ConfigError(
+                f"a plan compares the methods that draw noise by itself; leave --method {method} "
+                "out, or name one that proves without"
+            )
+        _refuse_noise(method, pilot)
+        _prove(SmoothedClassifier(**settings), data, split, images, parse_radii(radii))
+        return
+    if settings["method_options"]:
+        raise ConfigError("--method-option is for a --method, which a plan takes if it is a proof")
+    if radii is None:
+        raise ConfigError("missing option '--radii': say which are to be decided, as in 0.25,0.5")
     asked = Radii(tuple(sorted(set(parse_radii(radii) or ()))))
     chances = _chances(guesses)
     smooth = SmoothedClassifier(**settings)
@@ -85,6 +110,62 @@ def command(
     else:
         dataset, indices = inputs
         _pilot(smooth.on_grid(dataset.levels), dataset, indices, asked, pilot)
+
+
+def _refuse_noise(method: str, pilot: int | None) -> None:
+    """Refuse what only a plan for noise has a use for."""
+    context = click.get_current_context()
+    told = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in NOISE
+        and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    ]
+    if pilot is not None:
+        told.append("--pilot")
+    if told:
+        raise ConfigError(f"method '{method}' draws no noise; leave {', '.join(told)} out")
+
+
+def _prove(
+    smooth: SmoothedClassifier, data: str, split: str, images: str, radii: list[float] | None
+) -> None:
+    """Time a proof on a few images, and forecast the run."""
+    import numpy as np
+
+    from deqcert import compose
+    from deqcert.smoothing import Input
+
+    certifier = smooth.certifier
+    dataset, indices = smooth.dataset(data, split=split, images=images)
+    model = compose.load(smooth.model, smooth, model_config=smooth.model_config).model
+    costs = [
+        certifier.forecast(model, Input(dataset.image(index), index))
+        for index in (*indices[:1], *indices)  # the first time, caches are cold
+    ][1:]
+    once, each = max(cost[0] for cost in costs), float(np.mean([cost[1] for cost in costs]))
+    print(
+        f"method {certifier.name} ({certifier.norm}): no noise, alpha 0; it needs no sigma, no "
+        f"samples, no seed and no radii to decide\n"
+        f"once a model: {_seconds(once)}; an image: {_seconds(each)} (measured on "
+        f"{len(costs)}); all {len(dataset)} of {dataset.name}: "
+        f"{_seconds(once + each * len(dataset))}"
+    )
+    if radii is None:
+        return
+    certifier.check(model)
+    found = np.array([certifier.certify(model, Input(dataset.image(i), i)).radius for i in indices])
+    print(
+        f"proven on {len(found)} images: "
+        + ", ".join(f"{100 * np.mean(found >= radius):.0f}% at {radius:g}" for radius in radii)
+        + f" (radius: {certifier.norm}, [0,1] pixels)"
+    )
+
+
+def _seconds(value: float) -> str:
+    if value < 1.0:
+        return f"{1000.0 * value:.3g} ms" if value > 0.0 else "nothing"
+    return f"{value:.0f} s" if value < 120.0 else f"{value / 60.0:.0f} min"
 
 
 def _chances(text: str | None) -> list[float]:

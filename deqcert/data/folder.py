@@ -56,6 +56,7 @@ class FolderDataset(Dataset):
         files: Each image and its label, in order.
         classes: Name of each class, in label order.
         resize: Whether to resize and crop, or to insist on the size of the first image.
+        grey: Whether a set whose first image is grey has one channel.
 
     Raises:
         DataError: If the first image cannot be read.
@@ -69,11 +70,12 @@ class FolderDataset(Dataset):
         classes: list[str],
         *,
         resize: bool,
+        grey: bool = True,
     ) -> None:
         self._root, self._files, self._resize = root, files, resize
         super().__init__(name, classes, (3, CROPPED, CROPPED), levels=BYTES)
         if not resize:
-            first = _read(files[0][0], grey=True, resize=False)
+            first = _read(files[0][0], grey=grey, resize=False)
             self.shape = (first.shape[0], first.shape[1], first.shape[2])
 
     def __len__(self) -> int:

@@ -65,6 +65,8 @@ def _images(x: NDArray[Any], path: Path) -> NDArray[Any]:
         return x
     if not np.issubdtype(x.dtype, np.floating):
         raise DataError(f"{path} has x of type {x.dtype}; it needs uint8, or floats in [0, 1].")
+    if not np.isfinite(x).all():
+        raise DataError(f"{path} has pixels that are not finite; they must be in [0, 1].")
     if not ((x >= 0) & (x <= 1)).all():
         raise DataError(f"{path} has pixels outside [0, 1]; divide x by its maximum value first.")
     return x.astype(np.float32)

@@ -18,6 +18,7 @@ LOADERS: Registry[Loader] = Registry(
         "cifar10": "deqcert.data.cifar10:LOADER",
         "folder": "deqcert.data.folder:LOADER",
         "imagenet": "deqcert.data.folder:IMAGENET",
+        "tiny-imagenet": "deqcert.data.tiny_imagenet:LOADER",
         "npz": "deqcert.data.npz:LOADER",
     },
     plural="data",

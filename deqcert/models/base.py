@@ -9,11 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import Field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from deqcert.models.interval_form import IntervalForm
 from deqcert.models.relu_form import ReluForm
 from deqcert.models.state import StateLayout
 
@@ -91,6 +93,19 @@ class ProvenModel(EnclosedModel, Protocol):
         Returns:
             Per row the l2 distance to the exact injection, shape (B,), float64.
         """
+        ...
+
+
+@runtime_checkable
+class IntervalModel(ImplicitModel, Protocol):
+    """An implicit model whose intervals have an equilibrium, too."""
+
+    def interval_form(self) -> IntervalForm:
+        """Return the model as affine maps, exact but for the roundings that they state."""
+        ...
+
+    def contraction(self) -> tuple[Tensor, float]:
+        """Return v > 0, shape (D,), and rho with |N| v <= rho v for N of that form, in float64."""
         ...
 
 
@@ -244,7 +259,11 @@ class TrainableModel(nn.Module, ABC):
         config: The same.
         input_shape: Channels, height and width of an input.
         num_classes: Number of classes.
+        checkpoint: The file that it was loaded from by name; None for none. What is found out about
+            its weights may be kept beside it.
     """
+
+    checkpoint: Path | None = None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

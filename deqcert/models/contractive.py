@@ -167,7 +167,9 @@ class ContractiveDEQ(TrainableModel):
 
         W contracts by L, so the symmetric part of I - W has no eigenvalue below 1 - L.
         """
-        entering = self.normalize.pixel_weight(self.encoder.weight, self.input_shape)
+        weight, bias = self.encoder.weight, self.encoder.bias
+        entering = self.normalize.pixel_weight(weight, self.input_shape)
+        bias, bias_error = self.normalize.pixel_bias(weight, bias, self.input_shape)
         return ReluForm(
             state=self.weight.detach().double().cpu(),
             input=entering,
@@ -175,6 +177,9 @@ class ContractiveDEQ(TrainableModel):
             monotone=(1.0 - self.factor()) / MARGIN,
             state_error=0.0,
             input_error=MARGIN * UNIT * torch.linalg.matrix_norm(entering).item(),
+            bias=bias,
+            bias_error=bias_error,
+            offset=self.classifier.bias.detach().double().cpu(),
         )
 
     def injection_rounding(self, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,7 +30,8 @@ class Affine:
         stride: Of the convolution.
         roundings: How many roundings in float64 each element of ``weight`` has behind it.
         size: What the same roundings of ``bias`` are relative to, shape (out,), at least its
-            absolute value.
+            absolute value; None where it has none.
+        absolute: |W|, of the shape of ``weight``.
     """
 
     weight: Tensor
@@ -38,6 +39,10 @@ class Affine:
     stride: int = 1
     roundings: int = 0
     size: Tensor | None = None
+    absolute: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "absolute", self.weight.abs())
 
     @property
     def terms(self) -> int:
@@ -50,7 +55,7 @@ class Affine:
 
     def spread(self, r: Tensor) -> Tensor:
         """Return |W| r, the half-widths of what has half-widths r."""
-        return self._map(r, self.weight.abs(), None)
+        return self._map(r, self.absolute, None)
 
     def box(self, box: Box) -> Box:
         """Return the smallest box around the image of one, but for rounding."""
@@ -200,13 +205,13 @@ def pixel_box(x: Tensor, eps: Tensor) -> Box:
     reach = eps.detach().to(x).view(-1, 1, 1, 1)
     high = torch.maximum(x, (x + reach).clamp_max(1.0))
     low = torch.minimum(x, (x - reach).clamp_min(0.0))
-    return (high + low) / 2.0, (high - low) / 2.0
+    return (high + low) * 0.5, (high - low) * 0.5
 
 
 def relu(box: Box) -> Box:
     """Return the box of relu of what lies in a box."""
     high, low = F.relu(box[0] + box[1]), F.relu(box[0] - box[1])
-    return (high + low) / 2.0, (high - low) / 2.0
+    return (high + low) * 0.5, (high - low) * 0.5
 
 
 def _rows(box: Box) -> Tensor:

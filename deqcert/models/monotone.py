@@ -139,7 +139,9 @@ class MonotoneModel(TrainableModel):
     def relu_form(self) -> ReluForm:
         """Return W, U, C and m in float64; see :class:`ProvenModel`."""
         state, state_error = state_matrix(*self.factors(), self.monotone)
-        entering = self.normalize.pixel_weight(self.input_matrix()[0], self.input_shape)
+        weight, bias = self.input_matrix()
+        entering = self.normalize.pixel_weight(weight, self.input_shape)
+        bias, bias_error = self.normalize.pixel_bias(weight, bias, self.input_shape)
         return ReluForm(
             state=state,
             input=entering,
@@ -147,6 +149,9 @@ class MonotoneModel(TrainableModel):
             monotone=self.monotone,
             state_error=state_error,
             input_error=MARGIN * UNIT * torch.linalg.matrix_norm(entering).item(),
+            bias=bias,
+            bias_error=bias_error,
+            offset=self.Wout.bias.detach().double().cpu(),
         )
 
     def injection_rounding(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from deqcert.errors import ConfigError
+from deqcert.models.spectral import rounding_constant
 
 CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 """Mean and deviation of each channel of CIFAR-10, in [0, 1] pixel units."""
@@ -65,3 +66,26 @@ class Normalize(nn.Module):
         """
         std = self.std.detach().double().cpu().expand(*shape).reshape(-1)
         return weight.detach().double().cpu() / std
+
+    def pixel_bias(
+        self, weight: Tensor, bias: Tensor, shape: tuple[int, int, int]
+    ) -> tuple[Tensor, float]:
+        """Return the bias that belongs to :meth:`pixel_weight`, and how far rounding has moved it.
+
+        Args:
+            weight: Of normalised pixels, shape (D, C*H*W).
+            bias: The bias there, shape (D,).
+            shape: (C, H, W) of an image.
+
+        Returns:
+            bias - weight @ (mean / std), shape (D,), float64, on the CPU; and a bound of its l2
+            distance to the exact one.
+        """
+        weight, bias = weight.detach().double().cpu(), bias.detach().double().cpu()
+        shift = self.mean.double().cpu() / self.std.double().cpu()
+        shift = shift.expand(*shape).reshape(-1)
+        size = torch.linalg.matrix_norm(weight).item() * torch.linalg.vector_norm(shift).item()
+        size += torch.linalg.vector_norm(bias).item()
+        # The quotient, the products and their sum, the difference, and the norms themselves.
+        gamma = rounding_constant(weight.shape[1] + 8) * (1.0 + 1e-9)
+        return bias - weight @ shift, gamma * size

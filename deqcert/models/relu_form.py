@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ReluForm:
-    """What proofs of Lipschitz constants read of a model.
+    """What proofs read of a model.
 
     Attributes:
         state: W, shape (D, D), float64.
@@ -20,6 +20,9 @@ class ReluForm:
             arithmetic on the stored weights, rounded down.
         state_error: Largest spectral norm of W minus the exact one.
         input_error: The same for U.
+        bias: u, shape (D,), float64, of pixels in [0, 1], normalisation included.
+        bias_error: Largest l2 distance of u to the exact one.
+        offset: c, shape (K,), float64.
     """
 
     state: Tensor
@@ -28,6 +31,9 @@ class ReluForm:
     monotone: float
     state_error: float
     input_error: float
+    bias: Tensor
+    bias_error: float
+    offset: Tensor
 
 
 def classical_slopes(readout: Tensor, entering: Tensor, monotone: Tensor | float) -> Tensor:

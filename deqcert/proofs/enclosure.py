@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from deqcert.errors import ConfigError, DataError
 from deqcert.models.base import EnclosedModel, ImplicitModel
+from deqcert.proofs.injection import injection_error
 from deqcert.solvers import Solver, StopRule, bind, get_solver
+
+M = TypeVar("M", bound=ImplicitModel)
 
 UNPROVEN = -1
 """In place of a class that is not proven."""
@@ -30,6 +33,7 @@ class Leads:
         error: Bound of the distance between the state that was found and the exact one, (B,).
         logits: Logits of the state that was found, shape (B, K), float64; they prove nothing.
         nfe: Cell evaluations, shape (B,).
+        states: The states that were found, shape (B, D), float64.
     """
 
     best: Tensor
@@ -37,6 +41,7 @@ class Leads:
     error: Tensor
     logits: Tensor
     nfe: Tensor
+    states: Tensor
 
     @property
     def classes(self) -> Tensor:
@@ -133,20 +138,14 @@ class Enclosure:
         images, model = x.double(), self.model
         if not bool(torch.isfinite(images).all()):
             raise DataError("the image has values that are not finite; pixels are in [0, 1].")
-        rounding = getattr(model, "injection_rounding", None)
-        if rounding is None:
-            raise ConfigError(
-                f"{type(model).__name__} offers no injection_rounding, so that nothing is proven "
-                "of its answer to an input; use a model trained with --architecture monotone or "
-                "contractive."
-            )
         injection = model.inject(images)
         stop = StopRule(tol=tol, max_nfe=depth)
         start = model.initial_state(injection)
         solved = get_solver("anderson").solve(bind(model.cell, injection), start, stop)
         z = solved.z
-        best, gaps, error = self.gaps(z, model.cell(z, injection), injection, rounding(images))
-        return Leads(best, gaps, error, model.readout(z), solved.nfe + 1)
+        inexact = injection_error(model, images, injection)
+        best, gaps, error = self.gaps(z, model.cell(z, injection), injection, inexact)
+        return Leads(best, gaps, error, model.readout(z), solved.nfe + 1, z)
 
     @torch.no_grad()
     def prove(
@@ -189,7 +188,7 @@ class Enclosure:
         return proven, spent
 
 
-def in_float64(model: EnclosedModel) -> EnclosedModel:
+def in_float64(model: M) -> M:
     """Return a copy with the same weights, exactly, that computes in float64."""
     exact = copy.deepcopy(model)
     if isinstance(exact, torch.nn.Module):

@@ -8,9 +8,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from deqcert.models import ReluForm
+    from deqcert.proofs.multiplier import Multipliers
 
 RULES = ("multiplier", "classical", "published")
 """The smallest constants first."""
+
+LOCAL = "local"
+"""Not a rule of constants: the smallest of them, and then what holds around each input."""
 
 
 def pairwise_bounds(form: ReluForm, rule: str) -> Tensor:
@@ -35,17 +39,23 @@ def pairwise_bounds(form: ReluForm, rule: str) -> Tensor:
 
     from deqcert.models.spectral import spectral_norm_bound
     from deqcert.proofs.definite import MARGIN
-    from deqcert.proofs.multiplier import multiplier_bound
+    from deqcert.proofs.multiplier import multiplier_bounds
 
     rows = form.readout
     if rule == "multiplier":
-        bounds = torch.zeros(len(rows), len(rows), dtype=torch.float64)
-        for i in range(len(rows)):
-            for j in range(i):
-                bounds[i, j] = bounds[j, i] = multiplier_bound(form, rows[i] - rows[j])[0]
-        return bounds
+        return bounds_matrix(len(rows), multiplier_bounds(form)[0])
     state = MARGIN * (spectral_norm_bound(form.input) + form.input_error) / form.monotone
     distances: Tensor = torch.linalg.vector_norm(rows[:, None] - rows[None], dim=2)
     if rule == "published":
         distances = torch.full_like(distances, 2.0 * spectral_norm_bound(rows))
     return (MARGIN * MARGIN * state * distances).fill_diagonal_(0.0)
+
+
+def bounds_matrix(classes: int, found: Multipliers) -> Tensor:
+    """Return bounds by pair as a symmetric matrix, shape (K, K), float64; 0 on the diagonal."""
+    import torch
+
+    bounds = torch.zeros(classes, classes, dtype=torch.float64)
+    for (i, j), (bound, _) in found.items():
+        bounds[i, j] = bounds[j, i] = bound
+    return bounds

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 
 import torch
 from numpy.typing import ArrayLike
@@ -11,8 +12,11 @@ from torch import Tensor
 from deqcert.errors import ConfigError
 from deqcert.models.base import ImplicitModel, PrescribedModel, ProvenModel
 from deqcert.models.hashes import weights_hash
+from deqcert.models.relu_form import ReluForm
 from deqcert.proofs.enclosure import Enclosure
-from deqcert.proofs.lipschitz import RULES, pairwise_bounds
+from deqcert.proofs.kept import KeptConstants, holds_constants, kept_constants, kept_file
+from deqcert.proofs.lipschitz import LOCAL, RULES, pairwise_bounds
+from deqcert.proofs.local import entering, refined
 
 DOWN = 1.0 - 1e-12
 """Less than the rounding of a quotient can take away."""
@@ -27,12 +31,17 @@ class Lead:
         gaps: Per class a lower bound of how much ``best`` leads over it, shape (K,), float64.
         error: Bound of the distance between the state that was found and the exact one.
         nfe: Cell evaluations.
+        entering: What enters relu at the state that was found, shape (D,), float64, and in
+            ``entering_error`` a bound of its l2 distance to the exact one; None unless asked for.
+        entering_error: That bound.
     """
 
     best: int
     gaps: Tensor
     error: float
     nfe: int
+    entering: Tensor | None = None
+    entering_error: float = 0.0
 
 
 class Margins:
@@ -49,8 +58,24 @@ class Margins:
     def __init__(self, model: ProvenModel | PrescribedModel, rule: str) -> None:
         self._enclosure = Enclosure(model, "method 'lipschitz'")
         self._model: ProvenModel | PrescribedModel = self._enclosure.model  # type: ignore[assignment]
-        self.constants = _constants(self._model, rule)
-        """Shape (K, K), logits per pixel unit."""
+        self.constants, self.kept = _constants(model, self._model, rule)
+        """Shape (K, K), logits per pixel unit; and where they came from, if there is a file."""
+        self._form: ReluForm | None = None
+
+    def locally(self) -> Margins:
+        """Return margins of the same constants whose radii are proven around each input besides.
+
+        Raises:
+            ConfigError: If the model does not offer its matrices.
+        """
+        if not isinstance(self._model, ProvenModel):
+            raise ConfigError(
+                f"bound is {LOCAL}, but {type(self._model).__name__} is not one relu layer whose "
+                f"matrices could be looked at; use bound={RULES[0]}."
+            )
+        found = copy.copy(self)
+        found._form = self._model.relu_form()
+        return found
 
     def at(self, x: ArrayLike | Tensor, *, tol: float, depth: int) -> Lead:
         """Solve for an input in float64, and bound what is left of the error.
@@ -71,7 +96,7 @@ class Margins:
         """Do the same for several inputs together, shape (B, C, H, W)."""
         images = torch.as_tensor(x, dtype=torch.float64)
         found = self._enclosure.solve(images, tol=tol, depth=depth)
-        return [
+        leads = [
             Lead(
                 int(found.best[row]),
                 found.gaps[row],
@@ -80,16 +105,32 @@ class Margins:
             )
             for row in range(len(images))
         ]
+        if self._form is None:
+            return leads
+        inside, off = entering(self._form, images, found.states, found.error)
+        return [
+            replace(lead, entering=inside[row], entering_error=float(off[row]))
+            for row, lead in enumerate(leads)
+        ]
 
     def radius(self, lead: Lead) -> tuple[float, int]:
-        """Return the largest radius that the constants prove, and the class that limits it.
+        """Return the largest radius that is proven, and the class that limits it.
 
         Anything that is not a number proves nothing: the radius is then 0.
         """
-        rivals = [j for j in range(len(lead.gaps)) if j != lead.best]
-        radii = {j: self._reach(lead, j) for j in rivals}
-        rival = min(radii, key=radii.__getitem__)
-        return radii[rival], rival
+        return self.radii([lead])[0]
+
+    def radii(self, leads: list[Lead]) -> list[tuple[float, int]]:
+        """Do the same for several inputs together."""
+        reach = torch.full((len(leads), len(self.constants)), torch.inf, dtype=torch.float64)
+        for row, lead in enumerate(leads):
+            for rival in range(len(self.constants)):
+                if rival != lead.best:
+                    reach[row, rival] = self._reach(lead, rival)
+        if self._form is not None:
+            reach = refined(self._form, leads, reach)
+        radii, rivals = reach.min(dim=1)
+        return [(float(radius), int(rival)) for radius, rival in zip(radii, rivals, strict=True)]
 
     def _reach(self, lead: Lead, rival: int) -> float:
         gap, constant = float(lead.gaps[rival]), float(self.constants[lead.best, rival])
@@ -98,15 +139,23 @@ class Margins:
         return DOWN * gap / constant if constant > 0.0 else float("inf")
 
 
-def _constants(model: ProvenModel | PrescribedModel, rule: str) -> Tensor:
-    if isinstance(model, ProvenModel):
-        return pairwise_bounds(model.relu_form(), rule)
-    if rule != RULES[0]:
-        raise ConfigError(
-            f"bound is {rule}, but the constants of {type(model).__name__} hold by construction; "
-            f"use bound={RULES[0]}."
-        )
-    return model.proven_lipschitz()
+def _constants(
+    stored: ProvenModel | PrescribedModel, model: ProvenModel | PrescribedModel, rule: str
+) -> tuple[Tensor, KeptConstants | None]:
+    """Prove the constants of a model; what is kept beside a checkpoint is its as it was stored."""
+    if not isinstance(model, ProvenModel):
+        if rule != RULES[0]:
+            raise ConfigError(
+                f"bound is {rule}, but the constants of {type(model).__name__} hold by "
+                f"construction; use bound={RULES[0]}."
+            )
+        return model.proven_lipschitz(), None
+    form = model.relu_form()
+    file = kept_file(stored) if rule == RULES[0] else None
+    if file is None:
+        return pairwise_bounds(form, rule), None
+    kept = kept_constants(stored, form, file)
+    return kept.bounds, kept
 
 
 _KNOWN: dict[tuple[str, str, str], Margins] = {}
@@ -125,9 +174,23 @@ def margins_of(model: ImplicitModel, rule: str) -> Margins:
             f"{type(model).__name__} offers none; use a method that draws noise, or a model "
             "trained with --architecture monotone or contractive, in --form eager."
         )
-    key = (weights_hash(model), repr(getattr(model, "config", type(model))), rule)
+    key = _key(model, rule)
     if key not in _KNOWN:
         while len(_KNOWN) >= _MOST:
             del _KNOWN[next(iter(_KNOWN))]
-        _KNOWN[key] = Margins(model, rule)
+        found = margins_of(model, RULES[0]).locally() if rule == LOCAL else Margins(model, rule)
+        _KNOWN[key] = found
     return _KNOWN[key]
+
+
+def margins_known(model: ProvenModel, rule: str) -> bool:
+    """Whether a network's constants cost nothing any more, or only their verification."""
+    rule = RULES[0] if rule == LOCAL else rule
+    if _key(model, rule) in _KNOWN or rule != RULES[0]:
+        return True
+    file = kept_file(model)
+    return file is not None and holds_constants(model, file)
+
+
+def _key(model: ImplicitModel, rule: str) -> tuple[str, str, str]:
+    return weights_hash(model), repr(getattr(model, "config", type(model))), rule

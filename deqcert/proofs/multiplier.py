@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import scipy.linalg
 import scipy.optimize
@@ -14,6 +16,8 @@ from deqcert.models.spectral import TINY, UNIT, rounding_constant
 from deqcert.proofs.definite import MARGIN, is_semidefinite
 
 Array = NDArray[np.float64]
+Multipliers = dict[tuple[int, int], tuple[float, Tensor]]
+"""Per pair of classes (i, j), j < i, a bound and the diagonal of T that proves it."""
 
 INFEASIBLE = 1e3
 """Stands for an infinite logarithm where a multiplier bounds nothing; the search turns back."""
@@ -62,6 +66,30 @@ def multiplier_bound(form: ReluForm, readout: Tensor) -> tuple[float, Tensor]:
         if verified_bound(form, readout, multiplier, wider):
             return wider, multiplier
     return float("inf"), multiplier
+
+
+def multiplier_bounds(
+    form: ReluForm, known: Mapping[tuple[int, int], tuple[float, Tensor]] | None = None
+) -> tuple[Multipliers, int]:
+    """Bound every difference of two logits; see :func:`multiplier_bound`.
+
+    Args:
+        form: The network as matrices.
+        known: Bounds and multipliers from an earlier search, by pair. They are verified first, and
+            searched for again where that fails; None for none.
+
+    Returns:
+        Bounds and multipliers by pair, and how many of them were known.
+    """
+    rows, found, held = form.readout, Multipliers(), 0
+    for i in range(len(rows)):
+        for j in range(i):
+            readout, before = rows[i] - rows[j], (known or {}).get((i, j))
+            if before is not None and verified_bound(form, readout, before[1], before[0]):
+                found[i, j], held = before, held + 1
+            else:
+                found[i, j] = multiplier_bound(form, readout)
+    return found, held
 
 
 def verified_bound(form: ReluForm, readout: Tensor, multiplier: Tensor, bound: float) -> bool:

@@ -15,6 +15,7 @@ def largest_radius(
     *,
     resolution: float = 1e-4,
     proven: Tensor | None = None,
+    split: int = 2,
 ) -> Tensor:
     """Find per row the largest radius that a proof reaches.
 
@@ -29,6 +30,8 @@ def largest_radius(
         limit: Largest radius looked for, per row, shape (B,), above 0.
         resolution: Largest difference to a radius that was tried and failed, above 0.
         proven: Radii that are known to be proven, per row, shape (B,); None for none.
+        split: In how many parts an interval is cut at a time, from 2. With more, a row is asked
+            about several radii at once, so fewer rounds are needed: quicker for few rows.
 
     Returns:
         Shape (B,), float64: per row the last radius that ``proves`` accepted, or what ``proven``
@@ -38,19 +41,24 @@ def largest_radius(
     low = torch.zeros_like(high) if proven is None else proven.detach().double().cpu().clone()
     low = torch.minimum(low, high)
     rows = torch.nonzero(low < high).squeeze(1)
-    trial = high[rows]
-    for _ in range(_steps(high, resolution) + 1):
+    places = torch.arange(1, split, dtype=torch.float64)[None] / split
+    trials = high[rows][:, None]
+    for _ in range(_rounds(high, resolution, split) + 1):
         if not len(rows):
             break
-        accepted = proves(rows, trial).cpu()
-        low[rows] = torch.where(accepted, trial, low[rows])
-        high[rows] = torch.where(accepted, high[rows], trial)
+        asked = rows.repeat_interleave(trials.shape[1])
+        accepted = proves(asked, trials.flatten()).cpu().view(trials.shape)
+        below = torch.where(accepted, trials, 0.0).amax(dim=1)
+        low[rows] = torch.maximum(low[rows], below)
+        beyond = ~accepted & (trials > low[rows][:, None])
+        above = torch.where(beyond, trials, torch.inf).amin(dim=1)
+        high[rows] = torch.minimum(high[rows], above)
         rows = rows[high[rows] - low[rows] > resolution]
-        trial = low[rows] + (high[rows] - low[rows]) / 2.0
+        trials = low[rows][:, None] + (high[rows] - low[rows])[:, None] * places
     return low
 
 
-def _steps(high: Tensor, resolution: float) -> int:
-    """Return how many halvings bring the widest interval down to the resolution."""
+def _rounds(high: Tensor, resolution: float, split: int) -> int:
+    """Return how many cuts bring the widest interval down to the resolution."""
     widest = max(high.max().item(), resolution) if len(high) else resolution
-    return math.ceil(math.log2(widest / resolution)) + 1
+    return math.ceil(math.log(widest / resolution) / math.log(split)) + 1

@@ -39,8 +39,8 @@ class Evaluation(ABC):
         facts: What an alarm must name besides, such as the model's hash.
 
     Raises:
-        ConfigError: If there are no attacks, two of one name, one that does not know the norm, or
-            a radius or number out of range.
+        ConfigError: If there are no attacks, two of one name, one that does not fit the target or
+            the norm, or a radius or number out of range.
     """
 
     target: Target
@@ -55,7 +55,7 @@ class Evaluation(ABC):
         if not names or len(set(names)) < len(names):
             raise ConfigError("name at least one attack, and each only once.")
         for attack in self.attacks:
-            attack.check_norm(self.norm)
+            attack.check(self.target, self.norm)
         if not self.grid or not all(0.0 < radius < float("inf") for radius in self.grid):
             raise ConfigError("attacked radii must be one or more finite numbers above 0.")
         if isinstance(self.rows, bool) or self.rows < 1:

@@ -116,5 +116,5 @@ def check_same(manifest: Manifest, now: Mapping[str, Any], run: str) -> list[str
 
 def _about(manifest: Manifest) -> Mapping[str, Any]:
     run = manifest.parameters
-    found: Mapping[str, Any] = run.get("reference", run["predictor"])
+    found: Mapping[str, Any] = run.get("reference", run.get("predictor", {}))
     return found

@@ -115,9 +115,6 @@ class ProvenEvaluation(Evaluation):
             enclosure.model.requires_grad_(False)  # only images are differentiated
         predictor = Predictor(get_solver("anderson"), CLIMB, get_start("cold"))
         target = Target(enclosure.model, predictor, None, seed)
-        for attack in attacks:
-            if attack.smoothed:
-                attack.view.scores(target, [])  # refuses
         return cls(
             enclosure=enclosure,
             target=target,

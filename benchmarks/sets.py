@@ -134,7 +134,8 @@ def line(name: str, n: int, clean: np.ndarray, attacked: np.ndarray, labels: np.
 
     return (
         f"| {name} | {n} | {coverage(clean):.1f} | {coverage(attacked):.1f} "
-        f"| {clean.sum(1).mean():.2f} | {attacked.sum(1).mean():.2f} | {100 * (clean.sum(1) == 1).mean():.0f} |"
+        f"| {clean.sum(1).mean():.2f} | {attacked.sum(1).mean():.2f} "
+        f"| {100 * (clean.sum(1) == 1).mean():.0f} |"
     )
 
 

@@ -128,11 +128,14 @@ def masks(found: list[Evidence], bar: float, classes: int) -> np.ndarray:
 
 
 def line(name: str, n: int, clean: np.ndarray, attacked: np.ndarray, labels: np.ndarray) -> str:
-    rows = np.arange(len(labels))
+    def coverage(held: np.ndarray) -> float:
+        own = labels[:: len(labels) // len(held)][: len(held)]
+        return 100 * float(held[np.arange(len(own)), own].mean())
+
     return (
-        f"| {name} | {n} | {100 * clean[rows, labels].mean():.1f} "
-        f"| {100 * attacked[rows, labels].mean():.1f} | {clean.sum(1).mean():.2f} "
-        f"| {attacked.sum(1).mean():.2f} | {100 * (clean.sum(1) == 1).mean():.0f} |"
+        f"| {name} | {n} | {coverage(clean):.1f} | {coverage(attacked):.1f} "
+        f"| {clean.sum(1).mean():.2f} | {attacked.sum(1).mean():.2f} "
+        f"| {100 * (clean.sum(1) == 1).mean():.0f} |"
     )
 
 
@@ -148,6 +151,7 @@ def line(name: str, n: int, clean: np.ndarray, attacked: np.ndarray, labels: np.
 @click.option(
     "--tune", default=100, help="Images before those of --calibrate's end, for thresholds."
 )
+@click.option("--attack-every", default=1, help="Attack one test image of so many.")
 @click.option("--attack-steps", default=10)
 @click.option("--draws", default=4)
 @click.option("--tol", type=float, default=1e-3)
@@ -164,6 +168,7 @@ def main(
     test,
     copies,
     tune,
+    attack_every,
     attack_steps,
     draws,
     tol,
@@ -185,8 +190,9 @@ def main(
         keep / "calibrate.npz", lambda: solve(smooth, dataset, held, Stage.CALIBRATE, copies)
     )
     clean = kept(keep / "clean.npz", lambda: solve(smooth, dataset, tested, Stage.SETS, copies))
+    aimed = tested[: len(tested) // attack_every * attack_every : attack_every]
     moved = kept(
-        keep / "attacked.npz", lambda: solve(smooth, dataset, tested, Stage.SETS, copies, attack)
+        keep / "attacked.npz", lambda: solve(smooth, dataset, aimed, Stage.SETS, copies, attack)
     )
     labels = np.array([dataset.label(i) for i in held])
     truth = np.array([dataset.label(i) for i in tested])
@@ -228,7 +234,7 @@ def main(
             charge = 0.0 if law is None else law.charge(method.draws(len(values)), pixels)
             bar = method.bar(values, alpha=alpha, radius=reach, sigma=sigma, charge=charge)
             both = [
-                masks(method.evidence(s, nothing * len(truth), stage=0, radius=reach), bar, classes)
+                masks(method.evidence(s, nothing * len(s.nfe), stage=0, radius=reach), bar, classes)
                 for s in (clean, moved)
             ]
             print(line(name, method.copies, *both, truth), flush=True)

@@ -20,7 +20,7 @@ from deqcert import SmoothedClassifier
 from deqcert.certifiers import get_certifier
 from deqcert.cli import main
 from deqcert.errors import ConfigError, DataError
-from deqcert.latents import LatentRadius, published_radius, radius
+from deqcert.latents import LatentRadius, radius
 from deqcert.latents.centres import simplex
 from deqcert.latents.evidence import estimate_gap, normality
 from deqcert.latents.heads import fit_head, lda, qda, robust_lda
@@ -96,7 +96,7 @@ def check_radius(seed: int, classes: int, size: int, shared: bool, spread: float
     worst = nearest_change(head, z, found)
     assert float(torch.linalg.vector_norm(worst - z[0])) == pytest.approx(reach, rel=1e-4)
     if not shared:
-        assert float(published_radius(head, z)) <= reach * (1 + 1e-9)
+        assert float(LatentRadius(head).published(z)) <= reach * (1 + 1e-9)
 
 
 @settings(max_examples=20)

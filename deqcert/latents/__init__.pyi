@@ -11,4 +11,3 @@ from .prediction import linear_accuracy as linear_accuracy
 from .prediction import under_drift as under_drift
 from .radius import LatentRadius as LatentRadius
 from .radius import Reach as Reach
-from .radius import published_radius as published_radius

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -85,6 +86,41 @@ class LatentRadius:
                 rival[rows] = torch.where(closer, other, rival[rows])
         proven = torch.isfinite(z).all(dim=1) & (radius > 0.0)
         return Reach(best, rival, torch.where(proven, radius, 0.0))
+
+    def published(self, z: Tensor) -> Tensor:
+        """Return latent radii by the published formula, shape (B,), never above the exact ones.
+
+        With m the lead over the second class, lambda the least eigenvalue of any P_i - P_A, and c
+        the largest ||P_A (z - mu_A) - P_i (z - mu_i)||: T >= m / (sqrt(c^2 + max(-lambda, 0) m) +
+        c). For comparison; its rounding is not bounded.
+
+        Args:
+            z: Latents, shape (B, m), float64.
+
+        Raises:
+            ConfigError: If the head is not quadratic.
+
+        **Source:** Emmanouilidis et al. (2026).
+        """
+        head = self.head
+        if head.precisions is None or bool(head.linear.any()):
+            raise ConfigError(
+                "the published radius is about quadratic discriminant analysis; fit the head qda."
+            )
+        top, order = head.scores(z).topk(2, dim=1)
+        m, best = top[:, 0] - top[:, 1], order[:, 0]
+        pulled = torch.einsum("bki,kij->bkj", z[:, None] - head.means, head.precisions)
+        mine = pulled.gather(1, best[:, None, None].expand(-1, 1, z.shape[1]))
+        c = torch.linalg.vector_norm(mine - pulled, dim=2).amax(dim=1)
+        found: Tensor = m / (torch.sqrt(c.square() + (-self._least[best]).clamp_min(0.0) * m) + c)
+        return found
+
+    @cached_property
+    def _least(self) -> Tensor:
+        """Per class A the least eigenvalue of any P_i - P_A, shape (K,)."""
+        precisions = self.head.precisions
+        assert precisions is not None
+        return torch.stack([torch.linalg.eigvalsh(precisions - one).min() for one in precisions])
 
     def _pair(self, first: int, other: int) -> _Pair:
         key = first, other
@@ -207,32 +243,3 @@ class _Pair:
         root = rest / (g_error + torch.sqrt(g_error.square() + curve * rest.clamp_min(0.0)))
         valid = (shifted > 0.0).all(dim=1) & (rest > 0.0)
         return torch.where(valid, root / MARGIN, 0.0)
-
-
-def published_radius(head: Quadratics, z: Tensor) -> Tensor:
-    """Return the latent radius by the published formula, shape (B,), never above the exact one.
-
-    With m the lead over the second class, lambda the least eigenvalue of any P_i - P_A, and c the
-    largest ||P_A (z - mu_A) - P_i (z - mu_i)||: T >= m / (sqrt(c^2 + max(-lambda, 0) m) + c). For
-    comparison; its rounding is not bounded.
-
-    Args:
-        head: The scores, each class with a precision, none with a linear part.
-        z: Latents, shape (B, m), float64.
-
-    **Source:** Emmanouilidis et al. (2026).
-    """
-    if head.precisions is None or bool(head.linear.any()):
-        raise ConfigError(
-            "the published radius is about quadratic discriminant analysis; fit the head qda."
-        )
-    top, order = head.scores(z).topk(2, dim=1)
-    m, best = top[:, 0] - top[:, 1], order[:, 0]
-    pulled = torch.einsum("bki,kij->bkj", z[:, None] - head.means, head.precisions)
-    mine = pulled.gather(1, best[:, None, None].expand(-1, 1, z.shape[1]))
-    c = torch.linalg.vector_norm(mine - pulled, dim=2).amax(dim=1)
-    least = torch.stack(
-        [torch.linalg.eigvalsh(head.precisions - one)[:, 0].min() for one in head.precisions]
-    )[best]
-    found: Tensor = m / (torch.sqrt(c.square() + (-least).clamp_min(0.0) * m) + c)
-    return found

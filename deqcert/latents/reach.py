@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from deqcert.errors import ConfigError
-from deqcert.latents.radius import LatentRadius, published_radius
+from deqcert.latents.radius import LatentRadius
 from deqcert.models.base import ImplicitModel, LatentModel, ProvenModel
 from deqcert.models.hashes import weights_hash
 from deqcert.models.headed import HeadedModel
@@ -69,8 +69,7 @@ class LatentReach:
                 "--method standard or independent, or train with --architecture monotone."
             )
         self._enclosure = Enclosure(base, "method 'latent'")
-        self._scores = model.scores()
-        self._radius = LatentRadius(self._scores)
+        self._radius = LatentRadius(model.scores())
         form = base.relu_form()
         identity = torch.eye(form.state.shape[0], dtype=torch.float64)
         self.lipschitz, _ = multiplier_bound(form, identity)
@@ -96,7 +95,7 @@ class LatentReach:
         found = self._radius.at(z)
         latent = found.radius
         if formula == "published":
-            latent = torch.minimum(latent, published_radius(self._scores, z))
+            latent = torch.minimum(latent, self._radius.published(z))
         reach = float((latent - MARGIN * error).clamp_min(0.0)[0])
         radius = DOWN * reach / self.lipschitz if self.lipschitz > 0.0 else float("inf")
         return Found(

@@ -348,6 +348,8 @@ def judge(
             mode: {i: v for i in labels if (v := voted(kept[i], mode, predictor, n)) is not None}
             for mode, predictor in every.items()
         }
+        # The cold row is about the images that the others are about.
+        cast["cold"] = {i: v for i, v in cast["cold"].items() if i in cast["faithful"]}
         if cast["cold"]:
             tables[n] = {
                 mode: compare(mine, cast["cold"], labels, sigma)

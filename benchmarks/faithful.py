@@ -348,6 +348,8 @@ def judge(
             mode: {i: v for i in labels if (v := voted(kept[i], mode, predictor, n)) is not None}
             for mode, predictor in every.items()
         }
+        # The cold row is about the images that the others are about.
+        cast["cold"] = {i: v for i, v in cast["cold"].items() if i in cast["faithful"]}
         if cast["cold"]:
             tables[n] = {
                 mode: compare(mine, cast["cold"], labels, sigma)
@@ -483,7 +485,8 @@ def report(out: Path) -> None:
     figure, axes = new_figure()
     for content, colour, marker in zip(found, COLOURS, "os^D", strict=False):
         for n, rows in content["tables"].items():
-            draw(axes, rows, f"{content['name']}, n = {n}", colour, marker, n == "1000")
+            label = f"{content['name']}, n = {n}"
+            draw(axes, rows, label, colour, marker, n == next(iter(content["tables"])))
     axes.axhline(95, color="0.6", linewidth=0.8, linestyle=":")
     axes.set_xlabel("cell evaluations per vote, everything counted")
     axes.set_ylabel("radius within 2% of the cold one (% of images)")
@@ -515,9 +518,17 @@ def draw(
         linestyle="none",
         label=plain(label),
     )
-    for mode, left, up in zip(shown, x, y, strict=True) if named else ():
+    for number, place in enumerate(np.argsort(x) if named else ()):
+        # Neighbours get their names on different sides.
+        above = number > 0 and (number % 2 == 0 or number == len(x) - 1)
         axes.annotate(
-            mode, (left, up), textcoords="offset points", xytext=(5, -11), fontsize=8, color=colour
+            list(shown)[place],
+            (x[place], y[place]),
+            textcoords="offset points",
+            xytext=(-5, 5) if above else (5, -11),
+            ha="right" if above else "left",
+            fontsize=8,
+            color=colour,
         )
 
 

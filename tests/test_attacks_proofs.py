@@ -29,7 +29,8 @@ from deqcert.certifiers.lipschitz import Lipschitz
 from deqcert.cli import main
 from deqcert.data.base import ArrayDataset
 from deqcert.errors import ConfigError, DataError
-from deqcert.models import IntervalConfig, MonotoneConfig, architecture
+from deqcert.models import IntervalConfig, MonotoneConfig, architecture, with_head
+from deqcert.models.quadratic import Quadratics
 from deqcert.proofs.enclosure import UNPROVEN, Enclosure
 from deqcert.report.attacks import attack_table, read_attacks
 from deqcert.report.tables import radii_until
@@ -184,12 +185,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = network()
     torch.save(model.state_dict(), folder / "net.pth")
     (folder / "net.yaml").write_text(model.config.to_yaml())
+    own = model.readout_matrix(), model.Wout.bias.double()  # the same classifier, as a fitted head
+    headed = with_head(model, Quadratics(torch.zeros_like(own[0]), None, *own))
+    torch.save(headed.state_dict(), folder / "headed.pth")
+    (folder / "headed.yaml").write_text(headed.config.to_yaml())
     x = images(1, 12)[[7, 0, 2, 4, 6, 9]]
     classes = Enclosure(model).solve(x, tol=1e-10, depth=200).best.numpy()
     np.savez(folder / "images.npz", x=x.numpy(), y=classes)
     for method in METHODS:
         given = (
-            f"certify --model {folder}/net.pth --data npz:{folder}/images.npz --method {method} "
+            f"certify --model {folder}/{'headed' if method == 'latent' else 'net'}.pth "
+            f"--data npz:{folder}/images.npz --method {method} "
             f"--out {folder}/{method} --threads 1 --quiet"
         )
         assert main(given.split()) == 0

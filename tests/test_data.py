@@ -360,7 +360,7 @@ def bad_specs(folder: Path) -> list[tuple[str, str]]:
         ("lacking", {"x": np.zeros((2, 3, 4, 4), np.uint8)}, "lacks x or y"),
         ("shape", {"x": np.zeros((2, 4, 4, 3), np.uint8), "y": [0, 1]}, "1 or 3 channels"),
         ("range", {"x": np.full((2, 3, 4, 4), 7.0), "y": [0, 1]}, "outside"),
-        ("nan", {"x": np.full((2, 3, 4, 4), np.nan), "y": [0, 1]}, "outside"),
+        ("nan", {"x": np.full((2, 3, 4, 4), np.nan), "y": [0, 1]}, "not finite"),
         ("type", {"x": np.zeros((2, 3, 4, 4), int), "y": [0, 1]}, "needs uint8"),
         ("floaty", {"x": np.zeros((2, 3, 4, 4)), "y": [0.5, 1]}, "needs integers"),
         ("negative", {"x": np.zeros((2, 3, 4, 4)), "y": [0, -1]}, "label outside"),

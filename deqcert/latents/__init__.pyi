@@ -1,4 +1,4 @@
-from .encode import encode as encode
+from .encoder import encode as encode
 from .evidence import Normality as Normality
 from .evidence import estimate_gap as estimate_gap
 from .evidence import normality as normality

@@ -22,6 +22,9 @@ Multipliers = dict[tuple[int, int], tuple[float, Tensor]]
 INFEASIBLE = 1e3
 """Stands for an infinite logarithm where a multiplier bounds nothing; the search turns back."""
 
+LARGEST = 300.0
+"""Largest logarithm of a multiplier that is tried: a step too far must not overflow."""
+
 STEPS = 300
 """Most steps of the search; past it little is gained."""
 
@@ -143,14 +146,14 @@ def _search(form: ReluForm, readout: Tensor) -> tuple[float, Tensor] | None:
 
     def logarithm(log_t: Array) -> tuple[float, Array]:
         """Return ln L^2 and its gradient, from the largest generalised eigenvalue."""
-        t = np.exp(log_t)
+        t = np.exp(np.minimum(log_t, LARGEST))
         scaled = t[:, None] * w
         k = 2.0 * np.diag(t) - scaled - scaled.T - moment
         try:
             top, vector = scipy.linalg.eigh(
                 t[:, None] * p * t, k, subset_by_index=[len(t) - 1, len(t) - 1]
             )
-        except np.linalg.LinAlgError:  # k is not positive definite
+        except (np.linalg.LinAlgError, ValueError):  # not positive definite, or not finite
             return INFEASIBLE, np.zeros_like(t)
         value, v = top[0], vector[:, 0]
         if not 0.0 < value < np.inf:

@@ -86,8 +86,7 @@ def save(
         RunError: If the disk does not take them.
     """
     path = Path(config.out) / f"{config.name}.pth"
-    weights = io.BytesIO()
-    torch.save({name: value.detach().cpu() for name, value in model.state_dict().items()}, weights)
+    weights = weights_bytes(model)
     record = {
         "command": command_line(),
         "parameters": parameters(config),
@@ -96,7 +95,7 @@ def save(
         "resumed": list(resumed),
         "processes": processes,
         "threads": torch.get_num_threads(),
-        "checkpoint_sha256": hashlib.sha256(weights.getbuffer()).hexdigest(),
+        "checkpoint_sha256": hashlib.sha256(weights).hexdigest(),
         "data_sha256": dict(hashes),
         "levels": levels,
         "versions": versions(),
@@ -105,8 +104,15 @@ def save(
     write_atomically(path.with_suffix(".yaml"), model.config.to_yaml())
     draw(path.with_suffix(".curve.png"), history)
     write_atomically(path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
-    write_atomically(path, weights.getvalue())
+    write_atomically(path, weights)
     return path
+
+
+def weights_bytes(model: TrainableModel) -> bytes:
+    """Return the content of a model's checkpoint: its state_dict, on the CPU."""
+    file = io.BytesIO()
+    torch.save({name: value.detach().cpu() for name, value in model.state_dict().items()}, file)
+    return file.getvalue()
 
 
 def command_line() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ from deqcert.data.indices import parse_images
 from deqcert.devices import open_device
 from deqcert.errors import ConfigError, DataError
 from deqcert.files import write_atomically
-from deqcert.latents.encode import encode
+from deqcert.latents.encoder import encode
 from deqcert.latents.evidence import METHOD, estimate_gap, normality
 from deqcert.latents.heads import fit_head
 from deqcert.latents.mixture import Mixture, fit_mixture
@@ -32,7 +31,7 @@ from deqcert.proofs.multiplier import multiplier_bound
 from deqcert.solvers import StopRule
 from deqcert.training.latents.config import LatentConfig
 from deqcert.training.latents.picture import draw
-from deqcert.training.record import claim, command_line, parameters, versions
+from deqcert.training.record import claim, command_line, parameters, versions, weights_bytes
 
 POINTS = 41
 """Latent radii that the curves are written at."""
@@ -119,8 +118,7 @@ def _fit_latent(config: LatentConfig, path: Path) -> Path:
         for k in range(len(mixture.means))
         if (truth == k).sum() > 1
     ]
-    weights = io.BytesIO()
-    torch.save(headed.state_dict(), weights)
+    weights = weights_bytes(headed)
     record = {
         "command": command_line(),
         "parameters": parameters(config),
@@ -136,7 +134,7 @@ def _fit_latent(config: LatentConfig, path: Path) -> Path:
             "curves": {key: [round(float(v), 5) for v in values] for key, values in curves.items()},
         },
         "seconds": round(time.perf_counter() - began, 1),
-        "checkpoint_sha256": hashlib.sha256(weights.getbuffer()).hexdigest(),
+        "checkpoint_sha256": hashlib.sha256(weights).hexdigest(),
         "model_sha256": file_hash(config.model),
         "data_sha256": {"train": data.hash()},
         "levels": data.levels,
@@ -145,7 +143,7 @@ def _fit_latent(config: LatentConfig, path: Path) -> Path:
     write_atomically(path.with_suffix(".yaml"), headed.config.to_yaml())
     draw(path.with_suffix(".png"), curves, band=band, config=config, lipschitz=lipschitz)
     write_atomically(path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
-    write_atomically(path, weights.getvalue())
+    write_atomically(path, weights)
     return path
 
 

@@ -74,7 +74,7 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, "--version", message="deqcert %(version)s")
 def group() -> None:
-    """Certify deep equilibrium models against l2 perturbations by randomized smoothing."""
+    """Certify deep equilibrium models: by randomized smoothing, or by proofs without noise."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -71,7 +71,7 @@ def command(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Certify images against l2 perturbations.
+    """Certify images: a class and a radius within which it cannot change.
 
     For each image it finds a class and a radius within which the smoothed classifier cannot
     answer another class; the answer is wrong with probability at most alpha. Results are appended

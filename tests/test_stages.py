@@ -61,7 +61,7 @@ USES: dict[str, tuple[list[str], set[int]]] = {
     "trainings": (
         [
             "train --data npz:images.npz --test-data npz:others.npz --epochs 1 --batch 8 "
-            f"--objective {name} --out {name}"
+            f"--architecture contractive --objective {name} --out {name}"
             for name in OBJECTIVES
         ],
         set(),

@@ -35,6 +35,7 @@ BASE = {
     "train": "--out new --data npz:data.npz --test-data npz:other.npz --epochs 1 --batch 2",
     "train-start": "--model ok.pth --data npz:data.npz --out new.pth --steps 1 --batch 6 "
     "--tune-images 2",
+    "fit-latent": "--model ok.pth --data digits --images 0:120 --out head.pth --max-nfe 2",
     "plan": "--model ok.pth --data npz:data.npz --sigma 0.25 --radii 0.1 --pilot 5 --n 2000",
     "certify": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 60 --out new",
     "predict": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 20",
@@ -160,6 +161,7 @@ ROLES: dict[str, Sequence[str]] = {
     "--config": _SETTINGS,
     "train --out": _FOLDERS,
     "train-start --out": [*_FOLDERS, "folder", "ok.pth"],
+    "fit-latent --out": [*_FOLDERS, "folder", "ok.pth"],
     "--out": [*_FOLDERS, "folder"],
     "attack --out": [*_FOLDERS, "folder", "run"],
     "--picture": _IMAGES,

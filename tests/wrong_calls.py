@@ -35,8 +35,7 @@ BASE = {
     "train": "--out new --data npz:data.npz --test-data npz:other.npz --epochs 1 --batch 2",
     "train-start": "--model ok.pth --data npz:data.npz --out new.pth --steps 1 --batch 6 "
     "--tune-images 2",
-    "fit-latent": "--model ok.pth --data digits --images 0:120 --out head.pth --max-nfe 2 "
-    "--shrinkage 0.5",
+    "fit-latent": "--model digits --data digits --images 0:200 --out head.pth --max-nfe 3",
     "plan": "--model ok.pth --data npz:data.npz --sigma 0.25 --radii 0.1 --pilot 5 --n 2000",
     "certify": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 60 --out new",
     "predict": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 20",

@@ -104,7 +104,7 @@ def fit_mixture(
         if not eigenvalues[0] * WORST_CONDITION > eigenvalues[-1]:
             raise ConfigError(
                 "a covariance of the latents cannot be inverted (some of their directions hardly "
-                "vary); give a larger shrinkage, as in --shrinkage 0.1."
+                "vary); give a larger shrinkage, as in --shrinkage 0.1, or a model that is trained."
             )
         covariances.append((found + found.T) / 2.0)
     return Mixture(means, np.stack(covariances), counts / counts.sum())

@@ -278,7 +278,7 @@ def test_halved_constants_are_caught(
         return dataclasses.replace(found, bounds=found.bounds / 2)
 
     monkeypatch.setattr(margins, "kept_constants", halves)
-    monkeypatch.setattr(margins, "_KNOWN", {})
+    monkeypatch.setattr(margins, "_KNOWN", margins.Known())
     given = (
         f"certify --model {place}/net.pth --data npz:{place}/images.npz --method lipschitz "
         f"--out {tmp_path}/run --images 0:2 --threads 1 --quiet"

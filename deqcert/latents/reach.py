@@ -11,11 +11,11 @@ from torch import Tensor
 from deqcert.errors import ConfigError
 from deqcert.latents.radius import LatentRadius
 from deqcert.models.base import ImplicitModel, LatentModel, ProvenModel
-from deqcert.models.hashes import weights_hash
 from deqcert.models.headed import HeadedModel
 from deqcert.models.spectral import rounding_constant
 from deqcert.proofs.definite import MARGIN
 from deqcert.proofs.enclosure import Enclosure
+from deqcert.proofs.known import Known
 from deqcert.proofs.multiplier import multiplier_bound
 
 DOWN = 1.0 - 1e-12
@@ -108,8 +108,7 @@ class LatentReach:
         )
 
 
-_KNOWN: dict[str, LatentReach] = {}
-_MOST = 8
+_KNOWN: Known[LatentReach] = Known()
 
 
 def reach_of(model: ImplicitModel) -> LatentReach:
@@ -118,11 +117,4 @@ def reach_of(model: ImplicitModel) -> LatentReach:
     Raises:
         ConfigError: If nothing can be proven of the model.
     """
-    if not isinstance(model, HeadedModel):
-        return LatentReach(model)  # which refuses it
-    key = weights_hash(model)
-    if key not in _KNOWN:
-        while len(_KNOWN) >= _MOST:
-            del _KNOWN[next(iter(_KNOWN))]
-        _KNOWN[key] = LatentReach(model)
-    return _KNOWN[key]
+    return _KNOWN.of(model, make=lambda: LatentReach(model))

@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deqcert.errors import ConfigError, DataError
+from deqcert.errors import ConfigError
 from deqcert.models.base import TrainableModel
 from deqcert.models.dense_config import DenseConfig
+from deqcert.models.images import check_shape
 from deqcert.models.normalize import Normalize
+from deqcert.models.of_weights import OfWeights
 from deqcert.models.relu_form import ReluForm, classical_slopes
 from deqcert.models.spectral import TINY, UNIT, rounding_constant, spectral_norm_bound
 
@@ -78,7 +80,7 @@ class ContractiveDEQ(TrainableModel):
         self.weight = nn.Parameter(torch.empty(config.width, config.width))
         nn.init.orthogonal_(self.weight, gain=0.5 * config.factor)
         self.classifier = nn.Linear(config.width, config.num_classes)
-        self._proven: tuple[Tensor, float] | None = None
+        self._proven = OfWeights[float]()
 
     def inject(self, x: Tensor) -> Tensor:
         """Normalise images, shape (B, C, H, W) in [0, 1], and map them to (B, D).
@@ -86,11 +88,7 @@ class ContractiveDEQ(TrainableModel):
         Raises:
             DataError: If the images have another shape.
         """
-        if tuple(x.shape[1:]) != self.input_shape:
-            raise DataError(
-                f"images of shape {tuple(x.shape)} cannot enter this model, which takes (B, "
-                f"{', '.join(map(str, self.input_shape))})."
-            )
+        check_shape(x, self.input_shape)
         if self.training:
             self._project()
         injection: Tensor = self.encoder(self.normalize(x).flatten(1))
@@ -115,11 +113,7 @@ class ContractiveDEQ(TrainableModel):
 
     def factor(self) -> float:
         """Return the proven contraction factor L of the stored weight."""
-        weight = self.weight.detach()
-        # By content: a weight can change in ways that leave neither a version nor an address.
-        if self._proven is None or not _same(self._proven[0], weight):
-            self._proven = weight.clone(), spectral_norm_bound(weight)
-        return self._proven[1]
+        return self._proven.get((self.weight,), lambda: spectral_norm_bound(self.weight))
 
     def rounding(self, z: Tensor, injection: Tensor) -> tuple[Tensor, Tensor]:
         """Bound the rounding of a float64 evaluation; see :class:`EnclosedModel`.
@@ -201,10 +195,6 @@ class ContractiveDEQ(TrainableModel):
         if size > self.config.factor:
             # A little more, so that rounding does not leave it outside again.
             self.weight.mul_(self.config.factor / size * (1.0 - 1e-5))
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
 
 
 CONTRACTIVE = ContractiveConfig()

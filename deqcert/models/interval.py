@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deqcert.errors import ConfigError, DataError
+from deqcert.errors import ConfigError
 from deqcert.models.base import TrainableModel
 from deqcert.models.dense_config import DenseConfig
+from deqcert.models.images import check_shape
 from deqcert.models.interval_block import Layer, along, convolution, divided
 from deqcert.models.interval_contraction import Contraction, prove_contraction
 from deqcert.models.interval_form import Affine, IntervalForm
 from deqcert.models.normalize import Normalize
+from deqcert.models.of_weights import OfWeights
 from deqcert.models.outward import MARGIN, entering_out
 from deqcert.models.spectral import TINY, rounding_constant
 
@@ -163,7 +165,7 @@ class IntervalDEQ(TrainableModel):
         # Rows of |M| begin with a sum of about 1/2, so that W begins inside its class.
         nn.init.normal_(self.weight, std=math.sqrt(2.0 * math.pi) / (4 * self.weight[0].numel()))
         self.classifier = nn.Linear(math.prod(config.state_shape), config.num_classes)
-        self._known: tuple[Tensor, Contraction] | None = None
+        self._known = OfWeights[Contraction]()
 
     def inject(self, x: Tensor) -> Tensor:
         """Map images, shape (B, C, H, W) in [0, 1], to b / (1 - diag W), shape (B, D).
@@ -171,11 +173,7 @@ class IntervalDEQ(TrainableModel):
         Raises:
             DataError: If the images have another shape.
         """
-        if tuple(x.shape[1:]) != self.input_shape:
-            raise DataError(
-                f"images of shape {tuple(x.shape)} cannot enter this model, which takes (B, "
-                f"{', '.join(map(str, self.input_shape))})."
-            )
+        check_shape(x, self.input_shape)
         features = self.normalize(x)
         for layer in self.block[:-1]:
             features = F.relu(layer(features))
@@ -327,16 +325,12 @@ class IntervalDEQ(TrainableModel):
     @torch.no_grad()
     def _proven(self) -> Contraction:
         """Return what is proven of N; computed again when the weights changed."""
-        weight = self.weight.detach()
-        # By content: a weight can change in ways that leave neither a version nor an address.
-        if self._known is None or not _same(self._known[0], weight):
-            state = self._state(weight.double().cpu())[0]
-            self._known = weight.clone(), prove_contraction(state, self._roundings)
-        return self._known[1]
 
+        def prove() -> Contraction:
+            state = self._state(self.weight.detach().double().cpu())[0]
+            return prove_contraction(state, self._roundings)
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+        return self._known.get((self.weight,), prove)
 
 
 INTERVAL = IntervalConfig()

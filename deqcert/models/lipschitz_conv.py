@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deqcert.errors import ConfigError, DataError
+from deqcert.errors import ConfigError
 from deqcert.models.base import TrainableModel
 from deqcert.models.dense_config import DenseConfig
+from deqcert.models.images import check_shape
 from deqcert.models.normalize import Normalize
+from deqcert.models.of_weights import OfWeights
 from deqcert.models.sll import MARGIN, SLLConv, through
 from deqcert.models.spectral import TINY, UNIT, rounding_constant, spectral_norm_bound
 
@@ -148,7 +150,7 @@ class LipschitzConvDEQ(TrainableModel):
         channels = config.layers[-1] * config.hidden[-1]
         self.feedback = nn.Parameter(torch.zeros(channels, channels))
         self.classifier = nn.Linear(math.prod(config.stream), config.num_classes)
-        self._known: tuple[Tensor, float] | None = None
+        self._known = OfWeights[float]()
 
     def inject(self, x: Tensor) -> Tensor:
         """Map images, shape (B, C, H, W) in [0, 1], to what enters the cell, shape (B, c, h, w).
@@ -156,11 +158,7 @@ class LipschitzConvDEQ(TrainableModel):
         Raises:
             DataError: If the images have another shape.
         """
-        if tuple(x.shape[1:]) != self.input_shape:
-            raise DataError(
-                f"images of shape {tuple(x.shape)} cannot enter this model, which takes (B, "
-                f"{', '.join(map(str, self.input_shape))})."
-            )
+        check_shape(x, self.input_shape)
         if self.training:
             self._project()
         stream = F.pixel_unshuffle(self._scaled(x), 2)
@@ -292,14 +290,14 @@ class LipschitzConvDEQ(TrainableModel):
 
     def _feedback_norm(self) -> float:
         """Bound ||E|| of the stored V."""
-        weight = self.feedback.detach()
-        # By content: a weight can change in ways that leave neither a version nor an address.
-        if self._known is None or not _same(self._known[0], weight):
-            exact = weight.double()
+
+        def prove() -> float:
+            exact = self.feedback.detach().double()
             bound = spectral_norm_bound(exact - exact.T)
             bound += 2.0 * UNIT * torch.linalg.matrix_norm(exact).item()
-            self._known = weight.clone(), MARGIN * bound
-        return self._known[1]
+            return float(MARGIN * bound)
+
+        return self._known.get((self.feedback,), prove)
 
     @torch.no_grad()
     def _project(self) -> None:
@@ -325,10 +323,6 @@ def _unit(rows: Tensor) -> Tensor:
 
 def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
 
 
 LIPSCHITZ_CONV = LipschitzConvConfig()

@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deqcert.errors import ConfigError, DataError
+from deqcert.errors import ConfigError
 from deqcert.models.base import ModelConfig, TrainableModel
 from deqcert.models.dense_config import DenseConfig
+from deqcert.models.images import check_shape
 from deqcert.models.normalize import Normalize
+from deqcert.models.of_weights import OfWeights
 from deqcert.models.relu_form import ReluForm, classical_slopes
 from deqcert.models.spectral import TINY, UNIT, rounding_constant
 from deqcert.models.splitting import MARGIN, Splitting, proven_splitting, splitting, state_matrix
@@ -79,7 +81,7 @@ class MonotoneModel(TrainableModel):
         self.normalize = Normalize(config.mean, config.std)
         self.mon = _Holder(linear)
         self.Wout = readout
-        self._known: tuple[tuple[Tensor, ...], Splitting] | None = None
+        self._known = OfWeights[Splitting]()
 
     @abstractmethod
     def factors(self) -> tuple[Tensor, Tensor]:
@@ -111,11 +113,7 @@ class MonotoneModel(TrainableModel):
         Raises:
             DataError: If the images have another shape.
         """
-        if tuple(x.shape[1:]) != self.input_shape:
-            raise DataError(
-                f"images of shape {tuple(x.shape)} cannot enter this model, which takes (B, "
-                f"{', '.join(map(str, self.input_shape))})."
-            )
+        check_shape(x, self.input_shape)
         entering = self.enter(self.normalize(x))
         return F.linear(entering, self._splitting().gain.to(entering))
 
@@ -218,12 +216,9 @@ class MonotoneModel(TrainableModel):
     @torch.no_grad()
     def _proven(self) -> Splitting:
         """Return R, H and what is proven of them; computed again when the weights changed."""
-        now = tuple(weight.detach() for weight in self.shaping())
-        # By content: a weight can change in ways that leave neither a version nor an address.
-        if self._known is None or not all(map(_same, self._known[0], now)):
-            found = proven_splitting(*self.factors(), self.monotone)
-            self._known = tuple(weight.clone() for weight in now), found
-        return self._known[1]
+        return self._known.get(
+            self.shaping(), lambda: proven_splitting(*self.factors(), self.monotone)
+        )
 
 
 class DenseMonotoneModel(MonotoneModel):
@@ -300,10 +295,6 @@ class MonotoneDEQ(DenseMonotoneModel):
     def _linear(self) -> _Dense:
         assert isinstance(self.mon.linear_module, _Dense)
         return self.mon.linear_module
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
 
 
 MONOTONE = MonotoneConfig()

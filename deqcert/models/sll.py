@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deqcert.models.of_weights import OfWeights
 from deqcert.models.spectral import UNIT, rounding_constant
 
 MARGIN = 1.0 + 1e-9
@@ -62,7 +63,7 @@ class SLLConv(nn.Module):
         nn.init.orthogonal_(self.weight)
         self.bias = nn.Parameter(torch.zeros(hidden))
         self.root_q = nn.Parameter(torch.ones(hidden))
-        self._known: tuple[tuple[Tensor, ...], Tensor] | None = None
+        self._known = OfWeights[Tensor]()
         self._rounded: tuple[Tensor, LayerRounding] | None = None
 
     def multiplier(self) -> Tensor:
@@ -80,12 +81,8 @@ class SLLConv(nn.Module):
         shaping = (self.weight, self.root_q)
         if torch.is_grad_enabled() and any(weight.requires_grad for weight in shaping):
             return self._kernel()
-        now = tuple(weight.detach() for weight in shaping)
-        # By content: a weight can change in ways that leave neither a version nor an address.
-        if self._known is None or not all(map(_same, self._known[0], now)):
-            with torch.inference_mode(False), torch.no_grad():
-                self._known = tuple(weight.clone() for weight in now), self._kernel()
-        return self._known[1]
+        with torch.inference_mode(False), torch.no_grad():
+            return self._known.get(shaping, self._kernel)
 
     def narrow(self, x: Tensor, kernel: Tensor) -> Tensor:
         """Return B'x + b: (B, channels, H, W) to (B, hidden, H, W)."""
@@ -168,7 +165,3 @@ def through(
         error = error + 2.0 * inner + 2.0 * known.widen * state + few * (size + 2.0 * state)
         size = MARGIN * (size + 2.0 * (bias + fed)) + error
     return size, total + error
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)

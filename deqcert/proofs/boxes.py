@@ -7,10 +7,10 @@ from torch import Tensor
 
 from deqcert.errors import ConfigError, DataError
 from deqcert.models.base import ImplicitModel, ProvenModel
-from deqcert.models.hashes import weights_hash
 from deqcert.proofs.adjoint import Adjoint
 from deqcert.proofs.branching import Branching, Decision
 from deqcert.proofs.enclosure import in_float64
+from deqcert.proofs.known import Known
 from deqcert.proofs.relaxed import Relaxed
 from deqcert.proofs.zonotope import enclose, tighten
 
@@ -109,8 +109,7 @@ class Boxes:
         return rows
 
 
-_KNOWN: dict[tuple[object, ...], Boxes] = {}
-_MOST = 8
+_KNOWN: Known[Boxes] = Known()
 
 
 def boxes_of(model: ImplicitModel, *, rounds: int, steps: int, branches: int) -> Boxes:
@@ -125,10 +124,8 @@ def boxes_of(model: ImplicitModel, *, rounds: int, steps: int, branches: int) ->
             f"exist, but {type(model).__name__} is none; use a method that draws noise, or a "
             "model trained with --architecture monotone or lipschitz-bounded, in --form eager."
         )
-    config = repr(getattr(model, "config", type(model)))
-    key = (weights_hash(model), config, rounds, steps, branches)
-    if key not in _KNOWN:
-        while len(_KNOWN) >= _MOST:
-            del _KNOWN[next(iter(_KNOWN))]
-        _KNOWN[key] = Boxes(model, rounds=rounds, steps=steps, branches=branches)
-    return _KNOWN[key]
+    return _KNOWN.of(
+        model,
+        *(rounds, steps, branches),
+        make=lambda: Boxes(model, rounds=rounds, steps=steps, branches=branches),
+    )

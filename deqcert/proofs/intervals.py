@@ -10,7 +10,8 @@ from torch import Tensor
 
 from deqcert.errors import ConfigError, DataError
 from deqcert.models.base import ImplicitModel, IntervalModel, ProvenModel
-from deqcert.models.hashes import weights_hash
+from deqcert.models.images import check_shape
+from deqcert.proofs.known import Known
 from deqcert.proofs.search import largest_radius
 
 
@@ -135,18 +136,14 @@ class Intervals(ABC):
 
     def _images(self, x: Tensor) -> Tensor:
         images = x.detach().double().cpu()
-        if self.shape is not None and tuple(images.shape[1:]) != self.shape:
-            raise DataError(
-                f"images of shape {tuple(images.shape)} cannot enter this model, which takes (B, "
-                f"{', '.join(map(str, self.shape))})."
-            )
+        if self.shape is not None:
+            check_shape(images, self.shape)
         if not bool(torch.isfinite(images).all()):
             raise DataError("the image has values that are not finite; pixels are in [0, 1].")
         return images
 
 
-_KNOWN: dict[tuple[object, ...], Intervals] = {}
-_MOST = 8
+_KNOWN: Known[Intervals] = Known()
 
 
 def intervals_of(model: ImplicitModel, *, tol: float, max_nfe: int) -> Intervals:
@@ -163,21 +160,15 @@ def intervals_of(model: ImplicitModel, *, tol: float, max_nfe: int) -> Intervals
     from deqcert.proofs.a_priori import APriori
     from deqcert.proofs.post_fixed_point import PostFixedPoint
 
-    key = (weights_hash(model), repr(getattr(model, "config", type(model))), tol, max_nfe)
-    if key in _KNOWN:
-        return _KNOWN[key]
-    made: Intervals
-    if isinstance(model, IntervalModel):
-        made = PostFixedPoint(model, tol=tol, max_nfe=max_nfe)
-    elif isinstance(model, ProvenModel):
-        made = APriori(model, max_nfe=max_nfe)
-    else:
+    def make() -> Intervals:
+        if isinstance(model, IntervalModel):
+            return PostFixedPoint(model, tol=tol, max_nfe=max_nfe)
+        if isinstance(model, ProvenModel):
+            return APriori(model, max_nfe=max_nfe)
         raise ConfigError(
             "method 'interval' needs a model whose intervals hold its equilibria, but "
             f"{type(model).__name__} offers none; use a method that draws noise, or a model "
             "trained with --architecture interval or monotone, in --form eager."
         )
-    while len(_KNOWN) >= _MOST:
-        del _KNOWN[next(iter(_KNOWN))]
-    _KNOWN[key] = made
-    return made
+
+    return _KNOWN.of(model, tol, max_nfe, make=make)

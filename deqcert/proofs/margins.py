@@ -12,10 +12,10 @@ from torch import Tensor
 
 from deqcert.errors import ConfigError
 from deqcert.models.base import ImplicitModel, PrescribedModel, ProvenModel
-from deqcert.models.hashes import weights_hash
 from deqcert.models.relu_form import ReluForm
 from deqcert.proofs.enclosure import Enclosure
 from deqcert.proofs.kept import KeptConstants, holds_constants, kept_constants, kept_file
+from deqcert.proofs.known import Known
 from deqcert.proofs.lipschitz import LOCAL, RULES, pairwise_bounds
 from deqcert.proofs.local import entering, refined
 
@@ -179,8 +179,7 @@ def _constants(
     return kept.bounds, kept
 
 
-_KNOWN: dict[tuple[str, str, str], Margins] = {}
-_MOST = 8
+_KNOWN: Known[Margins] = Known()
 
 
 def margins_of(model: ImplicitModel, rule: str) -> Margins:
@@ -195,23 +194,17 @@ def margins_of(model: ImplicitModel, rule: str) -> Margins:
             f"{type(model).__name__} offers none; use a method that draws noise, or a model "
             "trained with --architecture monotone or contractive, in --form eager."
         )
-    key = _key(model, rule)
-    if key not in _KNOWN:
-        while len(_KNOWN) >= _MOST:
-            del _KNOWN[next(iter(_KNOWN))]
-        found = margins_of(model, RULES[0]).locally() if rule == LOCAL else Margins(model, rule)
-        _KNOWN[key] = found
-    return _KNOWN[key]
+
+    def make() -> Margins:
+        return margins_of(model, RULES[0]).locally() if rule == LOCAL else Margins(model, rule)
+
+    return _KNOWN.of(model, rule, make=make)
 
 
 def margins_known(model: ProvenModel, rule: str) -> bool:
     """Whether a network's constants cost nothing any more, or only their verification."""
     rule = RULES[0] if rule == LOCAL else rule
-    if _key(model, rule) in _KNOWN or rule != RULES[0]:
+    if _KNOWN.holds(model, rule) or rule != RULES[0]:
         return True
     file = kept_file(model)
     return file is not None and holds_constants(model, file)
-
-
-def _key(model: ImplicitModel, rule: str) -> tuple[str, str, str]:
-    return weights_hash(model), repr(getattr(model, "config", type(model))), rule

@@ -6,10 +6,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from deqcert.certifiers.base import Certifier
 from deqcert.certifiers.certificate import Certificate, Norm
+from deqcert.certifiers.proving import ProvingCertifier
 from deqcert.options import check_options, number
-from deqcert.smoothing.naming import EXACT
 
 if TYPE_CHECKING:
     from deqcert.models import ImplicitModel
@@ -36,7 +35,7 @@ class IntervalDetails:
 
 
 @dataclass(frozen=True)
-class Interval(Certifier["ImplicitModel"]):
+class Interval(ProvingCertifier):
     """Prove an l-infinity radius by interval bound propagation; no noise is drawn.
 
     Of an interval model the interval fixed point over a box of inputs is widened until it is proven
@@ -94,21 +93,13 @@ class Interval(Certifier["ImplicitModel"]):
         (found,) = self._intervals(subject).reach(
             x, self.eps, resolution=self.resolution, split=SPLIT
         )
-        return Certificate(
-            prediction=found.best if found.proven else None,
-            radius=found.radius,
-            norm=self.norm,
-            alpha=0.0,
-            method=self.name,
-            assumptions=self.assumptions(),
+        return self.proven(
+            found.best if found.proven else None,
+            found.radius,
             nfe=found.nfe,
-            seconds=time.perf_counter() - began,
+            began=began,
             details=IntervalDetails(found.rival, found.gap, self.eps),
         )
-
-    def about(self) -> str:
-        """Name the classifier that the certificates are about; see :meth:`Certifier.about`."""
-        return EXACT
 
     def assumptions(self) -> str:
         """Say what the certificate is about."""

@@ -6,10 +6,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from deqcert.certifiers.base import Certifier
-from deqcert.certifiers.certificate import LARGEST_RADIUS, Certificate
+from deqcert.certifiers.certificate import Certificate
+from deqcert.certifiers.proving import ProvingCertifier
 from deqcert.options import check_options, choice, number
-from deqcert.smoothing.naming import EXACT
 
 if TYPE_CHECKING:
     from deqcert.latents.reach import LatentReach
@@ -38,7 +37,7 @@ class LatentDetails:
 
 
 @dataclass(frozen=True)
-class Latent(Certifier["ImplicitModel"]):
+class Latent(ProvingCertifier):
     """Prove an l2 radius from a Gaussian head: latent radius over the encoder's constant.
 
     With T(z) the distance from the latent z to where the head answers another class, and L a
@@ -86,21 +85,13 @@ class Latent(Certifier["ImplicitModel"]):
         reach = self._reach(subject)
         found = reach.at(input.x, formula=self.formula, tol=self.tol, depth=self.max_nfe)
         radius = found.radius
-        return Certificate(
-            prediction=found.best if radius > 0.0 else None,
-            radius=min(radius, LARGEST_RADIUS),
-            norm=self.norm,
-            alpha=0.0,
-            method=self.name,
-            assumptions=self.assumptions(),
+        return self.proven(
+            found.best if radius > 0.0 else None,
+            radius,
             nfe=found.nfe,
-            seconds=time.perf_counter() - began,
+            began=began,
             details=LatentDetails(found.rival, found.reach, reach.lipschitz, found.error),
         )
-
-    def about(self) -> str:
-        """Name the classifier that the certificates are about; see :meth:`Certifier.about`."""
-        return EXACT
 
     def assumptions(self) -> str:
         """Say what the certificate is about."""

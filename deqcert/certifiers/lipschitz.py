@@ -7,11 +7,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from deqcert.certifiers.base import Certifier
-from deqcert.certifiers.certificate import LARGEST_RADIUS, Certificate
+from deqcert.certifiers.certificate import Certificate
+from deqcert.certifiers.proving import ProvingCertifier
 from deqcert.options import check_options, choice, number
 from deqcert.proofs.lipschitz import LOCAL, RULES
-from deqcert.smoothing.naming import EXACT
 
 if TYPE_CHECKING:
     from deqcert.models import ImplicitModel
@@ -42,7 +41,7 @@ class LipschitzDetails:
 
 
 @dataclass(frozen=True)
-class Lipschitz(Certifier["ImplicitModel"]):
+class Lipschitz(ProvingCertifier):
     """Prove an l2 radius from the margins of the exact equilibrium; no noise is drawn.
 
     With L_Aj a Lipschitz constant of logit A minus logit j over all inputs,
@@ -96,15 +95,11 @@ class Lipschitz(Certifier["ImplicitModel"]):
         radius, rival = margins.radius(found)
         proven = radius > 0.0
         gap, constant = float(found.gaps[rival]), float(margins.constants[found.best, rival])
-        return Certificate(
-            prediction=found.best if proven else None,
-            radius=min(radius, LARGEST_RADIUS) if proven else 0.0,
-            norm=self.norm,
-            alpha=0.0,
-            method=self.name,
-            assumptions=self.assumptions(),
+        return self.proven(
+            found.best if proven else None,
+            radius if proven else 0.0,
             nfe=found.nfe,
-            seconds=time.perf_counter() - began,
+            began=began,
             details=LipschitzDetails(
                 rival=rival,
                 gap=gap,
@@ -150,10 +145,6 @@ class Lipschitz(Certifier["ImplicitModel"]):
         multiplier_bound(form, form.readout[1] - form.readout[0])
         pairs = len(form.readout) * (len(form.readout) - 1) // 2
         return pairs * (time.perf_counter() - began), each
-
-    def about(self) -> str:
-        """Name the classifier that the certificates are about; see :meth:`Certifier.about`."""
-        return EXACT
 
     def assumptions(self) -> str:
         """Say what the certificate is about."""

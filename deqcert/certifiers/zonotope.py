@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from deqcert.certifiers.base import Certifier
 from deqcert.certifiers.certificate import Certificate, Norm
 from deqcert.certifiers.goals import Goal, Radii, UntilSettled
+from deqcert.certifiers.proving import ProvingCertifier
 from deqcert.options import check_options, number
-from deqcert.smoothing.naming import EXACT
 
 if TYPE_CHECKING:
     from deqcert.models import ImplicitModel
@@ -40,7 +39,7 @@ class ZonotopeDetails:
 
 
 @dataclass(frozen=True)
-class Zonotope(Certifier["ImplicitModel"], UntilSettled):
+class Zonotope(ProvingCertifier, UntilSettled):
     """Prove an l-infinity radius of an equilibrium network; no noise is drawn.
 
     A ball and then zonotopes bound what enters every relu over the box. Each lead of the class over
@@ -114,25 +113,17 @@ class Zonotope(Certifier["ImplicitModel"], UntilSettled):
 
         proven = proves(0.0)
         radius = self._largest(proves) if proven else 0.0
-        return Certificate(
-            prediction=int(best) if proven else None,
-            radius=radius,
-            norm=self.norm,
-            alpha=0.0,
-            method=self.name,
-            assumptions=self.assumptions(),
+        return self.proven(
+            int(best) if proven else None,
+            radius,
             nfe=boxes.nfe - before,
-            seconds=time.perf_counter() - began,
+            began=began,
             details=ZonotopeDetails(
                 rival=rivals[rivals[False][1] < 0][1],
                 refuted=refuted if math.isfinite(refuted) else None,
                 bounds=bounds,
             ),
         )
-
-    def about(self) -> str:
-        """Name the classifier that the certificates are about; see :meth:`Certifier.about`."""
-        return EXACT
 
     def assumptions(self) -> str:
         """Say what the certificate is about."""

@@ -484,9 +484,8 @@ def report(out: Path) -> None:
         print("\n".join(table(content)))
     figure, axes = new_figure()
     for content, colour, marker in zip(found, COLOURS, "os^D", strict=False):
-        for n, rows in content["tables"].items():
-            label = f"{content['name']}, n = {n}"
-            draw(axes, rows, label, colour, marker, n == next(iter(content["tables"])))
+        n, rows = widest(content["tables"])
+        draw(axes, rows, f"{content['name']}, n = {n}", colour, marker)
     axes.axhline(95, color="0.6", linewidth=0.8, linestyle=":")
     axes.set_xlabel("cell evaluations per vote, everything counted")
     axes.set_ylabel("radius within 2% of the cold one (% of images)")
@@ -501,32 +500,28 @@ def report(out: Path) -> None:
     save_figure(figure, out / "faithful.png")
 
 
-def draw(
-    axes: Any, rows: dict[str, Any], label: str, colour: str, marker: str, named: bool
-) -> None:
-    """Draw the modes of a model at one number of votes; filled and with their names, or hollow."""
+def widest(tables: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the most votes of an image that the most images have, and the modes there."""
+    return max(
+        tables.items(), key=lambda entry: (len(entry[1]["faithful"]["images"]), int(entry[0]))
+    )
+
+
+def draw(axes: Any, rows: dict[str, Any], label: str, colour: str, marker: str) -> None:
+    """Draw the modes of a model, with their names, and where the cheapest of each share stand."""
     shown = {mode: row for mode, row in rows.items() if mode != "cold"}
     x = [row["evaluations"] for row in shown.values()]
     y = [100 * row["near"] for row in shown.values()]
-    face = colour if named else "none"
-    axes.plot(
-        x,
-        y,
-        marker=marker,
-        color=colour,
-        markerfacecolor=face,
-        linestyle="none",
-        label=plain(label),
-    )
-    for number, place in enumerate(np.argsort(x) if named else ()):
-        # Neighbours get their names on different sides.
-        above = number > 0 and (number % 2 == 0 or number == len(x) - 1)
+    axes.plot(x, y, marker=marker, color=colour, linestyle="none", label=plain(label))
+    for mode, across, up in zip(shown, x, y, strict=True):
+        # Names stand on the outer side of the modes' common curve, where no other mode is.
+        left = up > 60 and marker == "o" and mode != "margin"
         axes.annotate(
-            list(shown)[place],
-            (x[place], y[place]),
+            mode,
+            (across, up),
             textcoords="offset points",
-            xytext=(-5, 5) if above else (5, -11),
-            ha="right" if above else "left",
+            xytext=(-7, -3) if left else (7, -3),
+            ha="right" if left else "left",
             fontsize=8,
             color=colour,
         )

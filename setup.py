@@ -1,8 +1,9 @@
 """Build of the compiled extension; everything else about the package is in pyproject.toml.
 
 The sources are found by rule: ``csrc/*.cpp`` once, ``csrc/cpu/*.cpp`` once for each instruction
-set, ``csrc/cuda/*.cu`` where nvcc is found (or, for tests, by the C++ compiler on an emulated GPU). Nothing here fails the installation: without a C++
-compiler the package runs on its torch references, without nvcc the extension is for the CPU.
+set, ``csrc/cuda/*.cu`` where nvcc is found (or, for tests, by the C++ compiler, on an emulated
+GPU). Nothing here fails the installation: without a C++ compiler the package runs on its torch
+references, without nvcc the extension is for the CPU.
 """
 
 from __future__ import annotations

@@ -82,8 +82,8 @@ def linked_with(fault: tuple[str, str, str, str, str], sanitized: Path, folder: 
     text = path.read_text(encoding="utf-8")
     assert words in text, (name, words)
     path.write_text(text.replace(words, instead, 1), encoding="utf-8")
-    flags = os.environ["SANITIZERS"].split() + ["-std=c++17", "-O1", "-fPIC", "-ffp-contract=off"]
-    flags += ["-fvisibility=hidden", "-w", "-DDEQCERT_EMULATED", "-DDEQCERT_X86"]
+    flags = [*os.environ["SANITIZERS"].split(), "-std=c++17", "-O1", "-fPIC", "-w"]
+    flags += ["-ffp-contract=off", "-fvisibility=hidden", "-DDEQCERT_EMULATED", "-DDEQCERT_X86"]
     flags += [f"-I{folder / 'csrc' / 'emulated'}"]
     made = folder / "fault.o"
     kernel = folder / "csrc" / "cuda" / f"{method}.cu"
@@ -113,9 +113,10 @@ def found(method: str, folder: Path) -> str:
     tests += ["tests/test_kernels_residual.py"] if method == "residual" else []
     tests += ["tests/test_kernels_watch.py"] if method != "residual" else []
     pick = "cuda" if method == "residual" else f"cuda and {method}"
+    pick += " and not torch and not without"
+    command = [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-        + ["-k", f"{pick} and not torch and not without"],
+        [*command, *tests, "-k", pick],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(folder)},
         capture_output=True,

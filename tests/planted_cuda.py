@@ -54,14 +54,14 @@ FAULTS = [
     ),
     (
         "shared memory that nobody wrote",
-        "broyden",
+        "residual",
         "launch.h",
         "w < warps; ++w) total",
-        "w <= warps - 1 + (warps < 32); ++w) total",
+        "w <= warps; ++w) total",
     ),
     (
         "shared memory out of bounds",
-        "anderson",
+        "broyden",
         "launch.h",
         "shared[k][warp] = sum",
         "shared[k][warp + 32] = sum",

@@ -18,9 +18,9 @@ import click
 import numpy as np
 from scipy import special
 
-from deqcert.answering import Answering
 from deqcert.api import SmoothedClassifier
 from deqcert.conformal import Binarised, Evidence, OneDraw, SetMethod, scores_of
+from deqcert.conformal.answering import Answering
 from deqcert.conformal.attacked import SetAttack
 from deqcert.conformal.base import members
 from deqcert.conformal.scores import SCORES

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deqcert.answering import Answering, interruptible, open_run
 from deqcert.api import SmoothedClassifier
+from deqcert.conformal.answering import Answering, interruptible, open_run
 from deqcert.data.indices import parse_images
 from deqcert.errors import ConfigError
 

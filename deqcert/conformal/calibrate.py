@@ -63,15 +63,14 @@ def calibrate(
     labels = {index: dataset.label(index) for index in indices}
     tuned: tuple[int, ...] = ()
     if getattr(method, "threshold", 0.0) is None and not method.of_votes:  # type: ignore[attr-defined]
-        from deqcert.conformal.binarised import SHARE
+        from deqcert.conformal.binarised import SHARE, parted
 
-        count = len(indices) // SHARE
-        if not count:
+        tuned, indices = parted(indices)
+        if not tuned:
             raise ConfigError(
                 f"a threshold is chosen by one image of {SHARE}, but there are {len(indices)}; "
                 "give more, or a threshold"
             )
-        tuned, indices = indices[:count], indices[count:]
     parameters = {
         **method.parameters(),
         **this.described(dataset, split),

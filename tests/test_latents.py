@@ -36,7 +36,7 @@ from deqcert.models import HeadedModel, architecture, load_model, with_head
 from deqcert.models.quadratic import Quadratics
 from deqcert.proofs import multiplier_bound, verified_bound
 from deqcert.smoothing import Input
-from deqcert.training.objectives.gaussian_latent import anisotropy, vertices
+from deqcert.training.objectives.gaussian_latent import anisotropy, discrepancy, vertices
 
 
 def random_mixture(seed: int, classes: int, size: int, shared: bool) -> Mixture:
@@ -525,6 +525,12 @@ def test_latents_are_drawn_to_equally_distant_means(tmp_path: Path) -> None:
     y = torch.arange(4000) % 2
     assert float(anisotropy(3.0 * round_ones, y, 2)) < 0.01
     assert float(anisotropy(round_ones * torch.tensor([5.0, 1.0, 1.0]), y, 2)) > 0.5
+    normal = torch.randn(4000, 3, generator=torch.Generator().manual_seed(1))
+    like = [float(discrepancy(z, y, 2, normal)) for z in (5.0 * round_ones, round_ones.relu())]
+    assert abs(like[0]) < 1e-3 < 0.01 < like[1]
+    z = torch.zeros(6, 3, requires_grad=True)  # all equal, as behind a relu that is off
+    discrepancy(z, y[:6], 2, normal[:6]).backward()
+    assert z.grad is not None and bool(torch.isfinite(z.grad).all())
     given = "train --architecture interval --objective gaussian-latent --batch 500 --epochs 1"
     assert main([*given.split(), "--out", str(tmp_path / "none"), "--quiet"]) == 2
 

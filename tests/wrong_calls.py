@@ -170,6 +170,7 @@ ROLES: dict[str, Sequence[str]] = {
     "conformal sets --out": [*_FOLDERS, "folder", "run", "held"],
     "conformal calibrate --method": ["", "standard", "one_draw", NO_TEXT, "ONE-DRAW", "proven"],
     "conformal calibrate --method-option": ["x", "=", "score=", "score=best", "n=3", NO_TEXT, "=1"],
+    "--features": [*FILES, "ok.pth", "ok.yaml", "data.npz", "run"],
     "--votes": [*FILES, "ok.pth", "run/manifest.json", "held"],
     "report runs": [*FILES, "ok.pth", "ok.yaml", "a=", "a=missing", "=run/x", "="],
     "predict files": [*_PICTURES, "ok.pth", "data.npz"],

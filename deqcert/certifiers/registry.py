@@ -24,6 +24,7 @@ CERTIFIERS: Registry[type[Certifier[Any]]] = Registry(
         "interval": "deqcert.certifiers.interval:Interval",
         "zonotope": "deqcert.certifiers.zonotope:Zonotope",
         "latent": "deqcert.certifiers.latent:Latent",
+        "latent-estimated": "deqcert.certifiers.latent_estimated:LatentEstimated",
         "serialized": "deqcert.certifiers.serialized:Serialized",
         "serialized-strata": "deqcert.certifiers.strata:SerializedStrata",
         "serialized-paper": "deqcert.certifiers.serialized_paper:SerializedPaper",

@@ -84,9 +84,9 @@ def command(
     perturbation within the radius whose author does not know the noise. The same command given
     again continues a run that was stopped.
     """
+    from deqcert.conformal import SetPredictor
     from deqcert.progress import Ticks
     from deqcert.report.sets import sets_table
-    from deqcert.set_predictor import SetPredictor
 
     context = click.get_current_context()
 

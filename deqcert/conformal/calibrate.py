@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deqcert.answering import Answering, interruptible, open_run
 from deqcert.api import SmoothedClassifier
+from deqcert.conformal.answering import Answering, interruptible, open_run
 from deqcert.data.indices import parse_images
 from deqcert.errors import ConfigError
 
@@ -63,15 +63,14 @@ def calibrate(
     labels = {index: dataset.label(index) for index in indices}
     tuned: tuple[int, ...] = ()
     if getattr(method, "threshold", 0.0) is None and not method.of_votes:  # type: ignore[attr-defined]
-        from deqcert.conformal.binarised import SHARE
+        from deqcert.conformal.binarised import SHARE, parted
 
-        count = len(indices) // SHARE
-        if not count:
+        tuned, indices = parted(indices)
+        if not tuned:
             raise ConfigError(
                 f"a threshold is chosen by one image of {SHARE}, but there are {len(indices)}; "
                 "give more, or a threshold"
             )
-        tuned, indices = indices[:count], indices[count:]
     parameters = {
         **method.parameters(),
         **this.described(dataset, split),

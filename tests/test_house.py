@@ -54,7 +54,8 @@ DOOR = {"api", "compose", "form_cache", "presets", "progress", "settings"}
 SETS = {"answering", "calibrating", "set_predictor"}
 ROOMS["api"] = EVERYTHING - {"training", "attacks", "conformal"} | DOOR
 ROOMS |= dict.fromkeys(SETS, EVERYTHING - {"training"} | DOOR | SETS)
-ROOMS["cli"] = EVERYTHING | {"bench"} | DOOR | SETS
+ROOMS["safety_case"] = ROOMS["conformal"] | {"conformal", "report"}
+ROOMS["cli"] = EVERYTHING | {"bench", "safety_case"} | DOOR | SETS
 ROOMS["__main__"] = {"cli"}
 
 FILES = sorted(ROOT.rglob("*.py"))
@@ -158,6 +159,7 @@ def test_the_check_itself_finds_a_climbing_arrow() -> None:
         "import deqcert.training, deqcert.training.config, deqcert.training.starts.config",
         "from deqcert.cli import main; main(['plan', '--sigma', '1', '--radii', '1'])",
         "from deqcert.cli import main; assert main(['report', '{file}', '--json']) == 0",
+        "import deqcert.safety_case",
     ],
 )
 def test_these_answer_without_torch(code: str, tmp_path: Path) -> None:

@@ -17,13 +17,16 @@ from browser import WIDTHS, needs_chromium, opened
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from deqcert.cli import COMMANDS as KNOWN
 from deqcert.cli import main
 from deqcert.docstrings import guarantee
 from deqcert.errors import ConfigError, RunError
 from deqcert.runs import Manifest
 from deqcert.safety_case import verify_case, write_case
 from deqcert.safety_case.checksums import NAME, write_sums
+from deqcert.safety_case.kinds.watched import chain
 from deqcert.safety_case.measures import ITEMS
+from deqcert.safety_case.run_folder import sha256_of
 
 COMMANDS = {
     "certified": "certify --images 0:4 --n 200 --sigma 0.25",
@@ -441,3 +444,221 @@ def test_a_missing_library_is_one_sentence(runs, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"pip install 'deqcert\[safety-case\]'"):
         write_case([runs / "certified"], tmp_path / "case")
     assert not (tmp_path / "case").exists()
+
+
+def edit(file: Path, **changes: dict) -> None:
+    """Change values of a manifest, section by section."""
+    found = json.loads(file.read_text())
+    for section, values in changes.items():
+        found[section] |= values
+    file.write_text(json.dumps(found))
+
+
+def test_a_run_that_voted_for_a_changed_model_stands_beside_it(runs, certified, tmp_path):
+    """The manifest of deqcert recertify names the run that voted by its certificates."""
+    parent = {"certificates_sha256": sha256_of(runs / "certified" / "certificates.tsv")}
+    changed = {"checkpoint_sha256": "1" * 64, "parent": parent, "method": "recertified"}
+    edit(certified / "manifest.json", parameters=changed)
+    journal = (certified / "certificates.tsv").read_text()
+    (certified / "certificates.tsv").write_text(re.sub(r"0:00:0\d", "0:00:09", journal))
+    changed_run = Path(shutil.move(certified, tmp_path / "changed"))
+    case = write_case([runs / "certified", changed_run], tmp_path / "case")
+    assert case.subject == ("checkpoint", "1" * 64)
+    assert {claim.run for claim in case.claims} == {None, "changed"}
+    command = next(claim.command for claim in case.claims if claim.item == "MEASURE 2.7")
+    assert command.startswith("deqcert recertify artefacts/certified --method recertified")
+    assert "of another model" in (tmp_path / "case" / "safety_case.md").read_text()
+    assert verify_case(tmp_path / "case").faults == ()
+
+
+@pytest.fixture
+def evaluation(runs: Path, tmp_path: Path) -> Path:
+    """A folder as deqcert evaluate writes it, with two runs inside."""
+    folder = tmp_path / "evaluation"
+    for name in ("certified", "attacked"):
+        shutil.copytree(runs / name, folder / "digits" / name)
+    digest = Manifest.read(runs / "certified").parameters["checkpoint_sha256"]
+    about = {
+        "evaluation": {"digits": {"checkpoint_sha256": digest}},
+        "data": "digits",
+        "data_hash": "0",
+    }
+    Manifest(about, tuple(range(10))).write(folder)
+    summary = json.loads((runs / "certified" / "summary.json").read_text())
+    found = {
+        "clean": {
+            "images": 10,
+            "correct": 9,
+            "accuracy": 0.9,
+            "interval": [0.55, 1.0],
+            "solve": "as certified",
+        },
+        "certified": {"runs": [summary]},
+        "corruptions": {
+            "images": 10,
+            "severities": [1, 2],
+            "clean": 0.9,
+            "rows": [
+                {"name": "fog", "accuracy": [0.8, 0.6], "mean": 0.7},
+                {"name": "blur", "accuracy": [0.9, 0.8], "mean": 0.85},
+            ],
+            "mean": 0.775,
+        },
+        "ood": {
+            "sets": [
+                {
+                    "name": "mnist",
+                    "images": 5,
+                    "own": 10,
+                    "rows": [{"score": "energy", "auroc": 0.8, "fpr95": 0.4}],
+                }
+            ]
+        },
+    }
+    parts = {name: {"state": "done", "found": one} for name, one in found.items()}
+    parts["calibration"] = {"state": "missing", "why": "too few images."}
+    whole = {
+        "format": "deqcert-evaluation",
+        "data": {"images": 10},
+        "models": [{"name": "digits", "parts": parts}],
+        "commands": {"all": "deqcert evaluate digits --data digits --out runs/x"},
+        "summary": [],
+    }
+    (folder / "evaluation.json").write_text(json.dumps(whole))
+    return folder
+
+
+def test_an_evaluation_and_the_runs_inside_of_it_are_evidence(evaluation, tmp_path):
+    case = write_case([evaluation], tmp_path / "case")
+    assert verify_case(tmp_path / "case").faults == ()
+    assert [run.name for run in case.runs] == [
+        "evaluation",
+        "evaluation/digits/attacked",
+        "evaluation/digits/certified",
+    ]
+    mine = {claim.item: claim for claim in case.claims if claim.run == "evaluation"}
+    assert [figure.value for figure in mine["MEASURE 2.3"].figures] == [0.9, 0.55, 1.0, 10]
+    assert [figure.value for figure in mine["MEASURE 2.5"].figures] == [0.9, 0.775, 0.7]
+    assert [figure.value for figure in mine["MEASURE 2.6"].figures] == [0.8, 0.4]
+    assert mine["MEASURE 2.3"].command.endswith("--out ../again/evaluation")
+    broken = next(claim for claim in case.claims if claim.item == "MEASURE 2.13")
+    assert broken.title == "attacks contradict none of the certificates of " + (
+        "evaluation/digits/certified"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"correct": 9', '"correct": 8', "the accuracy of digits"),
+        ('"mean": 0.775', '"mean": 0.95', "on corrupted images"),
+        ('"acr": ', '"acr": 9', "what is certified of digits"),
+        (', "summary": []', "", "is not finished"),
+        ('"accuracy": 0.9', '"accurate": 0.9', "no run would have written"),
+    ],
+)
+def test_an_evaluation_that_contradicts_itself_is_refused(
+    evaluation, tmp_path, old, new, said, capsys
+):
+    change(evaluation / "evaluation.json", old, new)
+    out = str(tmp_path / "case")
+    assert said in refused("safety-case", str(evaluation), "--out", out, capsys=capsys)
+
+
+def test_an_evaluation_of_several_models_needs_a_run_of_one(evaluation, runs, tmp_path):
+    path = evaluation / "manifest.json"
+    models = json.loads(path.read_text())["parameters"]["evaluation"]
+    models["other"] = {"checkpoint_sha256": "2" * 64}
+    edit(path, parameters={"evaluation": models})
+    with pytest.raises(ConfigError, match="of several models"):
+        write_case([evaluation], tmp_path / "never")
+    case = write_case([evaluation, runs / "certified"], tmp_path / "case")
+    assert case.subject == ("checkpoint", models["digits"]["checkpoint_sha256"])
+
+
+@pytest.fixture
+def watch(runs: Path, tmp_path: Path) -> Path:
+    """A folder as deqcert watch writes it, of the first three answers of a run."""
+    folder = tmp_path / "watch"
+    (folder / "incidents").mkdir(parents=True)
+    (folder / "incidents" / "radius-1.json").write_text("{}")
+    alarm = {"tolerated": 0.1, "count": 3, "total": 0.0, "raised": None, "standing": False}
+    raised = {**alarm, "total": 2.0, "raised": 3, "standing": True}
+    state = {
+        "format": "deqcert-watch",
+        "about": {
+            "reference": "3" * 64,
+            "delta": 0.01,
+            "drift_budget": 0.0,
+            "alarms": ["abstention", "radius"],
+        },
+        "position": {"certified": [3, chain(runs / "certified", 3)]},
+        "answers": 3,
+        "alarms": {
+            "abstention": {**alarm, "incidents": []},
+            "radius": {**raised, "incidents": ["radius-1.json"]},
+        },
+    }
+    (folder / "state.json").write_text(json.dumps(state))
+    return folder
+
+
+def test_a_watch_is_evidence_of_the_very_answers_that_it_read(watch, runs, tmp_path):
+    case = write_case([watch, runs / "certified"], tmp_path / "case")
+    assert verify_case(tmp_path / "case").faults == ()
+    assert not {"MEASURE 2.4", "MEASURE 3.1"} & set(case.content()["no_evidence"])
+    claim = next(claim for claim in case.claims if claim.item == "MEASURE 2.4")
+    figures = {figure.name: figure.value for figure in claim.figures}
+    assert figures["alarms that were raised"] == 1
+    assert figures["radius: mean"] == 2.0 / 3
+    assert "3 images of certified" in claim.statement
+    assert "With probability at least 0.99" in claim.statement
+    assert "watch artefacts/certified --reference REFERENCE --delta 0.01" in claim.command
+    alone = write_case([watch], tmp_path / "alone")
+    claim = next(claim for claim in alone.claims if claim.item == "MEASURE 2.4")
+    assert "3 images of certified, which is not in this case" in claim.statement
+
+
+def test_an_incident_that_was_taken_away_is_missed(watch, tmp_path):
+    (watch / "incidents" / "radius-1.json").unlink()
+    with pytest.raises(RunError, match=r"the incident radius-1\.json of alarm radius is not there"):
+        write_case([watch], tmp_path / "case")
+
+
+LATER = {
+    "recertify": [
+        "certify --images 0:3 --n 200 --sigma 0.25 --keep-votes --quiet --out old",
+        "recertify old --depth 12 --audit 150 --quiet --out evidence",
+    ],
+    "evaluate": [
+        "evaluate digits --images 0:20 --sigma 0.25 --n 100 --certify-images 3 --out evidence "
+        "--parts clean,certified",
+    ],
+    "watch": [
+        "certify --images 0:80 --n 60 --sigma 0.25 --quiet --out old",
+        "watch-reference old --no-clean --out reference.json",
+        "watch old --reference reference.json --alarms abstention --quiet --state evidence",
+    ],
+}
+"""Commands of rooms that a version may have, and what makes evidence by them."""
+
+
+@pytest.mark.parametrize("command", LATER)
+def test_what_other_commands_write_is_evidence(command, tmp_path):
+    if command not in KNOWN:
+        pytest.skip(f"this version has no deqcert {command}")
+    with chdir(tmp_path):
+        for line in LATER[command]:
+            assert main(line.split()) == 0
+        named = ["evidence", "old"] if Path("old").exists() else ["evidence"]
+        case = write_case(named, "case")
+    assert verify_case(tmp_path / "case").faults == ()
+    made = [claim for claim in case.claims if claim.run == "evidence"]
+    assert [claim for claim in made if claim.figures]
+    program, *arguments = shlex.split(made[-1].command.replace("REFERENCE", "../reference.json"))
+    with chdir(tmp_path / "case"):
+        assert program == "deqcert"
+        assert main(arguments) == 0
+    again = [tmp_path / "again" / "evidence", *(tmp_path / name for name in named[1:])]
+    second = write_case(again, tmp_path / "second")
+    assert [c.figures for c in second.claims if c.run == "evidence"] == [c.figures for c in made]

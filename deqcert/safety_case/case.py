@@ -20,11 +20,11 @@ from deqcert.safety_case.run_folder import (
     ARTEFACTS,
     RunFolder,
     called,
-    check_one_model,
     files_below,
-    read_run,
+    read_runs,
     sha256_of,
 )
+from deqcert.safety_case.subject import about_one_model
 
 NAME = "case.json"
 FORMAT = "deqcert-safety-case"
@@ -58,7 +58,7 @@ class Facts:
         content = read_content(folder)
         try:
             return cls(
-                runs=tuple(str(run["name"]) for run in content["runs"]),
+                runs=tuple(name for run in content["runs"] if "/" not in (name := run["name"])),
                 licence=str(content["license"]),
                 epoch=None if content["epoch"] is None else int(content["epoch"]),
                 deqcert=str(content["deqcert"]),
@@ -98,12 +98,12 @@ class Case:
         Raises:
             DeqcertError: If a run is damaged, unfinished, or of another model.
         """
-        runs = [read_run(folder / ARTEFACTS / _plain(name), name) for name in facts.runs]
-        for run in runs:
-            run.kind.check(run)
-        check_one_model(runs)
+        base = folder / ARTEFACTS
+        runs = about_one_model(
+            [run for name in facts.runs for run in read_runs(base / _plain(name), name)]
+        )
         claims = [claim for run in runs for claim in run.kind.claims(run, runs)]
-        places = [f"{ARTEFACTS}/{run.name}" for run in runs]
+        places = [f"{ARTEFACTS}/{name}" for name in facts.runs]
         again = shlex.join(["deqcert", "safety-case", *places, "--out", f"{AGAIN}/case"])
         parts, unclaimed = materials.read_bill(folder), limits.not_claimed(runs)
         claims += [
@@ -132,7 +132,6 @@ class Case:
             ),
         ]
         order = [item.name for item in ITEMS]
-        base = folder / ARTEFACTS
         return cls(
             facts=facts,
             runs=tuple(runs),
@@ -148,6 +147,17 @@ class Case:
     def model(self) -> str:
         """Name of the model."""
         return model_name(self.runs)
+
+    @property
+    def subject(self) -> tuple[str, str] | None:
+        """What is hashed of the model ("checkpoint" or "weights") and the hash; None if unknown."""
+        return self.runs[0].subject if self.runs else None
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The model's configuration, as the first run that holds one says."""
+        held = (run.parameters.get("model_config") for run in self.runs if not run.beside)
+        return next((found for found in held if isinstance(found, dict)), {})
 
     @property
     def rows(self) -> list[tuple[Item, list[Claim]]]:
@@ -185,7 +195,8 @@ def _plain(name: str) -> str:
 
 def model_name(runs: Sequence[RunFolder]) -> str:
     """Return the name of the model of some runs."""
-    return next((name for run in runs if (name := run.model_name) is not None), "model")
+    mine = [run for run in runs if not run.beside]
+    return next((name for run in mine if (name := run.model_name) is not None), "model")
 
 
 def read_content(folder: Path) -> Mapping[str, Any]:

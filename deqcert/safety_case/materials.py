@@ -59,7 +59,7 @@ def bill(runs: Sequence[RunFolder], model: str, epoch: int | None) -> str:
         if name != "deqcert"
     }
     held = {**libraries, "deqcert": package}
-    digests = sorted({run.model for run in runs if run.model is not None})
+    digests = sorted({run.subject for run in runs if run.subject is not None})
     weights = Component(
         name=model,
         type=ComponentType.MACHINE_LEARNING_MODEL,

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 SOURCE = "NIST AI 100-1, Artificial Intelligence Risk Management Framework (AI RMF 1.0), 2023"
 
@@ -27,6 +28,8 @@ class Item:
 
 
 _CERTIFY = "deqcert certify --model MODEL --data DATA --sigma S --out runs/certified"
+_WATCH = "deqcert watch RUN --reference FILE" if find_spec("deqcert.watch") else ""
+"""Of a version that watches."""
 
 ITEMS = (
     Item(
@@ -41,7 +44,7 @@ ITEMS = (
     ),
     Item("MEASURE 2.1", "Test data, metrics and tools are documented.", _CERTIFY),
     Item("MEASURE 2.3", "Performance is measured under conditions like those of use.", _CERTIFY),
-    Item("MEASURE 2.4", "Behaviour in production is watched.", ""),
+    Item("MEASURE 2.4", "Behaviour in production is watched.", _WATCH),
     Item(
         "MEASURE 2.5",
         "The system is shown to be valid and reliable, and the limits of that are documented.",
@@ -58,6 +61,6 @@ ITEMS = (
         "Whether the measures themselves work is evaluated.",
         "deqcert attack runs/certified --out runs/attacked",
     ),
-    Item("MEASURE 3.1", "Risks, known and new, are followed over time.", ""),
+    Item("MEASURE 3.1", "Risks, known and new, are followed over time.", _WATCH),
 )
 """In the framework's order."""

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deqcert.conformal.calibration import NAME as CALIBRATION
-from deqcert.conformal.calibration import Calibration
-from deqcert.errors import ConfigError, DeqcertError, RunError
+from deqcert.errors import DeqcertError, RunError
 from deqcert.files import open_regular, read_regular
 from deqcert.runs.folder import SUMMARY
 from deqcert.runs.manifest import Manifest
@@ -36,12 +34,15 @@ class RunFolder:
     Args:
         name: What it is called in the case.
         folder: Where it is.
-        manifest: Its manifest; of a calibration by votes, which has none, what its file says.
+        manifest: Its manifest; of what has none, such as a calibration by votes, what its own file
+            says.
+        subject: The model that the case is about, as :attr:`models` name it; None if not known.
     """
 
     name: str
     folder: Path
     manifest: Manifest
+    subject: tuple[str, str] | None = None
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -61,13 +62,29 @@ class RunFolder:
         return kind_of(self)
 
     @property
-    def model(self) -> tuple[str, str] | None:
-        """What is hashed of its model ("checkpoint" or "weights") and the hash; None if unknown."""
-        for key in ("checkpoint", "weights"):
-            found = self.parameters.get(f"{key}_sha256")
-            if isinstance(found, str):
-                return key, found
-        return None
+    def named_models(self) -> dict[str, tuple[str, str]]:
+        """Its models by name: what is hashed of each ("checkpoint" or "weights") and the hash.
+
+        A run has one model, of no name, or none that is known; an evaluation may have several.
+        """
+        given = self.parameters.get("evaluation")
+        models = given if isinstance(given, dict) else {"": self.parameters}
+        return {
+            name: (what, found)
+            for name, about in models.items()
+            for what in ("checkpoint", "weights")
+            if isinstance(found := about.get(f"{what}_sha256"), str)
+        }
+
+    @property
+    def models(self) -> list[tuple[str, str]]:
+        """Its models, each once."""
+        return list(dict.fromkeys(self.named_models.values()))
+
+    @property
+    def beside(self) -> bool:
+        """Whether it is of another model than the case."""
+        return self.subject is not None and bool(self.models) and self.subject not in self.models
 
     @property
     def model_name(self) -> str | None:
@@ -149,6 +166,8 @@ def read_run(folder: Path, name: str | None = None) -> RunFolder:
     Raises:
         RunError: If it is none, or is not finished.
     """
+    from deqcert.safety_case.kinds import KINDS
+
     name = called(folder) if name is None else name
     if not folder.is_dir():
         raise RunError(f"{folder} is no folder; {_ADVICE}")
@@ -157,10 +176,10 @@ def read_run(folder: Path, name: str | None = None) -> RunFolder:
     except RunError:
         raise RunError(f"the manifest in {folder} cannot be read; {_ADVICE}") from None
     if manifest is None:
-        if not (folder / CALIBRATION).exists():
-            raise RunError(f"{folder} is no run folder; {_ADVICE}")
-        held = Calibration.read(folder)
-        manifest = Manifest(held.parameters, held.images, notes=held.notes)
+        own = (kind.manifest_of(folder) for kind in KINDS)
+        manifest = next((found for found in own if found is not None), None)
+    if manifest is None:
+        raise RunError(f"{folder} is no run folder; {_ADVICE}")
     if (folder / SECRET).exists():
         raise RunError(
             f"{folder} is not finished: its seed is still a secret; give the command that began it "
@@ -169,34 +188,27 @@ def read_run(folder: Path, name: str | None = None) -> RunFolder:
     return RunFolder(name, folder, manifest)
 
 
+def read_runs(folder: Path, name: str) -> list[RunFolder]:
+    """Recognise a run folder and the runs inside of it, and check all of them.
+
+    Args:
+        folder: The folder.
+        name: What to call it.
+
+    Raises:
+        DeqcertError: If one is none, unfinished, damaged or contradicts itself.
+    """
+    with believing(folder):
+        first = read_run(folder, name)
+        found = [first, *first.kind.inside(first)]
+        for run in found:
+            run.kind.check(run)
+    return found
+
+
 def called(folder: Path) -> str:
     """Return a folder's name in letters that are plain everywhere."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", Path(os.path.abspath(folder)).name).lstrip(".") or "run"
-
-
-def check_one_model(runs: Sequence[RunFolder]) -> None:
-    """Refuse runs of different models.
-
-    Raises:
-        ConfigError: If two are.
-    """
-    known: dict[str, tuple[str, RunFolder]] = {}
-    for run in runs:
-        if run.model is None:
-            continue
-        what, digest = run.model
-        first = known.setdefault(what, (digest, run))
-        if first[0] != digest:
-            raise ConfigError(
-                f"{first[1].folder} and {run.folder} are of different models ({what} "
-                f"{first[0][:12]} and {digest[:12]}); a case is about one: make one for each"
-            )
-    if len(known) > 1:
-        (_, one), (_, other) = list(known.values())[:2]
-        raise ConfigError(
-            f"{one.folder} knows its model by a checkpoint and {other.folder} by weights, so that "
-            "nothing says that they are the same; make a case for each"
-        )
 
 
 def sha256_of(path: Path) -> str:

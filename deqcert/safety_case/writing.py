@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from deqcert.errors import ConfigError, RunError
@@ -13,14 +13,8 @@ from deqcert.files import explain, open_regular, write_atomically
 from deqcert.safety_case import checksums, limits, materials
 from deqcert.safety_case.case import LIMITS, Case, Facts, model_name
 from deqcert.safety_case.documents import documents, limits_text
-from deqcert.safety_case.run_folder import (
-    RunFolder,
-    believing,
-    called,
-    check_one_model,
-    files_below,
-    read_run,
-)
+from deqcert.safety_case.run_folder import ARTEFACTS, believing, called, files_below, read_runs
+from deqcert.safety_case.subject import about_one_model
 
 EPOCH = "SOURCE_DATE_EPOCH"
 """Environment variable with the time that a case states; without it a case states none."""
@@ -43,24 +37,24 @@ def write_case(runs: Sequence[str | Path], out: str | Path, licence: str = "unkn
     if not runs:
         raise ConfigError("no run is given; name at least one folder of a finished run")
     epoch, folder = _epoch(), Path(out)
-    taken: list[RunFolder] = []
+    taken: dict[str, Path] = {}
     for given in map(Path, runs):
-        name = _free(called(given), [run.name for run in taken])
-        with believing(given):
-            taken.append(read_run(given, name))
-            taken[-1].kind.check(taken[-1])
-    check_one_model(taken)
-    files = {run.name: _files(run.folder) for run in taken}
+        taken[_free(called(given), taken)] = given
+    with believing(Path(runs[0])):
+        found = about_one_model(
+            [run for name, given in taken.items() for run in read_runs(given, name)]
+        )
+    files = {name: _files(given) for name, given in taken.items()}
     # Before anything is written, so that a missing library leaves nothing behind.
-    bill = materials.bill(taken, model_name(taken), epoch)
-    _make(folder, taken)
-    for run in taken:
-        for name in files[run.name]:
-            _copy(run.folder / name, folder / run.place(name))
+    bill = materials.bill(found, model_name(found), epoch)
+    _make(folder)
+    for name, given in taken.items():
+        for file in files[name]:
+            _copy(given / file, folder / ARTEFACTS / name / file)
     write_atomically(folder / materials.NAME, bill)
-    write_atomically(folder / LIMITS, limits_text(limits.not_claimed(taken)))
+    write_atomically(folder / LIMITS, limits_text(limits.not_claimed(found)))
     with believing(folder):
-        case = Case.of(folder, Facts(tuple(run.name for run in taken), licence, epoch))
+        case = Case.of(folder, Facts(tuple(taken), licence, epoch))
         made = documents(case)
     for name, content in made.items():
         write_atomically(folder / name, content)
@@ -77,7 +71,7 @@ def _epoch() -> int | None:
     return int(given)
 
 
-def _free(name: str, taken: Sequence[str]) -> str:
+def _free(name: str, taken: Container[str]) -> str:
     number, found = 2, name
     while found in taken:
         found, number = f"{name}-{number}", number + 1
@@ -103,7 +97,7 @@ def _files(folder: Path) -> list[str]:
     return found
 
 
-def _make(folder: Path, runs: Sequence[RunFolder]) -> None:
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = sorted(os.listdir(folder))

@@ -6,8 +6,10 @@ import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
+from deqcert.runs.manifest import Manifest
 from deqcert.safety_case.claims import Claim, Figure, Ground
 from deqcert.safety_case.run_folder import RunFolder, sha256_of
 
@@ -29,6 +31,18 @@ class Kind(ABC):
     def holds(self, run: RunFolder) -> bool:
         """Whether a run is of this kind."""
         return (run.folder / self.journal).exists()
+
+    def manifest_of(self, folder: Path) -> Manifest | None:
+        """Return what a folder of this kind without a manifest says of itself; None if it is none.
+
+        Raises:
+            DeqcertError: If it is damaged.
+        """
+        return None
+
+    def inside(self, run: RunFolder) -> list[RunFolder]:
+        """Return the runs inside of a run of this kind; here none."""
+        return []
 
     @abstractmethod
     def check(self, run: RunFolder) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from deqcert.conformal.calibration import NAME, Calibration
 from deqcert.docstrings import guarantee
 from deqcert.errors import RunError
 from deqcert.runs.manifest import NAME as MANIFEST
-from deqcert.runs.manifest import describe_images
+from deqcert.runs.manifest import Manifest, describe_images
 from deqcert.safety_case.claims import Claim, Figure
 from deqcert.safety_case.kinds.base import AGAIN, Evidence, Kind, shell, tested
 from deqcert.safety_case.run_folder import RunFolder
@@ -26,6 +27,13 @@ class Calibrated(Kind):
     def holds(self, run: RunFolder) -> bool:
         """Whether a run is of this kind, finished or not."""
         return super().holds(run) or (run.folder / _JOURNAL).exists()
+
+    def manifest_of(self, folder: Path) -> Manifest | None:
+        """Return what a calibration by votes says of itself; its folder has no manifest."""
+        if not (folder / NAME).exists():
+            return None
+        held = Calibration.read(folder)
+        return Manifest(held.parameters, held.images, notes=held.notes)
 
     def check(self, run: RunFolder) -> None:
         """Refuse a calibration that is not finished or was changed; see :meth:`Kind.check`."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import ClassVar
 
-from deqcert.certifiers.registry import CERTIFIERS
+from deqcert.certifiers import registry as registries
 from deqcert.docstrings import guarantee
 from deqcert.errors import ConfigError
+from deqcert.registry import Registry
 from deqcert.report import default_radii, read_results
 from deqcert.report.tables import entry
 from deqcert.runs.journal import NAME
 from deqcert.safety_case.claims import Claim, Figure, Ground
 from deqcert.safety_case.kinds.base import AGAIN, Evidence, Kind, shell, tested, whole
-from deqcert.safety_case.run_folder import RunFolder
+from deqcert.safety_case.run_folder import RunFolder, sha256_of
 
 _TOLD = ("images", "certified_accuracy", "acr", "abstained")
 
@@ -122,11 +124,10 @@ class Certified(Kind):
                 f"None: no theorem supports the radii of method {method}; they are for comparison "
                 "with published numbers only."
             )
-        try:
-            promise = guarantee(CERTIFIERS.get(method).__doc__ or "")
-        except ConfigError:
-            promise = ""
-        said = promise or "With probability at least 1 - alpha the certificate abstains or is true."
+        said = (
+            guarantee(_docstring(method))
+            or "With probability at least 1 - alpha the certificate abstains or is true."
+        )
         if alpha:
             expected = f"{alpha * images:.2g}"
             said += (
@@ -137,9 +138,26 @@ class Certified(Kind):
         return f"{said} {_sentence(assumed)}{whole(images)}"
 
     def command(self, run: RunFolder, runs: Sequence[RunFolder]) -> str:
-        """Certify again by the manifest's settings."""
-        place = run.place("manifest.json")
+        """Certify again by the manifest's settings, or from the votes of the same run."""
+        place, parent = run.place("manifest.json"), run.parameters.get("parent")
+        if isinstance(parent, dict):
+            voted = str(run.notes.get("parent", "RUN"))
+            for other in runs:
+                held = other.folder / NAME
+                if held.exists() and sha256_of(held) == parent.get("certificates_sha256"):
+                    voted = other.place("").rstrip("/")
+            words = ["deqcert", "recertify", voted, "--method", str(run.parameters.get("method"))]
+            return shell(*words, config=place, out=f"{AGAIN}/{run.name}")
         return shell("deqcert", "certify", config=place, out=f"{AGAIN}/{run.name}")
+
+
+def _docstring(method: str) -> str:
+    """Return the docstring of a method, whichever registry has it; "" for a stranger's."""
+    for registry in vars(registries).values():
+        if isinstance(registry, Registry) and method in registry:
+            with suppress(ConfigError):  # of a plugin that cannot be imported nothing is known
+                return str(registry.get(method).__doc__)
+    return ""
 
 
 def _sentence(assumed: object) -> str:

@@ -635,8 +635,9 @@ LATER = {
         "--parts clean,certified",
     ],
     "watch": [
-        "certify --images 0:80 --n 60 --sigma 0.25 --quiet --out old",
-        "watch-reference old --no-clean --out reference.json",
+        "certify --images 0:70 --n 60 --sigma 0.25 --quiet --out normal",
+        "watch-reference normal --no-clean --out reference.json",
+        "certify --images 70:80 --n 60 --sigma 0.25 --quiet --out old",
         "watch old --reference reference.json --alarms abstention --quiet --state evidence",
     ],
 }

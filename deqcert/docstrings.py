@@ -30,3 +30,10 @@ def arguments(docstring: str) -> dict[str, str]:
 def _plain(text: str) -> str:
     text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text)
     return text.replace("``", "")
+
+
+def guarantee(docstring: str) -> str:
+    """Return the paragraph **Guarantee:** of a docstring as one line, markup out; "" for none."""
+    found = re.search(r"\*\*Guarantee:\*\*\s*(.*?)(?:\n\s*\n|\Z)", docstring, re.DOTALL)
+    said = _plain(" ".join(found[1].split())) if found else ""
+    return said[:1].upper() + said[1:]

@@ -52,7 +52,8 @@ ROOMS["compose"] = (EVERYTHING - {"training", "attacks"}) | {"form_cache", "sett
 DOOR = {"api", "compose", "form_cache", "presets", "progress", "settings"}
 ROOMS["api"] = EVERYTHING - {"training", "attacks"} | DOOR
 ROOMS["conformal"] = EVERYTHING - {"training"} | DOOR
-ROOMS["cli"] = EVERYTHING | {"bench", "conformal"} | DOOR
+ROOMS["safety_case"] = ROOMS["attacks"] | {"attacks", "conformal", "report"}
+ROOMS["cli"] = EVERYTHING | {"bench", "conformal", "safety_case"} | DOOR
 ROOMS["__main__"] = {"cli"}
 
 FILES = sorted(ROOT.rglob("*.py"))
@@ -156,6 +157,7 @@ def test_the_check_itself_finds_a_climbing_arrow() -> None:
         "import deqcert.training, deqcert.training.config, deqcert.training.starts.config",
         "from deqcert.cli import main; main(['plan', '--sigma', '1', '--radii', '1'])",
         "from deqcert.cli import main; assert main(['report', '{file}', '--json']) == 0",
+        "import deqcert.safety_case",
     ],
 )
 def test_these_answer_without_torch(code: str, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ BASE = {
     "--depth 2 --out new",
     "conformal sets": "--data npz:data.npz --images 6:8 --alpha 0.3 --out new",
     "report": "",
+    "safety-case": "--out new",
     "bench starts": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 50 --n0 10 "
     "--starts cold --depths 1 --tol 0.3 --depth 5 --reference-tol 0.3 --reference-depth 5",
     "bench forms": "--model ok.pth --batch 2 --rounds 1",
@@ -52,7 +53,12 @@ BASE = {
 }
 """What makes each command right and small; the files are those of :func:`make_files`."""
 
-ARGUMENTS = {"attack": ["run"], "conformal sets": ["held"], "report": ["run"]}
+ARGUMENTS = {
+    "attack": ["run"],
+    "conformal sets": ["held"],
+    "report": ["run"],
+    "safety-case": ["run"],
+}
 
 NUMBERS = [
     "",
@@ -173,6 +179,10 @@ ROLES: dict[str, Sequence[str]] = {
     "--features": [*FILES, "ok.pth", "ok.yaml", "data.npz", "run"],
     "--votes": [*FILES, "ok.pth", "run/manifest.json", "held"],
     "report runs": [*FILES, "ok.pth", "ok.yaml", "a=", "a=missing", "=run/x", "="],
+    "safety-case runs": [*FILES, "ok.pth", "ok.yaml", "run/manifest.json", "run/certificates.tsv"],
+    "safety-case --out": [*_FOLDERS, "folder", "run", "held"],
+    "safety-case --license": [],  # any text will do
+    "--verify": [*FILES, "ok.pth", "run", "held", "run/manifest.json"],
     "predict files": [*_PICTURES, "ok.pth", "data.npz"],
     "--images": SLICES,
     "--device": DEVICES,

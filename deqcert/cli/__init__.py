@@ -31,6 +31,7 @@ COMMANDS = (
     "attack",
     "conformal",
     "report",
+    "safety-case",
     "bench",
     "doctor",
 )

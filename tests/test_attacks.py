@@ -38,7 +38,7 @@ from deqcert.attacks.evaluation.counterexample import nearest_counterexample
 from deqcert.attacks.views import Smoothed
 from deqcert.certifiers.bounds import two_sided_p_value
 from deqcert.cli import main
-from deqcert.cli.attack import parse_attack
+from deqcert.attacking import parse_attack
 from deqcert.compose import describe_predictor
 from deqcert.data import load_dataset
 from deqcert.data.base import ArrayDataset

@@ -111,9 +111,7 @@ def share_bounds(votes: ArrayLike, n: ArrayLike, alpha: float) -> tuple[Array, A
     """
     k, total = np.asarray(votes, dtype=np.float64), np.asarray(n, dtype=np.float64)
     one = np.ones_like(k)
-    low = np.where(
-        k > 0, beta_quantiles(alpha / 2, np.where(k > 0, k, one), total - k + 1), 0.0
-    )
+    low = np.where(k > 0, beta_quantiles(alpha / 2, np.where(k > 0, k, one), total - k + 1), 0.0)
     missed = total - k
     high = np.where(
         missed > 0, 1.0 - beta_quantiles(alpha / 2, np.where(missed > 0, missed, one), k + 1), 1.0
@@ -122,7 +120,12 @@ def share_bounds(votes: ArrayLike, n: ArrayLike, alpha: float) -> tuple[Array, A
 
 
 def certified_brier(
-    low: ArrayLike, high: ArrayLike, correct: ArrayLike, radius: float, sigma: float
+    low: ArrayLike,
+    high: ArrayLike,
+    correct: ArrayLike,
+    radius: float,
+    sigma: float,
+    known: ArrayLike = True,
 ) -> float:
     """Bound the Brier score of the smoothed classifier's confidence under any l2 perturbation.
 
@@ -136,6 +139,7 @@ def certified_brier(
         correct: Whether A is the true class, shape (N,).
         radius: l2 size of the perturbations, in [0, 1] pixels.
         sigma: Standard deviation of the noise.
+        known: Whether it is known what A is, shape (N,); where it is not, the worse case counts.
 
     Returns:
         From 0 to 1.
@@ -151,4 +155,6 @@ def certified_brier(
     ndtr, ndtri = scipy.special.ndtr, scipy.special.ndtri
     least = ndtr(ndtri(np.asarray(low, dtype=np.float64)) - shift)
     most = ndtr(ndtri(np.asarray(high, dtype=np.float64)) + shift)
-    return float(np.where(right, (1.0 - least) ** 2, most**2).mean())
+    score = np.where(right, (1.0 - least) ** 2, most**2)
+    worst = np.maximum((1.0 - least) ** 2, most**2)
+    return float(np.where(np.asarray(known, dtype=bool), score, worst).mean())

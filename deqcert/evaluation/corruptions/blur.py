@@ -1,4 +1,4 @@
-"""Blur: Gaussian, of a lens out of focus, and as through frosted glass."""
+"""Blur: Gaussian, of a lens out of focus or zooming, and as through frosted glass."""
 
 from __future__ import annotations
 
@@ -40,12 +40,29 @@ def _defocus(x: Picture, strength: tuple[float, float], draw: np.random.Generato
     return np.stack([ndimage.convolve(channel, kernel, mode="mirror") for channel in x])
 
 
+def _zoom(x: Picture, largest: float, draw: np.random.Generator) -> Picture:
+    """Average the picture and its magnifications about the middle, from 1 on by hundredths."""
+    factors = 1.0 + 0.01 * np.arange(round(100 * (largest - 1.0)) + 1)
+    middle = (np.array(x.shape[1:]) - 1.0) / 2.0
+    total = x.copy()
+    for factor in factors:
+        offset = middle - middle / factor
+        for channel, out in zip(x, total, strict=True):
+            out += ndimage.affine_transform(
+                channel, [1.0 / factor, 1.0 / factor], offset, order=1, mode="nearest"
+            )
+    return total / (len(factors) + 1)
+
+
 def _glass(x: Picture, strength: tuple[float, int, int], draw: np.random.Generator) -> Picture:
     """Blur, let every pixel change places with a near one, and blur again."""
     deviation, reach, rounds = strength
     found = _smooth(x, deviation)
     height, width = found.shape[1:]
-    rows, columns = range(height - reach - 1, reach - 1, -1), range(width - reach - 1, reach - 1, -1)
+    rows, columns = (
+        range(height - reach - 1, reach - 1, -1),
+        range(width - reach - 1, reach - 1, -1),
+    )
     for _ in range(rounds):
         # One pixel after the other: what was moved may be moved again.
         steps = draw.integers(-reach, reach + 1, size=(height, width, 2))
@@ -67,3 +84,4 @@ GLASS = Corruption(
     ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
     _glass,
 )
+ZOOM = Corruption("a lens that zooms", (1.05, 1.10, 1.15, 1.20, 1.25), _zoom)

@@ -30,6 +30,7 @@ CORRUPTIONS: Registry[Corruption] = Registry(
         "gaussian-blur": f"{_ROOM}.blur:GAUSSIAN",
         "defocus-blur": f"{_ROOM}.blur:DEFOCUS",
         "glass-blur": f"{_ROOM}.blur:GLASS",
+        "zoom-blur": f"{_ROOM}.blur:ZOOM",
         "brightness": f"{_ROOM}.light:BRIGHTNESS",
         "contrast": f"{_ROOM}.light:CONTRAST",
         "saturate": f"{_ROOM}.light:SATURATE",

@@ -1,0 +1,120 @@
+"""One self-contained HTML page of an evaluation: nothing is loaded from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deqcert import __version__
+from deqcert.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table.
+
+    Attributes:
+        text: What it says.
+        shade: From 0 to 1, how much of a colour is behind it; None for none.
+    """
+
+    text: str
+    shade: float | None = None
+
+
+@dataclass(frozen=True)
+class TableBlock:
+    """A table in its own box.
+
+    Attributes:
+        caption: What it shows.
+        head: Names of the columns; the first column is a row's name.
+        rows: Cells or texts.
+        command: What makes it again.
+    """
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell | str]]
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class FigureBlock:
+    """A figure.
+
+    Attributes:
+        caption: What it shows.
+        svg: The figure, an SVG element.
+        command: What makes it again.
+    """
+
+    caption: str
+    svg: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Attributes:
+        key: Its anchor.
+        title: Its title.
+        says: What it says, in one sentence for somebody new.
+        figures: Its figures.
+        tables: Its tables.
+        notes: What a reader should know, in small letters.
+        missing: What could not be measured, and why: a sentence each.
+    """
+
+    key: str
+    title: str
+    says: str
+    figures: Sequence[FigureBlock] = ()
+    tables: Sequence[TableBlock] = ()
+    notes: Sequence[str] = ()
+    missing: Sequence[str] = field(default_factory=list)
+
+
+def render(title: str, lead: str, sections: Sequence[Section], facts: Mapping[str, str]) -> str:
+    """Put a page together.
+
+    Args:
+        title: What stands above it.
+        lead: A sentence below that.
+        sections: In order.
+        facts: What it was made with, by name.
+    """
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    folder = Path(__file__).parent
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = environment.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        title=title,
+        lead=lead,
+        sections=sections,
+        facts=facts,
+        version=__version__,
+        svg=Markup,
+    )
+
+
+def write_page(
+    path: Path, title: str, lead: str, sections: Sequence[Section], facts: Mapping[str, str]
+) -> None:
+    """Write a page, whole or not at all; see :func:`render`.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    text = render(title, lead, sections, facts).encode("utf-8", "xmlcharrefreplace")
+    write_atomically(path, text, "give the page another name")
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """Write a share in percent; a dash for none."""
+    return "\N{EN DASH}" if share is None else f"{100 * share:.{digits}f}"

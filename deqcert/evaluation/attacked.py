@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from deqcert.attacking import Attacking, Certified, attack_certificates, parse_attack
 from deqcert.evaluation.certified import run_folders
 from deqcert.evaluation.config import spread
 from deqcert.evaluation.subject import Subject
+from deqcert.report.attacks import Attacked, robust_accuracy
 
 USUAL = ("pgd-implicit:steps=10", "smoothadv-pgd:steps=10", "square:steps=200", "random")
 """Attacks of an evaluation where none is named; those that fit the certificates."""
@@ -55,6 +58,7 @@ def attacked(subject: Subject) -> dict[str, Any]:
                 "images": len(outcome.idx),
                 "radii": finished.radii,
                 "rows": finished.rows,
+                "curves": _curves(outcome, max(finished.evaluation.grid)),
                 "alarms": {str(image): list(names) for image, names in outcome.alarms.items()},
                 "norm": outcome.ball,
                 "smoothed": outcome.smoothed,
@@ -63,6 +67,17 @@ def attacked(subject: Subject) -> dict[str, Any]:
             }
         )
     return {"runs": found}
+
+
+def _curves(outcome: Attacked, reach: float) -> dict[str, list[float]]:
+    """Return accuracy at many radii: certified, and left by all attacks."""
+    at = np.linspace(0.0, reach, 121).tolist()
+    left = robust_accuracy(outcome.correct, outcome.smallest, at)
+    return {
+        "radii": at,
+        "certified": outcome.certified_accuracy(at).tolist(),
+        "attacked": left.tolist(),
+    }
 
 
 def alarms(found: dict[str, Any]) -> list[str]:

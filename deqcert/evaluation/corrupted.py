@@ -60,7 +60,7 @@ def corrupted(subject: Subject) -> dict[str, Any]:
                 "mean": float(np.mean(shares)),
             }
         )
-    by_severity = np.mean([row["accuracy"] for row in rows], axis=0)
+    by_severity = np.array([row["accuracy"] for row in rows]).mean(axis=0)
     return {
         "images": len(labels),
         "severities": list(SEVERITIES),

@@ -173,9 +173,7 @@ def _refuse_useless(
     parts: Sequence[str] | None, wanted: Sequence[str], given: Mapping[str, Sequence[Any]]
 ) -> None:
     if parts is not None and "ood" in parts and not given["ood"]:
-        raise ConfigError(
-            "part ood needs foreign data; give some with --ood, as in --ood mnist:DIR"
-        )
+        raise ConfigError("part ood needs foreign data; give some, as in --ood mnist:DIR")
     for what, part in NEEDS.items():
         used = part in wanted or (what == "runs" and "attacks" in wanted)
         if given[what] and not used:

@@ -38,9 +38,7 @@ class Solved:
     @property
     def answer(self) -> NDArray[np.int64]:
         """The class per image; -1 where a solve did not end as it should."""
-        found = self.logits.argmax(axis=1).astype(np.int64)
-        found[~self.answered] = -1
-        return found
+        return np.where(self.answered, self.logits.argmax(axis=1), -1)
 
     @property
     def probabilities(self) -> NDArray[np.float64]:

@@ -88,7 +88,7 @@ def band(images: int, alpha: float) -> dict[str, float]:
     certified images in the population is at most the curve plus above, and the share that truly
     keeps its class is at least the curve minus below.
 
-    **Source:** A. Dvoretzky, J. Kiefer, J. Wolfowitz (1956), with the constant of P. Massart (1990).
+    **Source:** A. Dvoretzky, J. Kiefer, J. Wolfowitz (1956); its constant is P. Massart's (1990).
     """
     width = label_band(images, DELTA / 2)
     return {"above": width, "below": width + alpha, "delta": DELTA}

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from deqcert.report.certified import accuracy_at, describe_run
 from deqcert.report.page import Cell, Section, TableBlock, percent, write_page
-from deqcert.report.sections import (
-    DASH,
-    SECTIONS,
-    brier_section,
-    cost_section,
-)
+from deqcert.report.sections.attacks import attacks_section
+from deqcert.report.sections.base import DASH
+from deqcert.report.sections.brier import brier_section
+from deqcert.report.sections.calibration import calibration_section
+from deqcert.report.sections.certified import certified_section
+from deqcert.report.sections.clean import clean_section
+from deqcert.report.sections.corruptions import corruptions_section
+from deqcert.report.sections.cost import cost_section
+from deqcert.report.sections.ood import ood_section
 
 NAME, PAGE = "evaluation.json", "page.html"
 FORMAT, FORMAT_VERSION = "deqcert-evaluation", 1
@@ -28,6 +32,17 @@ TITLES = {
     "ood": "Images of another kind",
     "cost": "Cost",
 }
+"""What the section of each part is called."""
+
+SECTIONS: dict[str, Callable[[Mapping[str, Mapping[str, Any]]], Section]] = {
+    "clean": clean_section,
+    "certified": certified_section,
+    "attacks": attacks_section,
+    "corruptions": corruptions_section,
+    "calibration": calibration_section,
+    "ood": ood_section,
+}
+"""The sections that need nothing but what their own part found."""
 
 
 def parts_found(evaluation: Mapping[str, Any], part: str) -> dict[str, Any]:
@@ -51,23 +66,20 @@ def missing(evaluation: Mapping[str, Any], part: str) -> list[str]:
 def sections(evaluation: Mapping[str, Any]) -> list[Section]:
     """Return the sections of a page, in order; a part that nobody asked for has none."""
     made = [summary_section(evaluation)]
-    commands = evaluation["commands"]
     for part, title in TITLES.items():
         found, sentences = parts_found(evaluation, part), missing(evaluation, part)
-        if not found and not sentences:
-            continue
-        command = commands.get(part, "")
+        command = evaluation["commands"].get(part, "")
         if not found:
-            made.append(Section(part, title, "", missing=sentences))
+            if sentences:
+                made.append(Section(part, title, "", missing=sentences, command=command))
             continue
         if part == "cost":
-            one = cost_section(found, command, parts_found(evaluation, "certified"))
+            one = cost_section(found, parts_found(evaluation, "certified"))
         else:
-            one = SECTIONS[part](found, command)
-        more = [*sentences, *one.missing]
-        made.append(Section(one.key, one.title, one.says, one.figures, one.tables, one.notes, more))
-        if part == "certified" and (brier := brier_section(found, command)) is not None:
-            made.append(brier)
+            one = SECTIONS[part](found)
+        made.append(replace(one, missing=[*sentences, *one.missing], command=command))
+        if part == "certified" and (brier := brier_section(found)) is not None:
+            made.append(replace(brier, command=command))
     return made
 
 
@@ -116,37 +128,54 @@ def summary_rows(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def summary_table(evaluation: Mapping[str, Any]) -> TableBlock:
-    """Return the short table, without the columns of parts that no model has."""
+    """Return the short table: a question in each row that some model answers, a model a column."""
     rows = summary_rows(evaluation)
     radii = {row["radius"] for row in rows if row["radius"] is not None}
     at = f" at r = {radii.pop():g}" if len(radii) == 1 else ""
-    columns = {
-        "clean": ("right, clean (%)", percent),
-        "smoothed": ("right, certified (%)", percent),
-        "certified": (f"certified{at} (%)", percent),
-        "attacked": (f"left by attacks{at} (%)", percent),
-        "corrupted": ("bad pictures (%)", percent),
-        "ece": ("ECE", lambda value: DASH if value is None else f"{value:.3f}"),
-        "auroc": ("foreign found: AUROC (%)", percent),
-        "nfe": ("evaluations", lambda value: DASH if value is None else f"{value:.1f}"),
-        "milliseconds": ("ms", lambda value: DASH if value is None else f"{value:.3g}"),
+    scores = {row["score"] for row in rows if row["score"] is not None}
+    score = f" by {scores.pop()}" if len(scores) == 1 else ""
+    questions = {
+        "clean": "right without noise (%)",
+        "smoothed": f"right, certified at any radius (%{_images(evaluation, 'certified')})",
+        "certified": f"right, certified{at} (%{_images(evaluation, 'certified')})",
+        "attacked": f"right, left by attacks{at} (%{_images(evaluation, 'attacks')})",
+        "corrupted": "right on bad pictures (%)",
+        "ece": "calibration error (%)",
+        "auroc": f"foreign images noticed{score} (AUROC, %)",
+        "nfe": "evaluations an answer",
+        "milliseconds": "milliseconds an answer",
     }
-    shown = [key for key in columns if any(row[key] is not None for row in rows)]
-    body: list[list[Cell | str]] = [
-        [row["name"], *(columns[key][1](row[key]) for key in shown)] for row in rows
+    body = [
+        [question, *(_figure(key, row[key]) for row in rows)]
+        for key, question in questions.items()
+        if any(row[key] is not None for row in rows)
     ]
-    return TableBlock("In short", ["model", *(columns[key][0] for key in shown)], body)
+    return TableBlock("", ["", *(row["name"] for row in rows)], body)
+
+
+def _images(evaluation: Mapping[str, Any], part: str) -> str:
+    """Say how many images a part looked at, where that is one number."""
+    found = parts_found(evaluation, part).values()
+    counts = {run["images"] for one in found for run in one["runs"][:1]}
+    return f" of {counts.pop()} images" if len(counts) == 1 else ""
+
+
+def _figure(key: str, value: float | None) -> str:
+    if value is None:
+        return DASH
+    return f"{value:.3g}" if key in ("nfe", "milliseconds") else percent(value)
 
 
 def summary_section(evaluation: Mapping[str, Any]) -> Section:
     """Return the first section."""
     says = (
-        "Each column is one question, answered below: from left to right what the model can do, "
-        "what it is proven to keep, what people and weather take from it, and what it costs."
+        "From top to bottom: what the model can do, what it is proven to keep, what people and "
+        "weather take from it, whether it knows its limits, and what it costs."
     )
     if evaluation["data"] is None:
-        says = "Each row is a run of certificates, read as it is; nothing was computed anew."
-    return Section("short", "In short", says, tables=[summary_table(evaluation)])
+        says = "Finished runs of certificates, read as they are; nothing was computed anew."
+    command = evaluation["commands"]["all"]
+    return Section("short", "In short", says, tables=[summary_table(evaluation)], command=command)
 
 
 def text(evaluation: Mapping[str, Any]) -> str:
@@ -183,10 +212,10 @@ def write_evaluation_page(evaluation: Mapping[str, Any], path: Path) -> None:
         title = f"What {_listed(names)} {verb} worth on {data['name']}"
         lead = (
             f"{data['images']} images ({data['split']}, {data['shape']}). Each section says first "
-            "what it shows; grey boxes hold the commands that make the figures again."
+            "what it shows; the grey box below is the command that makes its figures again."
         )
-    facts = {"command": evaluation["commands"]["all"], **evaluation["environment"]}
-    write_page(path, title, lead, sections(evaluation), {k: str(v) for k, v in facts.items()})
+    facts = {name: str(value) for name, value in evaluation["environment"].items()}
+    write_page(path, title, lead, sections(evaluation), facts)
 
 
 def evaluation_of_runs(runs: Sequence[tuple[str | None, str]], page: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -46,13 +47,13 @@ class Plot:
         self.axes.set_xlabel(x)
         self.axes.set_ylabel(y)
         if square:
-            self.axes.set_xlim(0, 100)
-            self.axes.set_ylim(0, 101)
+            self.axes.set_xlim(-2, 102)
+            self.axes.set_ylim(-2, 102)
 
     def legend(self, **more: Any) -> None:
         """Name what is drawn, where there is room."""
         handles, labels = self.axes.get_legend_handles_labels()
-        if not labels:
+        if len(labels) < 2:  # the page says what it is
             return
         long = len(labels) > 4 or max(map(len, labels)) > 34
         place: dict[str, Any] = {"loc": "best"}
@@ -118,8 +119,9 @@ def certified_curves(runs: Sequence[dict[str, Any]]) -> str:
         steps, heights = (np.array(run["curve"][key]) for key in ("radii", "shares"))
         low = np.clip(heights - run["band"]["below"], 0.0, 1.0)
         high = np.clip(heights + run["band"]["above"], 0.0, 1.0)
-        shade = {"step": "pre", "color": colour(i), "alpha": 0.15, "linewidth": 0}
-        plot.axes.fill_between(steps, 100 * low, 100 * high, **shade)
+        plot.axes.fill_between(
+            steps, 100 * low, 100 * high, step="pre", color=colour(i), alpha=0.15, linewidth=0
+        )
         plot.axes.plot(
             steps,
             100 * heights,
@@ -149,11 +151,10 @@ def share_bars(runs: Sequence[dict[str, Any]]) -> str:
         place = np.arange(len(counts)) + width * (i - (len(runs) - 1) / 2)
         label = plain(run["name"])
         plot.axes.bar(place, 100 * counts / counts.sum(), width, color=colour(i), label=label)
-    names = [f"{100 * low:g}\N{EN DASH}{100 * high:g}" for low, high in zip(edges, edges[1:])]  # noqa: B905
+    names = [f"{100 * low:g}\N{EN DASH}{100 * high:g}" for low, high in itertools.pairwise(edges)]
     plot.axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
     plot.axes.grid(False, axis="x")
-    if len(runs) > 1:
-        plot.legend()
+    plot.legend()
     return plot.svg()
 
 
@@ -184,19 +185,17 @@ def curves(
     return plot.svg()
 
 
-def reliability_diagram(about: str, sources: Sequence[tuple[str, dict[str, Any], int, int]]) -> str:
-    """Draw accuracy against confidence: name, source, colour's and dashes' number each."""
+def reliability_diagram(about: str, sources: Sequence[tuple[str, dict[str, Any], int]]) -> str:
+    """Draw accuracy against confidence: name, source and colour's number each."""
     plot = Plot(about, "how sure the model is (%)", "how often it is right (%)", square=True)
     plot.axes.plot([0, 100], [0, 100], color="#000000", linewidth=0.8, linestyle=":")
-    for name, source, hue, dash in sources:
+    for name, source, hue in sources:
         held = [one for one in source["bins"] if one["count"]]
         most = max(one["count"] for one in held)
         sizes = [12 + 70 * one["count"] / most for one in held]
         places = [100 * one["confidence"] for one in held]
         heights = [100 * one["accuracy"] for one in held]
-        plot.axes.plot(
-            places, heights, color=colour(hue), linestyle=line_style(dash), linewidth=1.2
-        )
+        plot.axes.plot(places, heights, color=colour(hue), linewidth=1.2)
         plot.axes.scatter(places, heights, s=sizes, color=colour(hue), label=plain(name), zorder=3)
     plot.legend()
     return plot.svg()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from deqcert import __version__
@@ -31,13 +31,11 @@ class TableBlock:
         caption: What it shows.
         head: Names of the columns; the first column is a row's name.
         rows: Cells or texts.
-        command: What makes it again.
     """
 
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[Cell | str]]
-    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,12 +45,10 @@ class FigureBlock:
     Attributes:
         caption: What it shows.
         svg: The figure, an SVG element.
-        command: What makes it again.
     """
 
     caption: str
     svg: str
-    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +63,7 @@ class Section:
         tables: Its tables.
         notes: What a reader should know, in small letters.
         missing: What could not be measured, and why: a sentence each.
+        command: What makes its figures again.
     """
 
     key: str
@@ -75,7 +72,8 @@ class Section:
     figures: Sequence[FigureBlock] = ()
     tables: Sequence[TableBlock] = ()
     notes: Sequence[str] = ()
-    missing: Sequence[str] = field(default_factory=list)
+    missing: Sequence[str] = ()
+    command: str = ""
 
 
 def render(title: str, lead: str, sections: Sequence[Section], facts: Mapping[str, str]) -> str:

@@ -16,11 +16,11 @@ def _in_hsv(x: Picture, channel: int, factor: float, shift: float) -> Picture:
 
     hsv = rgb_to_hsv(np.moveaxis(x, 0, -1))
     hsv[..., channel] = np.clip(factor * hsv[..., channel] + shift, 0.0, 1.0)
-    return np.moveaxis(hsv_to_rgb(hsv), -1, 0)
+    return np.asarray(np.moveaxis(hsv_to_rgb(hsv), -1, 0))
 
 
 def _brightness(x: Picture, more: float, draw: Generator) -> Picture:
-    return x + more if len(x) == 1 else _in_hsv(x, 2, 1.0, more)
+    return np.asarray(x + more) if len(x) == 1 else _in_hsv(x, 2, 1.0, more)
 
 
 def _contrast(x: Picture, share: float, draw: Generator) -> Picture:
@@ -59,7 +59,7 @@ def plasma(size: int, decay: float, draw: Generator) -> NDArray[np.float64]:
         cloud[half::step, ::step] = around(above)
         step, wobble = half, wobble / decay
     cloud -= cloud.min()
-    return cloud / max(cloud.max(), 1e-12)
+    return np.asarray(cloud / max(cloud.max(), 1e-12))
 
 
 def _fog(x: Picture, strength: tuple[float, float], draw: Generator) -> Picture:
@@ -68,7 +68,7 @@ def _fog(x: Picture, strength: tuple[float, float], draw: Generator) -> Picture:
     size = 1 << (max(height, width, 2) - 1).bit_length()
     brightest = x.max()
     fogged = x + much * plasma(size, decay, draw)[:height, :width]
-    return fogged * brightest / (brightest + much)
+    return np.asarray(fogged * brightest / (brightest + much))
 
 
 BRIGHTNESS = Corruption("too much light", (0.05, 0.1, 0.15, 0.2, 0.3), _brightness)

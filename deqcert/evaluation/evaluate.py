@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from deqcert.attacks import Attack
     from deqcert.data import Dataset
 
-NEEDS = {"ood": "ood", "runs": "certified", "attacks": "attacks"}
-"""What may be given, and the part that it is for."""
-
 
 @dataclass(frozen=True)
 class Evaluated:
@@ -104,7 +101,8 @@ def evaluate(
     wanted = tuple(
         part for part in (PARTS.names() if parts is None else parts) if ood or part != "ood"
     )
-    _refuse_useless(parts, wanted, {"ood": ood, "runs": runs, "attacks": attacks})
+    if parts is not None and "ood" in parts and not ood:
+        raise ConfigError("part ood needs foreign data; give some, as in --ood mnist:DIR")
     folder = Path(out)
     subjects = _subjects(models, chosen, asked, folder, ood, tuple(attacks), progress, note)
     subjects = _with_runs(subjects, runs)
@@ -169,18 +167,6 @@ def name_models(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _refuse_useless(
-    parts: Sequence[str] | None, wanted: Sequence[str], given: Mapping[str, Sequence[Any]]
-) -> None:
-    if parts is not None and "ood" in parts and not given["ood"]:
-        raise ConfigError("part ood needs foreign data; give some, as in --ood mnist:DIR")
-    for what, part in NEEDS.items():
-        used = part in wanted or (what == "runs" and "attacks" in wanted)
-        if given[what] and not used:
-            option = what.removesuffix("s") if what != "ood" else what
-            raise ConfigError(f"--{option} is of no use without part {part}; add it to --parts")
-
-
 def _subjects(
     models: Mapping[str, SmoothedClassifier],
     chosen: Data,
@@ -239,8 +225,9 @@ def _with_runs(subjects: list[Subject], runs: Sequence[str]) -> list[Subject]:
 
     given: dict[str, list[Path]] = {subject.name: [] for subject in subjects}
     for run in runs:
-        manifest = Manifest.read(Path(run))
-        if manifest is None or not (Path(run) / "certificates.tsv").is_file():
+        whole = (Path(run) / "certificates.tsv").is_file()
+        manifest = Manifest.read(Path(run)) if whole else None
+        if manifest is None:
             raise RunError(f"{run} is no run folder; give one that deqcert certify has finished")
         if manifest.parameters.get("data_hash") != subjects[0].dataset.hash():
             raise ConfigError(

@@ -192,10 +192,9 @@ def reliability_diagram(about: str, sources: Sequence[tuple[str, dict[str, Any],
     for name, source, hue in sources:
         held = [one for one in source["bins"] if one["count"]]
         most = max(one["count"] for one in held)
-        sizes = [12 + 70 * one["count"] / most for one in held]
+        sizes = [8 + 110 * one["count"] / most for one in held]
         places = [100 * one["confidence"] for one in held]
         heights = [100 * one["accuracy"] for one in held]
-        plot.axes.plot(places, heights, color=colour(hue), linewidth=1.2)
         plot.axes.scatter(places, heights, s=sizes, color=colour(hue), label=plain(name), zorder=3)
     plot.legend()
     return plot.svg()

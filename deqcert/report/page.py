@@ -31,11 +31,13 @@ class TableBlock:
         caption: What it shows.
         head: Names of the columns; the first column is a row's name.
         rows: Cells or texts.
+        words: How many of the last columns are words, not figures.
     """
 
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[Cell | str]]
+    words: int = 0
 
 
 @dataclass(frozen=True)

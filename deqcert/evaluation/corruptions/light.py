@@ -25,7 +25,7 @@ def _brightness(x: Picture, more: float, draw: Generator) -> Picture:
 
 def _contrast(x: Picture, share: float, draw: Generator) -> Picture:
     mean = x.mean(axis=(1, 2), keepdims=True)
-    return (x - mean) * share + mean
+    return np.asarray((x - mean) * share + mean)
 
 
 def _saturate(x: Picture, strength: tuple[float, float], draw: Generator) -> Picture:

@@ -49,7 +49,7 @@ def corruptions_section(found: Found) -> Section:
         ]
         rows.append(["all", *shaded([*one["by_severity"], one["mean"]]), ""])
         tables.append(
-            TableBlock(f"{name}: right (%) of {one['images']} images, by severity", head, rows)
+            TableBlock(f"{name}: right (%) of {one['images']} images, by severity", head, rows, 1)
         )
     left = {name for one in found.values() for name in one["left_out"]}
     notes = [

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from deqcert.report.page import Section, TableBlock
 from deqcert.report.sections.base import DASH, Found, the
 
@@ -21,30 +24,19 @@ def cost_section(found: Found, runs: Found) -> Section:
         if run["seconds"]
     }
     says += f"; a certificate takes {certifying[name]:.3g} s." if name in certifying else "."
+    measures: dict[str, Callable[[str, Mapping[str, Any]], str]] = {
+        "evaluations, mean": lambda name, one: f"{one['nfe']['mean']:.1f}",
+        "evaluations, at most": lambda name, one: str(one["nfe"]["largest"]),
+        "ms an image in a batch": lambda name, one: f"{1000 * one['seconds']:.3g}",
+        "ms an image alone": lambda name, one: f"{1000 * one['single']:.3g}",
+        "memory of a batch (MiB)": lambda name, one: _over(one["memory"], 2**20),
+        "weights": lambda name, one: f"{one['weights']['count']:,}",
+        "energy an image (mJ)": lambda name, one: _over(one["energy"], 1e-3),
+        "seconds a certificate": lambda name, one: _over(certifying.get(name), 1.0),
+    }
     rows = [
-        [
-            name,
-            f"{part['nfe']['mean']:.1f}",
-            str(part["nfe"]["largest"]),
-            f"{1000 * part['seconds']:.3g}",
-            f"{1000 * part['single']:.3g}",
-            DASH if part["memory"] is None else f"{part['memory'] / 2**20:.1f}",
-            f"{part['weights']['count']:,}",
-            DASH if part["energy"] is None else f"{1000 * part['energy']:.3g}",
-            f"{certifying[name]:.3g}" if name in certifying else DASH,
-        ]
-        for name, part in found.items()
-    ]
-    head = [
-        "model",
-        "evaluations",
-        "at most",
-        "ms an image, batch",
-        "ms, one alone",
-        "memory of a batch (MiB)",
-        "weights",
-        "energy an image (mJ)",
-        "s a certificate",
+        [measure, *(write(name, one) for name, one in found.items())]
+        for measure, write in measures.items()
     ]
     notes = [
         "Batches of "
@@ -58,5 +50,9 @@ def cost_section(found: Found, runs: Found) -> Section:
         for name, part in found.items()
         if part["no_energy"]
     ]
-    table = TableBlock("Cost of an answer without noise", head, rows)
+    table = TableBlock("Cost of an answer without noise", ["", *found], rows)
     return Section("cost", "Cost", says, (), [table], notes, missing)
+
+
+def _over(value: float | None, unit: float) -> str:
+    return DASH if value is None else f"{value / unit:.3g}"

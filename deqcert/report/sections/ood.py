@@ -43,7 +43,7 @@ def ood_section(found: Found) -> Section:
             ]
             caption = f"{called}: {one['own']} own and {one['images']} foreign images"
             tables.append(
-                TableBlock(caption, ["score", "AUROC (%)", "FPR95 (%)", "what it is"], rows)
+                TableBlock(caption, ["score", "AUROC (%)", "FPR95 (%)", "what it is"], rows, 1)
             )
             if one["changed"]:
                 notes.append(f"{one['name']}: {one['changed']}.")

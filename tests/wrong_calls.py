@@ -43,6 +43,8 @@ BASE = {
     "conformal calibrate": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:6 --tol 0 "
     "--depth 2 --out new",
     "conformal sets": "--data npz:data.npz --images 6:8 --alpha 0.3 --out new",
+    "evaluate": "--data npz:data.npz --sigma 0.25 --images 0:2 --certify-images 1 "
+    "--attack-images 1 --attack square:steps=1 --n 60 --votes 5 --tol 0 --depth 2 --out new",
     "report": "",
     "bench starts": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 50 --n0 10 "
     "--starts cold --depths 1 --tol 0.3 --depth 5 --reference-tol 0.3 --reference-depth 5",
@@ -52,7 +54,12 @@ BASE = {
 }
 """What makes each command right and small; the files are those of :func:`make_files`."""
 
-ARGUMENTS = {"attack": ["run"], "conformal sets": ["held"], "report": ["run"]}
+ARGUMENTS = {
+    "attack": ["run"],
+    "conformal sets": ["held"],
+    "evaluate": ["ok.pth"],
+    "report": ["run"],
+}
 
 NUMBERS = [
     "",
@@ -171,6 +178,20 @@ ROLES: dict[str, Sequence[str]] = {
     "conformal calibrate --method": ["", "standard", "one_draw", NO_TEXT, "ONE-DRAW", "proven"],
     "conformal calibrate --method-option": ["x", "=", "score=", "score=best", "n=3", NO_TEXT, "=1"],
     "--votes": [*FILES, "ok.pth", "run/manifest.json", "held"],
+    "evaluate models": [*_CHECKPOINTS, "a=", "a=missing", "..=ok.pth", "=ok.pth", "-=ok.pth"],
+    "evaluate --run": [*FILES, "ok.pth", "run/manifest.json", "held", "run"],
+    "evaluate --parts": [
+        "",
+        "speed",
+        "clean,",
+        ",",
+        "Clean",
+        "clean cost",
+        NO_TEXT,
+        "ood",
+        "all,x",
+    ],
+    "evaluate --out": [*_FOLDERS, "folder", "run", "held"],
     "report runs": [*FILES, "ok.pth", "ok.yaml", "a=", "a=missing", "=run/x", "="],
     "predict files": [*_PICTURES, "ok.pth", "data.npz"],
     "--images": SLICES,
@@ -275,7 +296,7 @@ def wrong_value(
         role = ROLES.get(called)
     if role is not None:
         return (draw.choice(role), []) if role else None
-    if called in ("--data", "--test-data", "--extra"):
+    if called in ("--data", "--test-data", "--extra", "--ood"):
         return _data(draw), []
     if isinstance(parameter.type, FieldType):
         option = parameter.type.option

@@ -109,6 +109,9 @@ def evaluate(
     if parts is not None and "corruptions" in parts:
         for subject in subjects:
             check_picture(subject)
+    if {"certified", "attacks"} & set(wanted):
+        for subject in subjects:
+            _ = subject.classifier.certifier  # settings that cannot be are refused at once
     first = subjects[0]
     more = {"ood": list(ood), "run": list(runs), "attack": [a.describe() for a in attacks]}
     words = evaluate_command(

@@ -23,6 +23,7 @@ PARTS: Registry[Callable[[Subject], dict[str, Any]]] = Registry(
         "ood": f"{_ROOM}.detected:detected",
         "cost": f"{_ROOM}.cost:cost",
     },
+    plural="parts",
 )
 """Every part, in the order of the page, imported when it is first asked for."""
 

@@ -416,6 +416,38 @@ def test_anybodys_file_is_described_without_votes(tmp_path) -> None:
     assert found["certified_accuracy"][0] == 0.5
 
 
+def test_a_report_writes_the_page_of_runs_alone(made, tmp_path, capsys) -> None:
+    runs = [made / "e" / name / "certified" for name in ("digits", "again")]
+    theirs = tmp_path / "theirs.tsv"
+    theirs.write_text("0\t3\t3\t1.53\t1\t0:00:14\n1\t3\t4\t0.2\t0\t0:00:14\n")
+    words = ["report", f"a={runs[0]}", f"b={runs[1]}", str(theirs), "--html"]
+    assert main([*words, str(tmp_path / "runs.html")]) == 0
+    page = (tmp_path / "runs.html").read_text()
+    run = describe_run(runs[0])
+    rows = cells(page, "certified")
+    assert [row[0] for row in rows[1:]] == ["a", "b", "theirs"]
+    assert rows[1][2] == percent(run["certified_accuracy"][0])
+    assert 'id="brier"' in page and 'id="attacks"' not in page
+    assert "theirs: no shares of votes" not in page  # nothing says that it drew noise
+    parts = ["report", *(f"all={file}" for file in halves(runs[0], tmp_path)), "--html"]
+    assert main([*parts, str(tmp_path / "all.html")]) == 0
+    joined = cells((tmp_path / "all.html").read_text(), "certified")
+    assert joined[1][1:4] == rows[1][1:4]
+    capsys.readouterr()
+    for wrong in ("page.txt", "missing/page.html"):
+        assert main([*words, str(tmp_path / wrong)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def halves(run: Path, place: Path) -> list[Path]:
+    """Split a run's certificates into two files."""
+    header, *lines = (run / "certificates.tsv").read_text().splitlines(keepends=True)
+    files = [place / "first.tsv", place / "second.tsv"]
+    for file, part in zip(files, (lines[:1], lines[1:]), strict=True):
+        file.write_text("".join([header, *part]))
+    return files
+
+
 WRONG = {
     "no model": ("evaluate", "name at least one"),
     "unknown part": ("evaluate digits --parts clean,speed", "no evaluation part 'speed'"),

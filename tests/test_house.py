@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -160,11 +161,19 @@ def test_the_check_itself_finds_a_climbing_arrow() -> None:
         "import deqcert.training, deqcert.training.config, deqcert.training.starts.config",
         "from deqcert.cli import main; main(['plan', '--sigma', '1', '--radii', '1'])",
         "from deqcert.cli import main; assert main(['report', '{file}', '--json']) == 0",
+        "from deqcert.cli import main; assert main(['report', '{file}', '--html=r.html']) == 0",
+        "from deqcert.cli import main; main(['evaluate', '--help'])",
     ],
 )
 def test_these_answer_without_torch(code: str, tmp_path: Path) -> None:
     file = tmp_path / "theirs.tsv"
     file.write_text("0\t3\t3\t1.53\t1\t0:00:14\n")
     code = code.format(file=file) + "\nimport sys; sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT.parent)},
+    )
     assert done.returncode == 0, done.stderr.decode()

@@ -172,6 +172,7 @@ ROLES: dict[str, Sequence[str]] = {
     "--out": [*_FOLDERS, "folder"],
     "attack --out": [*_FOLDERS, "folder", "run"],
     "--picture": _IMAGES,
+    "--html": [name for name in _IMAGES if name not in ("folder", "pipe")] + ["a.htmlx", "folder"],
     "attack run": [*FILES, "ok.pth", "ok.yaml", "run/manifest.json"],
     "conformal sets calibration": [*FILES, "ok.pth", "ok.yaml", "run", "held/manifest.json"],
     "conformal sets --out": [*_FOLDERS, "folder", "run", "held"],

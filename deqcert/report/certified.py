@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from deqcert.certifiers.confidence import certified_brier, share_bounds
 from deqcert.latents.prediction import label_band
 from deqcert.options import parse_number
+from deqcert.report.columns import read_text
 from deqcert.report.picture import curve
 from deqcert.report.reader import Results, read_results
 from deqcert.report.tables import entry, radii_until
@@ -22,6 +23,9 @@ DELTA = 0.05
 
 SHARES = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.0)
 """Edges between which images are counted by their share of agreeing noisy copies."""
+
+Votes = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""Votes for the class that was chosen, votes in all, and the class, per image."""
 
 EXACT = 1e-3
 """Part of alpha that pays for how exact noise is drawn; that takes 1e-6 at most."""
@@ -35,29 +39,45 @@ def describe_run(path: str | Path, name: str | None = None) -> dict[str, Any]:
         name: What to call it; its own name if not given.
 
     Returns:
-        All of :func:`deqcert.report.tables.entry`, and folder, radii, curve (radii, and shares of
-        images certified as their true class so far), band (how far the curve of all images of that
-        kind may be from it, see :func:`band`), shares (of agreeing copies: edges, and images
-        between them) or no_shares, brier (radii and bounds) or no_brier, and command.
+        See :func:`describe_results`.
 
     Raises:
         RunError: If it cannot be read.
     """
-    results = read_results(path, name)
+    return describe_results(read_results(path, name), [path])
+
+
+def describe_results(
+    results: Results, paths: Sequence[str | Path], asked: Sequence[float] | None = None
+) -> dict[str, Any]:
+    """Describe certificates.
+
+    Args:
+        results: All of them.
+        paths: Folders or files that they were read from, in order.
+        asked: Radii that a table must have; None for the usual ones.
+
+    Returns:
+        All of :func:`deqcert.report.tables.entry`, and folder, radii, curve (radii, and shares of
+        images certified as their true class so far), band (how far the curve of all images of that
+        kind may be from it, see :func:`band`), shares (of agreeing copies: edges, and images
+        between them) or no_shares, brier (radii and bounds) or no_brier, and command.
+    """
     largest = float(results.radius[results.correct].max(initial=0.0))
-    radii = list(radii_until(largest, results.norm))
+    radii = list(radii_until(largest, results.norm)) if asked is None else list(asked)
     steps, heights = curve(results)
     alpha = parse_number(results.facts.get("alpha", ""), whole=False) or 0.0
     found = {
         **entry(results, radii),
-        "folder": str(path),
+        "folder": " ".join(map(str, paths)),
         "norm": results.norm,
         "radii": radii,
+        "asked": asked is not None,
         "curve": {"radii": steps.tolist(), "shares": heights.tolist()},
         "band": band(len(results), alpha),
-        "command": shlex.join(["deqcert", "report", str(path)]),
+        "command": shlex.join(["deqcert", "report", *_named(results, paths)]),
     }
-    votes, why = _votes(results, Path(path))
+    votes, why = _votes(results, paths)
     if votes is None:
         return {**found, "no_shares": why, "no_brier": why}
     chosen, n, predict = votes
@@ -101,21 +121,28 @@ def accuracy_at(run: dict[str, Any], radii: Sequence[float]) -> list[float]:
     return [float(heights[i]) if i < len(steps) - 1 else 0.0 for i in places]
 
 
-def _votes(
-    results: Results, path: Path
-) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None, str | None]:
+def _named(results: Results, paths: Sequence[str | Path]) -> list[str]:
+    return [str(paths[0])] if len(paths) == 1 else [f"{results.name}={path}" for path in paths]
+
+
+def _votes(results: Results, paths: Sequence[str | Path]) -> tuple[Votes | None, str | None]:
     """Read votes for the chosen class, votes in all and the class, per image; or say why not."""
-    file = path / "certificates.tsv" if path.is_dir() else path
-    header, *lines = file.read_text(encoding="utf-8-sig").split("\n")
-    columns = header.split("\t")
-    if not {"votes", "n", "predict"} <= set(columns):
-        return None, "it draws no noise, or its file does not hold the votes"
-    rows = [dict(zip(columns, line.split("\t"), strict=False)) for line in lines[: len(results)]]
-    try:
-        cells = [[int(row[key]) for row in rows] for key in ("votes", "n", "predict")]
-    except (ValueError, KeyError):
-        return None, "its file does not hold the votes"
-    votes, n, predict = (np.array(column, dtype=np.int64) for column in cells)
+    keys = ("votes", "n", "predict")
+    cells: list[list[int]] = []
+    for path in paths:
+        given = Path(path)
+        file = given / "certificates.tsv" if given.is_dir() else given
+        header, *lines = read_text(file, "give it again").split("\n")[:-1]  # a torn line is none
+        columns = header.split("\t")
+        if not set(keys) <= set(columns):
+            return None, "it draws no noise, or its file does not hold the votes"
+        try:
+            for line in lines:
+                row = dict(zip(columns, line.split("\t"), strict=True))
+                cells.append([int(row[key]) for key in keys])
+        except ValueError:
+            return None, "its file does not hold the votes"
+    votes, n, predict = np.array(cells, dtype=np.int64).T
     if len(votes) != len(results) or (votes < 0).any() or (votes > n).any() or (n < 1).any():
         return None, "the votes in its file cannot be"
     return (votes, n, predict), None

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deqcert.report.certified import accuracy_at, describe_run
+from deqcert.report.certified import accuracy_at, describe_results
 from deqcert.report.page import Cell, Section, TableBlock, percent, write_page
+from deqcert.report.reader import Results
 from deqcert.report.sections.attacks import attacks_section
 from deqcert.report.sections.base import DASH
 from deqcert.report.sections.brier import brier_section
@@ -218,25 +219,31 @@ def write_evaluation_page(evaluation: Mapping[str, Any], path: Path) -> None:
     write_page(path, title, lead, sections(evaluation), facts)
 
 
-def evaluation_of_runs(runs: Sequence[tuple[str | None, str]], page: Path) -> dict[str, Any]:
+def evaluation_of_runs(
+    runs: Sequence[tuple[Results, Sequence[str]]],
+    words: Sequence[str],
+    asked: Sequence[float] | None = None,
+) -> dict[str, Any]:
     """Return finished runs as an evaluation that has no other part.
 
     Args:
-        runs: Name (None for the run's own) and folder or file of each.
-        page: Where the page goes.
-
-    Raises:
-        RunError: If a run cannot be read.
+        runs: Certificates, and the folders or files of each.
+        words: The command that was given.
+        asked: Radii that a table must have; None for the usual ones.
     """
-    models = []
-    for name, path in runs:
-        described = describe_run(path, name)
-        found = {"runs": [described]}
-        models.append(
-            {"name": described["name"], "parts": {"certified": {"state": "done", "found": found}}}
-        )
-    given = [path if name is None else f"{name}={path}" for name, path in runs]
-    command = shlex.join(["deqcert", "report", *given, "--html", str(page)])
+    models = [
+        {
+            "name": results.name,
+            "parts": {
+                "certified": {
+                    "state": "done",
+                    "found": {"runs": [describe_results(results, paths, asked)]},
+                }
+            },
+        }
+        for results, paths in runs
+    ]
+    command = shlex.join(words)
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deqcert import __version__
-from deqcert.files import write_atomically
+from deqcert.errors import ConfigError
+from deqcert.files import check_writable, write_atomically
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,24 @@ def write_page(
     """
     text = render(title, lead, sections, facts).encode("utf-8", "xmlcharrefreplace")
     write_atomically(path, text, "give the page another name")
+
+
+def check_page(path: str | Path) -> Path:
+    """Refuse a name that no page can be written to, before anything is read for it.
+
+    Raises:
+        ConfigError: If it does not end in .html, or there is no such folder.
+        RunError: If nothing can be written there.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in {".html", ".htm"}:
+        raise ConfigError(f"cannot write a page to {target}: the name must end in .html")
+    if not target.parent.is_dir():
+        raise ConfigError(f"cannot write to {target}: there is no folder {target.parent}")
+    if target.is_dir():
+        raise ConfigError(f"cannot write to {target}: there is a folder of that name")
+    check_writable(target, "give the page another name")
+    return target
 
 
 def percent(share: float | None, digits: int = 1) -> str:

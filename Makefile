@@ -1,4 +1,5 @@
 # make certify   installs into .venv and certifies test digits with the model that ships
+# make evaluate  installs into .venv and evaluates that model from many sides, on one page
 # make test      installs into .venv with the test tools and runs the test suite
 # make kills     stops trainings at random, fifty times each by kill -9 and by Ctrl-C
 # make docs      builds the documentation site into build/site; a broken link is an error
@@ -25,11 +26,14 @@ TORCH_WITHOUT_GPU := torch==2.13.0
 SAY_KERNELS = $(BIN)/python -c 'from deqcert.kernels import status; s = status(); \
   print("Kernels:", s.path, s.isa, "with CUDA:" if s.cuda_built else "without CUDA:", s.reason)'
 
-.PHONY: certify test fuzz kills sanitize planted lint types format docs trainings clean
+.PHONY: certify evaluate test fuzz kills sanitize planted lint types format docs trainings clean
 
 certify: $(VENV)/.installed
 	$(BIN)/deqcert $(CERTIFY)
 	$(BIN)/deqcert report runs/digits
+
+evaluate: $(VENV)/.installed
+	$(BIN)/deqcert evaluate digits --data digits --certify-images 60 --batch 500 --out runs/evaluation
 
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile

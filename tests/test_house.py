@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ ROOMS["certifiers"] = ROOMS["smoothing"] | {"smoothing", "latents"}
 ROOMS["runs"] = ROOMS["certifiers"] | {"certifiers", "data"}
 ROOMS["attacks"] = ROOMS["runs"] | {"runs"}
 ROOMS["training"] = ROOMS["certifiers"] | {"certifiers", "attacks", "data", "report"}
-ROOMS["report"] = ERRORS | {"certifiers"}
+ROOMS["report"] = ERRORS | {"certifiers", "latents"}
 EVERYTHING = set(ROOMS)
 ROOMS["bench"] = EVERYTHING - {"training"}
 ROOMS["form_cache"] = ERRORS | {"runs"}
@@ -53,7 +54,10 @@ DOOR = {"api", "compose", "form_cache", "presets", "progress", "settings"}
 ROOMS["api"] = EVERYTHING - {"training", "attacks"} | DOOR
 ROOMS["conformal"] = EVERYTHING - {"training"} | DOOR
 ROOMS["safety_case"] = ROOMS["attacks"] | {"attacks", "conformal", "report"}
-ROOMS["cli"] = EVERYTHING | {"bench", "conformal", "safety_case"} | DOOR
+ROOMS["attacking"] = EVERYTHING - {"training"} | DOOR
+ROOMS["evaluation"] = EVERYTHING - {"training"} | DOOR | {"attacking"}
+AFTER = {"attacking", "bench", "conformal", "evaluation", "safety_case"}
+ROOMS["cli"] = EVERYTHING | AFTER | DOOR
 ROOMS["__main__"] = {"cli"}
 
 FILES = sorted(ROOT.rglob("*.py"))
@@ -158,11 +162,19 @@ def test_the_check_itself_finds_a_climbing_arrow() -> None:
         "from deqcert.cli import main; main(['plan', '--sigma', '1', '--radii', '1'])",
         "from deqcert.cli import main; assert main(['report', '{file}', '--json']) == 0",
         "import deqcert.safety_case",
+        "from deqcert.cli import main; assert main(['report', '{file}', '--html=r.html']) == 0",
+        "from deqcert.cli import main; main(['evaluate', '--help'])",
     ],
 )
 def test_these_answer_without_torch(code: str, tmp_path: Path) -> None:
     file = tmp_path / "theirs.tsv"
     file.write_text("0\t3\t3\t1.53\t1\t0:00:14\n")
     code = code.format(file=file) + "\nimport sys; sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT.parent)},
+    )
     assert done.returncode == 0, done.stderr.decode()

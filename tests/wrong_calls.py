@@ -43,6 +43,8 @@ BASE = {
     "conformal calibrate": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:6 --tol 0 "
     "--depth 2 --out new",
     "conformal sets": "--data npz:data.npz --images 6:8 --alpha 0.3 --out new",
+    "evaluate": "--data npz:data.npz --sigma 0.25 --images 0:2 --certify-images 1 "
+    "--attack-images 1 --attack square:steps=1 --n 60 --votes 5 --tol 0 --depth 2 --out new",
     "report": "",
     "safety-case": "--out new",
     "bench starts": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 50 --n0 10 "
@@ -56,6 +58,7 @@ BASE = {
 ARGUMENTS = {
     "attack": ["run"],
     "conformal sets": ["held"],
+    "evaluate": ["ok.pth"],
     "report": ["run"],
     "safety-case": ["run"],
 }
@@ -171,6 +174,7 @@ ROLES: dict[str, Sequence[str]] = {
     "--out": [*_FOLDERS, "folder"],
     "attack --out": [*_FOLDERS, "folder", "run"],
     "--picture": _IMAGES,
+    "--html": [name for name in _IMAGES if name not in ("folder", "pipe")] + ["a.htmlx", "folder"],
     "attack run": [*FILES, "ok.pth", "ok.yaml", "run/manifest.json"],
     "conformal sets calibration": [*FILES, "ok.pth", "ok.yaml", "run", "held/manifest.json"],
     "conformal sets --out": [*_FOLDERS, "folder", "run", "held"],
@@ -178,6 +182,20 @@ ROLES: dict[str, Sequence[str]] = {
     "conformal calibrate --method-option": ["x", "=", "score=", "score=best", "n=3", NO_TEXT, "=1"],
     "--features": [*FILES, "ok.pth", "ok.yaml", "data.npz", "run"],
     "--votes": [*FILES, "ok.pth", "run/manifest.json", "held"],
+    "evaluate models": [*_CHECKPOINTS, "a=", "a=missing", "..=ok.pth", "=ok.pth", "-=ok.pth"],
+    "evaluate --run": [*FILES, "ok.pth", "run/manifest.json", "held", "run"],
+    "evaluate --parts": [
+        "",
+        "speed",
+        "clean,",
+        ",",
+        "Clean",
+        "clean cost",
+        NO_TEXT,
+        "ood",
+        "all,x",
+    ],
+    "evaluate --out": [*_FOLDERS, "folder", "run", "held"],
     "report runs": [*FILES, "ok.pth", "ok.yaml", "a=", "a=missing", "=run/x", "="],
     "safety-case runs": [*FILES, "ok.pth", "ok.yaml", "run/manifest.json", "run/certificates.tsv"],
     "safety-case --out": [*_FOLDERS, "folder", "run", "held"],
@@ -286,7 +304,7 @@ def wrong_value(
         role = ROLES.get(called)
     if role is not None:
         return (draw.choice(role), []) if role else None
-    if called in ("--data", "--test-data", "--extra"):
+    if called in ("--data", "--test-data", "--extra", "--ood"):
         return _data(draw), []
     if isinstance(parameter.type, FieldType):
         option = parameter.type.option

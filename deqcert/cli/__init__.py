@@ -30,6 +30,7 @@ COMMANDS = (
     "predict",
     "attack",
     "conformal",
+    "evaluate",
     "report",
     "safety-case",
     "bench",

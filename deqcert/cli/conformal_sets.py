@@ -9,8 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from deqcert.attacking import parse_attack
 from deqcert.attacks import ATTACKS
-from deqcert.cli.attack import parse_attack
 from deqcert.cli.fields import FILLED, options_from
 from deqcert.cli.options import quiet_option, say
 from deqcert.errors import ConfigError

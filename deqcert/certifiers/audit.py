@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deqcert.certifiers.bounds import disagreements_upper_bound, lower_confidence_bound
 from deqcert.certifiers.goals import Goal
-from deqcert.certifiers.sampling import looks, radii
+from deqcert.certifiers.sampling import Sampling, looks, radii
 from deqcert.certifiers.sequences import disagreements_upper_sequence
 
 BLOCK = 1 / 20
@@ -48,12 +48,15 @@ class Audit:
         size: Most votes that are audited, 1 to n.
         alpha: Failure probability of audit and estimate together, in (0, 1).
         goal: When to stop; None audits all of ``size``.
+        most: Samples that there could have been, where what was voted decided after how many to
+            stop; None where n was fixed beforehand.
     """
 
     n: int
     size: int
     alpha: float
     goal: Goal | None = None
+    most: int | None = None
 
     def bound(self, votes: int, whole: int, wrong: int, drawn: int, found: int) -> float:
         """Return p_lower from the counts alone.
@@ -65,7 +68,7 @@ class Audit:
             drawn: Random ones among the others that were audited.
             found: Those of the random ones to which the reference gave another class, or none.
         """
-        share = best_share(self.n, self.size, self.alpha)
+        share = best_share(self.n if self.most is None else self.most, self.size, self.alpha)
         others, alpha = votes - whole, share * self.alpha
         if self.goal is None:
             more = disagreements_upper_bound(found, drawn, others, alpha)
@@ -73,7 +76,10 @@ class Audit:
             more = disagreements_upper_sequence(found, drawn, others, alpha / 2)
             if drawn == self.random_part(votes, whole):
                 more = min(more, disagreements_upper_bound(found, drawn, others, alpha / 2))
-        return lower_confidence_bound(votes - wrong - more, self.n, (1.0 - share) * self.alpha)
+        kept, alpha = votes - wrong - more, (1.0 - share) * self.alpha
+        if self.most is None:
+            return lower_confidence_bound(kept, self.n, alpha)
+        return float(Sampling(self.most, alpha).p_lower(kept, self.n))
 
     def random_part(self, votes: int, whole: int) -> int:
         """Return how many random votes are audited at most, after the doubtful ones."""

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 from test_coverage import too_often
 from test_sequences import Luckiest
 from toys import ORIGIN, SIGMA, HalfLine, adversaries, reference, warm
 
 from deqcert.certifiers import Certificate
 from deqcert.certifiers import audit as audits
-from deqcert.certifiers.audit import Audit
+from deqcert.certifiers import looks as by_themselves
 from deqcert.certifiers.bounds import (
     certified_radius,
     disagreements_upper_bound,
@@ -26,6 +25,7 @@ from deqcert.certifiers.bounds import (
 )
 from deqcert.certifiers.incremental import Incremental
 from deqcert.certifiers.kept_votes import DOUBTS, KeptVotes, doubts
+from deqcert.certifiers.looks import Looks, VotesAudit, counted
 from deqcert.certifiers.recertified import Recertified
 from deqcert.certifiers.registry import RECERTIFIERS, make_from_votes
 from deqcert.certifiers.sampling import Sampling, looks
@@ -40,6 +40,15 @@ from deqcert.smoothing import Input, SmoothingEngine, Stage
 
 TRIALS = 2000
 
+lower = functools.cache(lower_confidence_bound)
+upper = functools.cache(disagreements_upper_bound)
+
+
+class RememberedSampling(Sampling):
+    """One whose bounds are computed once."""
+
+    p_lower = functools.cache(Sampling.p_lower)  # type: ignore[assignment]
+
 
 @pytest.fixture(autouse=True, scope="module")
 def _remembered() -> Iterator[None]:
@@ -51,11 +60,10 @@ def _remembered() -> Iterator[None]:
             lower_confidence_bound,
         ):
             patch.setattr(audits, bound.__name__, functools.cache(bound))
+        patch.setattr(by_themselves, "lower_confidence_bound", lower)
+        patch.setattr(by_themselves, "Sampling", RememberedSampling)
         yield
 
-
-lower = functools.cache(lower_confidence_bound)
-upper = functools.cache(disagreements_upper_bound)
 
 # --- counts alone: what the old model and the changed one say of the same noise -------------------
 
@@ -77,11 +85,15 @@ class Change:
     p: float
 
     @property
-    def wrong(self) -> np.ndarray:
-        """Which of the votes for A, the most doubtful first, the changed model does not share."""
+    def voters(self) -> np.ndarray:
+        """The votes for A, the most doubtful first."""
         voters = np.flatnonzero(self.old)
-        voters = voters[np.argsort(self.doubt[voters], kind="stable")]
-        return ~self.new[voters]
+        return voters[np.argsort(self.doubt[voters], kind="stable")]
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """Which of these the changed model does not share."""
+        return ~self.new[self.voters]
 
 
 def changed(kind: str, n: int, p: float, rng: np.random.Generator) -> Change:
@@ -115,12 +127,11 @@ CHANGES = [
 CASES = [(0.9, 300, 80, 0.1), (0.97, 500, 500, 0.05)]
 
 
-def audited(plan: Audit, change: Change, rng: np.random.Generator) -> float:
-    wrong = change.wrong
-    if not len(wrong):
+def audited(plan: VotesAudit, change: Change, rng: np.random.Generator) -> float:
+    if not len(change.voters):
         return 0.0
-    judge = lambda at: int(wrong[at].sum())  # noqa: E731  of this change
-    return plan.run(len(wrong), judge, rng, sigma=SIGMA, batch=40).p_lower
+    judge = lambda samples: change.new[samples]  # noqa: E731  of this change
+    return plan.run(change.voters, judge, rng, sigma=SIGMA, batch=40).p_lower
 
 
 @pytest.mark.parametrize("kind", CHANGES)
@@ -128,10 +139,43 @@ def audited(plan: Audit, change: Change, rng: np.random.Generator) -> float:
 def test_certificates_of_changed_models_hold_whatever_the_change(kind, p, n, size, alpha):
     """2000 changes of each kind, with a fixed audit and one that stops when it hurts most."""
     for goal in (None, Luckiest(certified_radius(p, SIGMA))):
-        rng, plan = np.random.default_rng(len(kind)), Audit(n, size, alpha, goal)
-        trials = TRIALS if goal is None else TRIALS // 4
+        rng, plan = np.random.default_rng(len(kind)), VotesAudit(n, size, alpha, goal)
+        trials = TRIALS if goal is None else TRIALS // 10
         wrong = sum(audited(plan, changed(kind, n, p, rng), rng) > p for _ in range(trials))
         assert not too_often(wrong, trials, alpha)
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_looks_by_themselves_hold_though_doubtful_votes_come_first(early):
+    """An audit that looks at half of the votes by their answers first, and may then stop."""
+    n, alpha, p, rng = 200, 0.1, 0.8, np.random.default_rng(5)
+    wrong, trials = 0, TRIALS // 2
+    for _ in range(trials):
+        new = rng.random(n) < p
+        voters = np.flatnonzero(new | (rng.random(n) < 0.8))
+        looks = Looks(n, voters, counted(n, 120), alpha, early, rng)
+        chosen = voters[np.argsort(new[voters], kind="stable")][: len(voters) // 2]
+        looks.record(chosen, new[chosen])
+        values = []
+        for at in np.array_split(looks.permutation(len(voters)), 6):
+            looks.record(voters[at], new[voters[at]])
+            values.append(looks.now())
+            assert early or values[-1] <= looks.best()
+        wrong += (max(values) if early else values[-1]) > p
+    assert not too_often(wrong, trials, alpha)
+
+
+def test_looks_at_chosen_samples_are_caught():
+    """Mistake: the order follows what the changed model says."""
+    n, alpha, p, rng = 200, 0.1, 0.8, np.random.default_rng(6)
+    wrong = 0
+    for _ in range(200):
+        new = rng.random(n) < p
+        looks = Looks(n, np.arange(n), 120, alpha, False, rng)
+        looks._order = np.argsort(~new, kind="stable")
+        looks.record(np.arange(n), new)
+        wrong += looks.now() > p
+    assert too_often(wrong, 200, alpha)
 
 
 def audits_the_surest(change: Change, size: int, alpha: float, rng: np.random.Generator) -> float:
@@ -213,10 +257,8 @@ def test_votes_that_stopped_by_what_they_said_are_bounded_by_a_sequence():
     for _ in range(trials):
         votes = stopped_vote(p, n, alpha, rng)
         change = Change(votes, votes, np.zeros(len(votes)), p)
-        for most in (None, n):
-            plan = Audit(len(votes), len(votes) if most is None else n, alpha, None, most)
-            failed = audited(plan, change, rng) > p
-            fixed, sequence = fixed + (failed and most is None), sequence + (failed and most == n)
+        fixed += lower(int(votes.sum()), len(votes), alpha) > p
+        sequence += audited(VotesAudit(len(votes), n, alpha, None, n), change, rng) > p
     assert too_often(fixed, trials, alpha)
     assert not too_often(sequence, trials, alpha)
 
@@ -327,8 +369,8 @@ def test_published_and_exact_bounds_are_those_of_the_page():
 def test_no_method_can_say_more_than_its_looks_allow():
     """However votes are reused, K looks without a disagreement cannot rule out a fault rarer."""
     for audit in (100, 1000, 5000):
-        best = Audit(10_000, audit, 0.001).best(10_000)
-        assert best <= stats.beta.ppf(0.001, audit, 1) if audit < 5000 else best < 1
+        best = VotesAudit(10_000, audit, 0.001).best()
+        assert 0.001 ** (1.2 / audit) < best < 0.001 ** (1 / audit)
 
 
 def test_impossible_requests_are_refused():
@@ -545,7 +587,7 @@ def test_doubts_are_ranks_in_so_many_steps():
 def test_a_unanimous_audit_of_all_votes_is_nearly_the_radius_from_scratch():
     engine = SmoothingEngine(HalfLine(0.9), sigma=SIGMA)
     method = Recertified(reference(), parent=Kept(engine), n=300, audit=300, n0=10)
-    assert method.best_p_lower() > lower(300, 300, 0.0009)
+    assert method.best_p_lower() > lower(300, 300, 0.0004)
     assert Incremental(reference(), parent=Kept(engine), n=300, audit=300).best_p_lower() < (
         method.best_p_lower()
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,31 @@ DOUBTFUL = 1 / 4
 
 WORTHWHILE = 1 / 4
 """Share of wrong votes in a block from which on the next one is audited whole, too."""
+
+
+class Order(Protocol):
+    """What draws a random order, such as a NumPy generator."""
+
+    def permutation(self, count: int, /) -> NDArray[np.int64]:
+        """Return the numbers below ``count`` in a uniformly random order."""
+        ...
+
+
+class Aside(Protocol):
+    """Another lower bound of the same probability, with a failure probability of its own."""
+
+    def now(self) -> float:
+        """Return what it says after all that was judged."""
+        ...
+
+    def best(self) -> float:
+        """Return what it would say in the end if nothing wrong were found any more."""
+        ...
+
+
+def first_block(size: int) -> int:
+    """Return how many doubtful votes an audit of that size looks at first."""
+    return max(1, int(BLOCK * size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +119,11 @@ class Audit:
         self,
         votes: int,
         judge: Callable[[NDArray[np.int64]], int],
-        generator: np.random.Generator,
+        generator: Order,
         *,
         sigma: float,
         batch: int,
+        aside: Aside | None = None,
     ) -> Findings:
         """Audit.
 
@@ -107,12 +134,14 @@ class Audit:
             generator: The random stream that chooses, used for nothing else.
             sigma: Standard deviation of the noise, in input units.
             batch: Votes that are solved together.
+            aside: Another bound that sees what is judged; the larger of the two counts.
         """
+        other = _NONE if aside is None else aside
         whole = wrong = drawn = found = 0
         p_lower = 0.0
-        if self._settled(p_lower, self.best(votes), sigma):
+        if self._settled(p_lower, max(self.best(votes), other.best()), sigma):
             return Findings(p_lower, 0, 0)
-        block = max(1, int(BLOCK * self.size))
+        block = first_block(self.size)
         while whole + block <= DOUBTFUL * min(self.size, votes):
             more = judge(np.arange(whole, whole + block))
             whole, wrong = whole + block, wrong + more
@@ -122,10 +151,11 @@ class Audit:
         order = whole + generator.permutation(votes - whole)
         size = self.random_part(votes, whole)
         for look in looks(size, batch if self.goal is not None else size):
-            if self._settled(p_lower, self.best(votes, whole, wrong, found), sigma):
+            best = max(self.best(votes, whole, wrong, found), other.best())
+            if self._settled(p_lower, best, sigma):
                 break
             found, drawn = found + judge(order[drawn:look]), look
-            p_lower = max(p_lower, self.bound(votes, whole, wrong, drawn, found))
+            p_lower = max(p_lower, self.bound(votes, whole, wrong, drawn, found), other.now())
         return Findings(p_lower, whole + drawn, wrong + found)
 
     def _settled(self, now: float, best: float, sigma: float) -> bool:
@@ -133,6 +163,18 @@ class Audit:
         if self.goal is None:
             return not best > 0.5
         return bool(self.goal.settled(radii(now, sigma), radii(max(now, best), sigma)))
+
+
+class _NoOther:
+    """In place of another bound: it says nothing."""
+
+    def now(self) -> float:
+        return 0.0
+
+    best = now
+
+
+_NONE = _NoOther()
 
 
 @functools.cache

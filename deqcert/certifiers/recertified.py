@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from deqcert.certifiers.audit import Audit
 from deqcert.certifiers.audited import audit_generator
 from deqcert.certifiers.bounds import certified_radius
 from deqcert.certifiers.goals import Goal, UntilSettled, refuse_goal
 from deqcert.certifiers.kept_votes import KeptVotes, ParentRun
+from deqcert.certifiers.looks import VotesAudit
 from deqcert.certifiers.smoothed import INDEPENDENCE, SmoothingCertifier
 from deqcert.errors import ConfigError
 from deqcert.options import number
@@ -129,9 +129,11 @@ class Recertified(FromVotes, UntilSettled):
     the most doubtful ones are cast again by the changed model as long as they often disagree, and
     a uniformly random part of the others; with a goal it grows until the goal is settled. With
     D_up the upper bound of the votes that the changed model does not share, p_lower is the
-    Clopper-Pearson bound of N_A - D_up successes among n; where the earlier run itself stopped by
-    a goal, the bound of its confidence sequence. Alpha is split between the two as for
-    ``serialized-strata``.
+    Clopper-Pearson bound of N_A - D_up successes among n, with alpha split between the two as for
+    ``serialized-strata``. Where it is larger, p_lower is the bound of the votes that were cast
+    again by themselves, as samples of the changed model, as if there were no others: each of the
+    two has half of alpha. Where the earlier run itself stopped by a goal, only the first counts, by
+    the bound of that run's confidence sequence.
 
     Args:
         audit: Votes that are cast again at most, up to n; where nothing is given, 1000, or n if
@@ -156,7 +158,7 @@ class Recertified(FromVotes, UntilSettled):
 
     def best_p_lower(self) -> float:
         """Return the bound of a unanimous vote without disagreements."""
-        return self._audit(self.n).best(self.n)
+        return self._audit(self.n).best()
 
     def check(self, engine: SmoothingEngine) -> None:
         """Refuse other classes, and a goal that no vote could reach with this noise."""
@@ -171,16 +173,16 @@ class Recertified(FromVotes, UntilSettled):
 
     def audited(self, engine: SmoothingEngine, input: Input, kept: KeptVotes) -> Certificate:
         """Certify one input whose class was selected; see :meth:`FromVotes.audited`."""
-        voters = kept.voters
+        voters, n = kept.voters, len(kept.predictions)
         spent: list[Votes] = []
 
-        def judge(numbers: NDArray[np.int64]) -> int:
-            chosen = voters[numbers]
-            spent.append(engine.classify(self.predictor, input, Stage.ESTIMATE, chosen))
-            return int(np.sum(spent[-1].predictions != kept.selected))
+        def judge(samples: NDArray[np.int64]) -> NDArray[np.bool_]:
+            spent.append(engine.classify(self.predictor, input, Stage.ESTIMATE, samples))
+            right: NDArray[np.bool_] = spent[-1].predictions == kept.selected
+            return right
 
-        found = self._audit(len(kept.predictions)).run(
-            len(voters),
+        found = self._audit(n).run(
+            voters,
             judge,
             audit_generator(engine, input.index, Stage.RECERTIFY),
             sigma=engine.sigma,
@@ -191,7 +193,7 @@ class Recertified(FromVotes, UntilSettled):
             kept.selected,
             found.p_lower,
             tuple(spent),
-            n=len(kept.predictions),
+            n=n,
             votes=len(voters),
             audited=found.audited,
             disagreements=found.disagreements,
@@ -204,6 +206,6 @@ class Recertified(FromVotes, UntilSettled):
             return stated
         return f"{stated}; at most {self.audit} audited until settled: {self.goal.describe()}"
 
-    def _audit(self, drawn: int) -> Audit:
+    def _audit(self, drawn: int) -> VotesAudit:
         most = self.n if self.parent.stopped else None
-        return Audit(drawn, self.audit, self.alpha, self.goal, most)
+        return VotesAudit(drawn, self.audit, self.alpha, self.goal, most)

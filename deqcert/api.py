@@ -190,6 +190,7 @@ class SmoothedClassifier(Settings):
         progress: bool = False,
         note: Callable[[str], None] = warnings.warn,
         advice: str | None = None,
+        keep_votes: bool = False,
     ) -> Results:
         """Certify images of a data set into a run folder; called again, it goes on or reads it.
 
@@ -204,6 +205,8 @@ class SmoothedClassifier(Settings):
             progress: Whether to show a bar (lines, where there is no terminal) on standard error.
             note: Called with a sentence about what a reader of the results should know.
             advice: A sentence for ``note`` once a new run has begun.
+            keep_votes: Whether the run folder keeps the votes sample by sample, so that a changed
+                model can be certified from them; nothing else in it changes.
 
         Returns:
             The certificates, as :func:`deqcert.report.read_results` reads them; where another
@@ -224,15 +227,19 @@ class SmoothedClassifier(Settings):
             Agreements,
             Row,
             Run,
+            VoteKeeper,
             certificate_layout,
             certify_images,
             machine,
+            refuse_without_votes,
             versions,
         )
         from deqcert.smoothing import Silence
 
         chosen = Data(data=data if isinstance(data, str) else data.name, split=split, images=images)
         certifier = self.certifier
+        if keep_votes:
+            refuse_without_votes(certifier.name)
         folder = self.folder(out)
         loaded = self._load(folder)
         dataset, indices = self._fitting(loaded, data, chosen)
@@ -291,15 +298,20 @@ class SmoothedClassifier(Settings):
                 before = list(zip(earlier.correct.tolist(), earlier.radius.tolist(), strict=True))
             kind = progress_kind(quiet=not progress)
             with kind(len(run.images), each, sigma, before) as shown:
+                keeper = VoteKeeper(run, certifier, subject, dataset) if keep_votes else None
 
                 def tell(row: Row) -> None:
                     shown.image(row)
+                    if keeper is not None:
+                        keeper.take(row)
                     agreements.take(row)
 
                 if certifier.noise:
                     subject.seed = run.seed
                     subject.callbacks += [shown, silence]
                 try:
+                    if keeper is not None:
+                        keeper.catch_up()
                     agreements.catch_up()
                     certify_images(run, certifier, subject, dataset, tell)
                 except KeyboardInterrupt:

@@ -55,8 +55,9 @@ ROOMS["api"] = EVERYTHING - {"training", "attacks"} | DOOR
 ROOMS["conformal"] = EVERYTHING - {"training"} | DOOR
 ROOMS["safety_case"] = ROOMS["attacks"] | {"attacks", "conformal", "report"}
 ROOMS["attacking"] = EVERYTHING - {"training"} | DOOR
+ROOMS["recertifying"] = EVERYTHING - {"training"} | DOOR
 ROOMS["evaluation"] = EVERYTHING - {"training"} | DOOR | {"attacking"}
-AFTER = {"attacking", "bench", "conformal", "evaluation", "safety_case"}
+AFTER = {"attacking", "bench", "conformal", "evaluation", "recertifying", "safety_case"}
 ROOMS["cli"] = EVERYTHING | AFTER | DOOR
 ROOMS["__main__"] = {"cli"}
 

@@ -38,6 +38,7 @@ BASE = {
     "fit-latent": "--model digits --data digits --images 0:200 --out head.pth --max-nfe 3",
     "plan": "--model ok.pth --data npz:data.npz --sigma 0.25 --radii 0.1 --pilot 5 --n 2000",
     "certify": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 60 --out new",
+    "recertify": "--depth 3 --audit 40 --images 0:1 --out new",
     "predict": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 20",
     "attack": "--attack square:steps=1 --n 200 --alpha 0.05 --search 5 --out new",
     "conformal calibrate": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:6 --tol 0 "
@@ -59,6 +60,7 @@ ARGUMENTS = {
     "attack": ["run"],
     "conformal sets": ["held"],
     "evaluate": ["ok.pth"],
+    "recertify": ["run"],
     "report": ["run"],
     "safety-case": ["run"],
 }
@@ -112,6 +114,7 @@ def make_files(folder: Path) -> None:
         np.savez(folder / f"{name}.npz", x=x, y=np.arange(12) % 10)
     Image.fromarray(pixels[0, 0, 0]).save(folder / "picture.png")
     small = "certify --model ok.pth --data npz:data.npz --sigma 0.01 --images 0:1 --n0 10 --n 60"
+    small += " --keep-votes"
     assert main([*small.split(), "--tol", "0", "--depth", "2", "--out", "run", "--quiet"]) == 0
     small = "conformal calibrate --model ok.pth --data npz:data.npz --sigma 0.01 --images 0:6"
     assert main([*small.split(), "--tol", "0", "--depth", "2", "--out", "held", "--quiet"]) == 0
@@ -172,6 +175,8 @@ ROLES: dict[str, Sequence[str]] = {
     "train-start --out": [*_FOLDERS, "folder", "ok.pth"],
     "fit-latent --out": [*_FOLDERS, "folder", "ok.pth"],
     "--out": [*_FOLDERS, "folder"],
+    "recertify --out": [*_FOLDERS, "folder", "run"],
+    "recertify run": [*FILES, "ok.pth", "ok.yaml", "run/manifest.json", "held"],
     "attack --out": [*_FOLDERS, "folder", "run"],
     "--picture": _IMAGES,
     "--html": [name for name in _IMAGES if name not in ("folder", "pipe")] + ["a.htmlx", "folder"],

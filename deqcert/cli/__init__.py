@@ -27,6 +27,7 @@ COMMANDS = (
     "fit-latent",
     "plan",
     "certify",
+    "recertify",
     "predict",
     "attack",
     "conformal",

@@ -60,6 +60,12 @@ def _seed_advice(context: click.Context, smooth: SmoothedClassifier, data: str) 
 @click.option(
     "--out", type=FILLED, metavar="DIR", help="The run folder; default: runs/MODEL-METHOD-sigmaS."
 )
+@click.option(
+    "--keep-votes",
+    is_flag=True,
+    help="Keep the votes sample by sample in the run folder, for deqcert recertify; of a run that "
+    "was made without, too.",
+)
 @radii_option
 @quiet_option()
 def command(
@@ -67,6 +73,7 @@ def command(
     split: str,
     images: str,
     out: str | None,
+    keep_votes: bool,
     radii: str | None,
     quiet: bool,
     **settings: Any,
@@ -92,6 +99,7 @@ def command(
         progress=not quiet,
         note=say,
         advice=_seed_advice(click.get_current_context(), smooth, data),
+        keep_votes=keep_votes,
     )
     folder = smooth.folder(out)
     print(table([results], asked or smooth.goal_radii).text())

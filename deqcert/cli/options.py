@@ -91,6 +91,16 @@ def _take_file(context: click.Context, parameter: click.Parameter, file: str | N
     _defaults(context, 1, content)
 
 
+def take_settings(context: click.Context, values: Mapping[str, Any]) -> None:
+    """Put values under all that files, presets and the command line say.
+
+    Args:
+        context: Of a command with :func:`settings_options`, while its eager parameters are read.
+        values: Values of settings by name.
+    """
+    _defaults(context, -1, values)
+
+
 def _defaults(context: click.Context, layer: int, values: Mapping[str, Any]) -> None:
     """Put values under what the command line says, and over those of lower layers.
 

@@ -43,17 +43,18 @@ ROOMS["attacks"] = ROOMS["runs"] | {"runs"}
 ROOMS["training"] = ROOMS["certifiers"] | {"certifiers", "attacks", "data", "report"}
 ROOMS["conformal"] = ROOMS["attacks"] | {"attacks"}
 ROOMS["report"] = ERRORS | {"certifiers"}
+ROOMS["changes"] = SOLVING | {"training"}
 EVERYTHING = set(ROOMS)
-ROOMS["bench"] = EVERYTHING - {"training"}
+ROOMS["bench"] = EVERYTHING - {"training", "changes"}
 ROOMS["form_cache"] = ERRORS | {"runs"}
 ROOMS["presets"] = ERRORS
 ROOMS["settings"] = ERRORS | {"solvers", "starts", "models", "data", "certifiers"}
 ROOMS["progress"] = ERRORS | {"runs", "smoothing", "certifiers"}
-ROOMS["compose"] = (EVERYTHING - {"training", "attacks"}) | {"form_cache", "settings"}
+ROOMS["compose"] = (EVERYTHING - {"training", "changes", "attacks"}) | {"form_cache", "settings"}
 DOOR = {"api", "compose", "form_cache", "presets", "progress", "settings"}
 SETS = {"answering", "calibrating", "set_predictor"}
-ROOMS["api"] = EVERYTHING - {"training", "attacks", "conformal"} | DOOR
-ROOMS |= dict.fromkeys(SETS, EVERYTHING - {"training"} | DOOR | SETS)
+ROOMS["api"] = EVERYTHING - {"training", "changes", "attacks", "conformal"} | DOOR
+ROOMS |= dict.fromkeys(SETS, EVERYTHING - {"training", "changes"} | DOOR | SETS)
 ROOMS["cli"] = EVERYTHING | {"bench"} | DOOR | SETS
 ROOMS["__main__"] = {"cli"}
 
@@ -121,14 +122,14 @@ def test_light_rooms_load_no_torch_themselves(path: Path) -> None:
         assert not [module for module in loaded if module.split(".")[0] == "torch"]
 
 
-def test_nobody_but_the_command_line_uses_training() -> None:
+def test_nobody_but_the_command_line_and_changes_uses_training() -> None:
     users = {
         room(path)
         for path in FILES
         for _, module in imports(path)
         if module.startswith("deqcert.training")
     }
-    assert users <= {"training", "cli"}
+    assert users <= {"training", "changes", "cli"}
 
 
 def test_the_check_itself_finds_a_climbing_arrow() -> None:
@@ -155,6 +156,7 @@ def test_the_check_itself_finds_a_climbing_arrow() -> None:
         "from deqcert.cli import main; main(['conformal', 'sets', '--help'])",
         "from deqcert.cli import main; main(['train', '--help'])",
         "from deqcert.cli import main; main(['train-start', '--help'])",
+        "from deqcert.cli import main; main(['prune', '--help'])",
         "import deqcert.training, deqcert.training.config, deqcert.training.starts.config",
         "from deqcert.cli import main; main(['plan', '--sigma', '1', '--radii', '1'])",
         "from deqcert.cli import main; assert main(['report', '{file}', '--json']) == 0",

@@ -17,6 +17,7 @@ from torch import Tensor
 from deqcert.data import Dataset, load_dataset
 from deqcert.errors import ConfigError
 from deqcert.models import TrainableModel, file_hash
+from deqcert.models.prunable import hold_zeros
 from deqcert.options import options_of
 from deqcert.starts.file import StartFile, load_start, save_start, start_path
 from deqcert.training.architecture import initial_model
@@ -102,6 +103,8 @@ def _train(config: TrainConfig, workers: Workers) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = initial_model(config, data).to(config.device)
+    if config.keep_zeros:
+        hold_zeros(model)
     if config.extra is not None:
         data = with_extra(config, data)
     hashes = {"train": data.hash(), "test": test.hash()}

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import deqcert
-from deqcert.errors import CheckpointError, RunError
+from deqcert.errors import CheckpointError, ConfigError, RunError
 from deqcert.files import Lock, explain, write_atomically
 from deqcert.models import TrainableModel, file_hash
 from deqcert.training.config import TrainConfig
@@ -55,6 +55,16 @@ def claim(path: Path, other: str = "another out or name") -> Lock:
         lock.close()
         raise RunError(f"{path} exists already; choose {other}.")
     return lock
+
+
+def refuse_other_endings(out: Path) -> None:
+    """Refuse a checkpoint to be written whose name would not be known as one.
+
+    Raises:
+        ConfigError: If it does not end in .pth.
+    """
+    if out.suffix != ".pth":
+        raise ConfigError(f"out is {out}, but a checkpoint's name must end in .pth.")
 
 
 def describes(path: Path) -> bool:

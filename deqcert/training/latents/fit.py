@@ -31,7 +31,14 @@ from deqcert.proofs.multiplier import multiplier_bound
 from deqcert.solvers import StopRule
 from deqcert.training.latents.config import LatentConfig
 from deqcert.training.latents.picture import draw
-from deqcert.training.record import claim, command_line, parameters, versions, weights_bytes
+from deqcert.training.record import (
+    claim,
+    command_line,
+    parameters,
+    refuse_other_endings,
+    versions,
+    weights_bytes,
+)
 
 POINTS = 41
 """Latent radii that the curves are written at."""
@@ -62,8 +69,7 @@ def fit_latent(config: LatentConfig) -> Path:
 
 def _target(config: LatentConfig) -> Path:
     if config.out is not None:
-        if config.out.suffix != ".pth":
-            raise ConfigError(f"out is {config.out}, but a checkpoint's name must end in .pth.")
+        refuse_other_endings(config.out)
         return config.out
     if config.model in ZOO:
         raise ConfigError(

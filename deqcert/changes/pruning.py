@@ -8,12 +8,11 @@ from pathlib import Path
 
 from deqcert.changes.channels import zero_channels
 from deqcert.changes.config import PruneConfig
-from deqcert.changes.layers import total, zeros
+from deqcert.changes.layers import Layer, total, zeros
 from deqcert.changes.magnitude import prune_by_magnitude
-from deqcert.changes.narrowing import narrow
 from deqcert.errors import ConfigError
 from deqcert.files import write_atomically
-from deqcert.models import MDEQ, file_hash, load_model
+from deqcert.models import NarrowableModel, file_hash, load_model
 from deqcert.models.headed import HeadedModel
 from deqcert.models.prunable import prunable
 from deqcert.training.record import (
@@ -31,7 +30,7 @@ def prune(config: PruneConfig) -> Path:
 
     Unstructured: the smallest weights of the whole model become zero, by magnitude, those of
     weight-normalised convolutions by that of their kernels. Structured: see
-    :func:`deqcert.changes.narrowing.narrow` for an MDEQ, and
+    :meth:`deqcert.models.NarrowableModel.narrowed`, which an MDEQ has, and
     :func:`deqcert.changes.channels.zero_channels` for any other model.
 
     Returns:
@@ -60,9 +59,10 @@ def _prune(config: PruneConfig) -> Path:
         how = "weights of least magnitude set to zero"
         prune_by_magnitude(prunable(model), config.sparsity)
         layers = zeros(prunable(model))
-    elif isinstance(model, MDEQ):
-        how = "channels removed inside the residual blocks"
-        model, layers = narrow(model, config.sparsity)
+    elif isinstance(model, NarrowableModel):
+        how = "channels removed"
+        model, removed = model.narrowed(config.sparsity)
+        layers = [Layer(name, gone, of) for name, (gone, of) in removed.items()]
     else:
         how = "channels of least norm set to zero"
         layers = zero_channels(prunable(model), config.sparsity)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deqcert.changes.layers import Layer
 from deqcert.errors import ConfigError
 from deqcert.models.blocks import ResidualBlock, WeightNormConv2d
 from deqcert.models.config import MDEQConfig
@@ -17,7 +16,7 @@ from deqcert.models.mdeq import MDEQ
 
 
 @torch.no_grad()
-def narrow(model: MDEQ, sparsity: float) -> tuple[MDEQ, list[Layer]]:
+def narrow(model: MDEQ, sparsity: float) -> tuple[MDEQ, dict[str, tuple[int, int]]]:
     """Return a copy whose residual blocks are narrower inside; the state keeps its channels.
 
     A channel counts by the norm of the filter that makes it, times that of the weights that read
@@ -30,7 +29,8 @@ def narrow(model: MDEQ, sparsity: float) -> tuple[MDEQ, list[Layer]]:
         sparsity: Share of the channels that goes.
 
     Returns:
-        The copy in evaluation mode, and its blocks with their inner channels.
+        The copy in evaluation mode, and of each block by name how many of its inner channels have
+        gone, and of how many.
 
     Raises:
         ConfigError: If the blocks cannot be narrowed by about that much.
@@ -38,13 +38,14 @@ def narrow(model: MDEQ, sparsity: float) -> tuple[MDEQ, list[Layer]]:
     config = dataclasses.replace(model.config, expansion_factor=_narrower(model.config, sparsity))
     small = config.build().to(model.classifier.weight)
     blocks = {n: m for n, m in model.named_modules() if isinstance(m, ResidualBlock)}
-    state, layers = dict(model.state_dict()), []
+    state = dict(model.state_dict())
+    removed: dict[str, tuple[int, int]] = {}
     for name, block in blocks.items():
         first, second = _kernel(block.conv1), _kernel(block.conv2)
         groups = config.num_groups
         kept = small.get_submodule(f"{name}.gn1").num_channels
         assert isinstance(kept, int)
-        layers.append(Layer(name, len(first) - kept, len(first)))
+        removed[name] = len(first) - kept, len(first)
         size = first.flatten(1).norm(dim=1) * second.transpose(0, 1).flatten(1).norm(dim=1)
         best = size.view(groups, -1).topk(kept // groups, dim=1).indices.sort(dim=1).values
         first_of_group = torch.arange(0, len(first), len(first) // groups)
@@ -59,7 +60,7 @@ def narrow(model: MDEQ, sparsity: float) -> tuple[MDEQ, list[Layer]]:
             ratio = after.flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1)
             state[f"{name}.conv2.weight_g"] = block.conv2.weight_g * ratio.view(-1, 1, 1, 1)
     small.load_state_dict(state)
-    return small.eval(), layers
+    return small.eval(), removed
 
 
 def _kernel(convolution: Any) -> Tensor:

@@ -124,7 +124,7 @@ def complaint(call: WrongCall, place: Path) -> str:
         "too long": len(sentence) > LONGEST,
         "a traceback": "Traceback" in err,
         "an internal name": re.search(
-            r"\b[A-Z]\w*(Error|Exception)\b|max_nfe|<class|object at", err
+            r"\b[A-Z]\w*(Error|Exception)\b|(?<!option )max_nfe|<class|object at", err
         ),
         "a warning": [str(warning.message) for warning in warned],
         "something done": listing(place) != before,

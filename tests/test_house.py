@@ -43,20 +43,21 @@ ROOMS["runs"] = ROOMS["certifiers"] | {"certifiers", "data"}
 ROOMS["attacks"] = ROOMS["runs"] | {"runs"}
 ROOMS["training"] = ROOMS["certifiers"] | {"certifiers", "attacks", "data", "report"}
 ROOMS["report"] = ERRORS | {"certifiers", "latents"}
+ROOMS["changes"] = SOLVING | {"training"}
 EVERYTHING = set(ROOMS)
-ROOMS["bench"] = EVERYTHING - {"training"}
+ROOMS["bench"] = EVERYTHING - {"training", "changes"}
 ROOMS["form_cache"] = ERRORS | {"runs"}
 ROOMS["presets"] = ERRORS
 ROOMS["settings"] = ERRORS | {"solvers", "starts", "models", "data", "certifiers"}
 ROOMS["progress"] = ERRORS | {"runs", "smoothing", "certifiers"}
-ROOMS["compose"] = (EVERYTHING - {"training", "attacks"}) | {"form_cache", "settings"}
+ROOMS["compose"] = (EVERYTHING - {"training", "changes", "attacks"}) | {"form_cache", "settings"}
 DOOR = {"api", "compose", "form_cache", "presets", "progress", "settings"}
-ROOMS["api"] = EVERYTHING - {"training", "attacks"} | DOOR
-ROOMS["conformal"] = EVERYTHING - {"training"} | DOOR
+ROOMS["api"] = EVERYTHING - {"training", "changes", "attacks"} | DOOR
+ROOMS["conformal"] = EVERYTHING - {"training", "changes"} | DOOR
 ROOMS["safety_case"] = ROOMS["attacks"] | {"attacks", "conformal", "report"}
-ROOMS["attacking"] = EVERYTHING - {"training"} | DOOR
-ROOMS["recertifying"] = EVERYTHING - {"training"} | DOOR
-ROOMS["evaluation"] = EVERYTHING - {"training"} | DOOR | {"attacking"}
+ROOMS["attacking"] = EVERYTHING - {"training", "changes"} | DOOR
+ROOMS["recertifying"] = EVERYTHING - {"training", "changes"} | DOOR
+ROOMS["evaluation"] = EVERYTHING - {"training", "changes"} | DOOR | {"attacking"}
 AFTER = {"attacking", "bench", "conformal", "evaluation", "recertifying", "safety_case"}
 ROOMS["cli"] = EVERYTHING | AFTER | DOOR
 ROOMS["__main__"] = {"cli"}
@@ -125,14 +126,14 @@ def test_light_rooms_load_no_torch_themselves(path: Path) -> None:
         assert not [module for module in loaded if module.split(".")[0] == "torch"]
 
 
-def test_nobody_but_the_command_line_uses_training() -> None:
+def test_nobody_but_the_command_line_and_changes_uses_training() -> None:
     users = {
         room(path)
         for path in FILES
         for _, module in imports(path)
         if module.startswith("deqcert.training")
     }
-    assert users <= {"training", "cli"}
+    assert users <= {"training", "changes", "cli"}
 
 
 def test_the_check_itself_finds_a_climbing_arrow() -> None:
@@ -159,6 +160,7 @@ def test_the_check_itself_finds_a_climbing_arrow() -> None:
         "from deqcert.cli import main; main(['conformal', 'sets', '--help'])",
         "from deqcert.cli import main; main(['train', '--help'])",
         "from deqcert.cli import main; main(['train-start', '--help'])",
+        "from deqcert.cli import main; main(['prune', '--help'])",
         "import deqcert.training, deqcert.training.config, deqcert.training.starts.config",
         "from deqcert.cli import main; main(['plan', '--sigma', '1', '--radii', '1'])",
         "from deqcert.cli import main; assert main(['report', '{file}', '--json']) == 0",

@@ -64,6 +64,7 @@ USES: dict[str, tuple[list[str], set[int]]] = {
         [
             "train --data npz:images.npz --test-data npz:others.npz --epochs 1 --batch 8 "
             f"--architecture contractive --objective {name} --out {name}"
+            + (" --teacher digits" if OBJECTIVES.get(name).needs_teacher else "")
             for name in OBJECTIVES
         ],
         set(),

@@ -36,6 +36,7 @@ BASE = {
     "train-start": "--model ok.pth --data npz:data.npz --out new.pth --steps 1 --batch 6 "
     "--tune-images 2",
     "fit-latent": "--model digits --data digits --images 0:200 --out head.pth --max-nfe 3",
+    "prune": "--model ok.pth --sparsity 0.5 --out pruned.pth",
     "plan": "--model ok.pth --data npz:data.npz --sigma 0.25 --radii 0.1 --pilot 5 --n 2000",
     "certify": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 60 --out new",
     "recertify": "--depth 3 --audit 40 --images 0:1 --out new",
@@ -174,6 +175,7 @@ ROLES: dict[str, Sequence[str]] = {
     "train --out": _FOLDERS,
     "train-start --out": [*_FOLDERS, "folder", "ok.pth"],
     "fit-latent --out": [*_FOLDERS, "folder", "ok.pth"],
+    "prune --out": [*_FOLDERS, "folder", "ok.pth"],
     "--out": [*_FOLDERS, "folder"],
     "recertify --out": [*_FOLDERS, "folder", "run"],
     "recertify run": [*FILES, "ok.pth", "ok.yaml", "run/manifest.json", "held"],

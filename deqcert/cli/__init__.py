@@ -25,6 +25,7 @@ COMMANDS = (
     "train",
     "train-start",
     "fit-latent",
+    "prune",
     "plan",
     "certify",
     "recertify",

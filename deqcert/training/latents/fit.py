@@ -33,7 +33,14 @@ from deqcert.solvers import StopRule
 from deqcert.training.latents.config import OF_MODELS, LatentConfig
 from deqcert.training.latents.features import read_features
 from deqcert.training.latents.picture import draw
-from deqcert.training.record import claim, command_line, parameters, versions, weights_bytes
+from deqcert.training.record import (
+    claim,
+    command_line,
+    of_ending,
+    parameters,
+    versions,
+    weights_bytes,
+)
 
 POINTS = 41
 """Latent radii that the curves are written at."""
@@ -58,7 +65,7 @@ def fit_latent(config: LatentConfig) -> Path:
         RunError: If the file exists already or cannot be written.
     """
     if config.features is not None:
-        path = _ending(config.out or _beside(config.features, config.head, ".npz"), ".npz")
+        path = of_ending(config.out or _beside(config.features, config.head, ".npz"), ".npz")
         with claim(path, "another out"):
             return _fit_features(config, config.features, path)
     open_device(config.device)
@@ -69,19 +76,13 @@ def fit_latent(config: LatentConfig) -> Path:
 
 def _target(config: LatentConfig) -> Path:
     if config.out is not None:
-        return _ending(config.out, ".pth")
+        return of_ending(config.out, ".pth")
     if config.model in ZOO:
         raise ConfigError(
             f"the model {config.model} lies in the installed package, where a head does not "
             f"belong; name its file, as in --out {config.model}-{config.head}.pth."
         )
     return _beside(checkpoint_path(config.model), config.head, ".pth")
-
-
-def _ending(path: Path, suffix: str) -> Path:
-    if path.suffix != suffix:
-        raise ConfigError(f"out is {path}, but the file's name must end in {suffix}.")
-    return path
 
 
 def _beside(file: Path, head: str, suffix: str) -> Path:

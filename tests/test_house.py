@@ -54,7 +54,8 @@ DOOR = {"api", "compose", "form_cache", "presets", "progress", "settings"}
 SETS = {"answering", "calibrating", "set_predictor"}
 ROOMS["api"] = EVERYTHING - {"training", "attacks", "conformal"} | DOOR
 ROOMS |= dict.fromkeys(SETS, EVERYTHING - {"training"} | DOOR | SETS)
-ROOMS["cli"] = EVERYTHING | {"bench"} | DOOR | SETS
+ROOMS["watch"] = EVERYTHING - {"training", "attacks"} | DOOR
+ROOMS["cli"] = EVERYTHING | {"bench", "watch"} | DOOR | SETS
 ROOMS["__main__"] = {"cli"}
 
 FILES = sorted(ROOT.rglob("*.py"))
@@ -153,6 +154,8 @@ def test_the_check_itself_finds_a_climbing_arrow() -> None:
         "from deqcert.cli import main; main(['certify', '--help'])",
         "from deqcert.cli import main; main(['conformal', 'calibrate', '--help'])",
         "from deqcert.cli import main; main(['conformal', 'sets', '--help'])",
+        "from deqcert.cli import main; main(['watch-reference', '--help'])",
+        "from deqcert.cli import main; main(['watch', '--help'])",
         "from deqcert.cli import main; main(['train', '--help'])",
         "from deqcert.cli import main; main(['train-start', '--help'])",
         "import deqcert.training, deqcert.training.config, deqcert.training.starts.config",

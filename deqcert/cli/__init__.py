@@ -31,6 +31,8 @@ COMMANDS = (
     "attack",
     "conformal",
     "report",
+    "watch-reference",
+    "watch",
     "bench",
     "doctor",
 )

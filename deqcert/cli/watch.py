@@ -41,9 +41,7 @@ ALARM = 1
 )
 @json_option
 @quiet_option()
-@click.pass_context
 def command(
-    context: click.Context,
     run: str,
     reference: str,
     alarms: str | None,
@@ -85,7 +83,7 @@ def command(
             print(f"picture: {picture}")
         standing = watch.standing
     if standing:
-        context.exit(ALARM)
+        click.get_current_context().exit(ALARM)
 
 
 def _told(answers: int) -> None:

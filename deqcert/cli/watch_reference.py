@@ -40,12 +40,19 @@ def command(run: str, radius: float, clean: bool, out: str | None) -> None:
     must have the model, noise and method that will be watched: a reference is refused elsewhere.
     The more images, the smaller the changes that can be told from chance.
     """
-    from deqcert.watch import RunSource, reference_of
+    from deqcert.watch import Reference, RunSource, reference_of
 
     file = Path(out or f"{run.rstrip('/')}-reference.json")
     source = RunSource(run)
-    if file.is_dir() or not file.parent.is_dir():
-        raise RunError(f"cannot write {file}; give the name of a file in a folder with --out")
+    if not file.parent.is_dir():
+        raise RunError(f"there is no folder {file.parent}; give a file in another with --out")
+    if file.exists() or file.is_symlink():
+        try:
+            Reference.read(file)
+        except RunError:
+            raise RunError(
+                f"{file} is there already and is no reference; give another file with --out"
+            ) from None
     check_writable(file, "give another file with --out")
     made = reference_of(source, radius, clean=clean)
     made.write(file)

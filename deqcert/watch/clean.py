@@ -91,13 +91,13 @@ class CleanLook:
         the class -1, with which no vote agrees, and infinite scores.
         """
         logits, latents = self.solve(x)
-        finite = np.isfinite(logits).all(axis=1)
+        finite = np.asarray(np.isfinite(logits).all(axis=1))
         shown = np.where(finite[:, None], logits, 0.0)
         top = shown.max(axis=1)
         energy = -(top + np.log(np.exp(shown - top[:, None]).sum(axis=1)))
         scores = {"energy": np.where(finite, energy, np.inf)}
         if distance is not None and latents is not None:
-            sound = finite & np.isfinite(latents).all(axis=1)
+            sound = np.asarray(finite & np.isfinite(latents).all(axis=1))
             far = distance(np.where(sound[:, None], latents, 0.0))
             scores["mahalanobis"] = np.where(sound, far, np.inf)
         classes = np.where(finite, shown.argmax(axis=1), -1)
@@ -126,4 +126,5 @@ def fit_distance(latents: NDArray[np.float64], labels: NDArray[np.int64]) -> Dis
 
     _, present = np.unique(labels, return_inverse=True)
     found = fit_mixture(latents, present, shared=True)
-    return Distance(found.means, np.linalg.cholesky(found.covariance(0)))
+    root = np.asarray(np.linalg.cholesky(found.covariance(0)), dtype=np.float64)
+    return Distance(found.means, root)

@@ -38,15 +38,23 @@ class Observation:
 class Source(Protocol):
     """A stream of answers that only ever grows at its end."""
 
-    name: str
-    """What to call it."""
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        ...
 
-    parameters: Sequence[Mapping[str, Any]]
-    """What decided the answers of each of its parts, as a run's manifest tells it: hashes, sigma,
-    n, method..."""
+    @property
+    def parameters(self) -> Sequence[Mapping[str, Any]]:
+        """What decided the answers of each of its parts, as a run's manifest tells it.
 
-    notes: Mapping[str, Any]
-    """Names and paths as they were given; ``settings`` as of a run."""
+        Hashes, sigma, n, method and so on.
+        """
+        ...
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """Names and paths as they were given; ``settings`` as of a run."""
+        ...
 
     position: Any
     """How far it was read, as a JSON value that means something to it alone; None at first.

@@ -165,7 +165,7 @@ def _data(name: str, split: str, data_hash: str) -> Any:
     from deqcert.data import load_dataset
 
     try:
-        found = load_dataset(name, split)
+        found = load_dataset(name, "train" if split == "train" else "test")
     except ConfigError as error:
         raise DataError(str(error)) from None
     if found.hash() != data_hash:

@@ -160,7 +160,7 @@ def test_the_calls_that_are_made_wrong_are_right(
 ) -> None:
     for name in ("run", "held"):
         shutil.copytree(place / name, tmp_path / name)
-    for name in ("ok.pth", "ok.yaml", "data.npz", "other.npz"):
+    for name in ("ok.pth", "ok.yaml", "data.npz", "other.npz", "normal.json"):
         shutil.copy(place / name, tmp_path / name)
     for command, right in BASE.items():
         if command == "bench forms":  # compiles for minutes

@@ -57,8 +57,10 @@ ROOMS["conformal"] = EVERYTHING - {"training", "changes"} | DOOR
 ROOMS["safety_case"] = ROOMS["attacks"] | {"attacks", "conformal", "report"}
 ROOMS["attacking"] = EVERYTHING - {"training", "changes"} | DOOR
 ROOMS["recertifying"] = EVERYTHING - {"training", "changes"} | DOOR
+ROOMS["watch"] = EVERYTHING - {"training", "changes", "attacks"} | DOOR
 ROOMS["evaluation"] = EVERYTHING - {"training", "changes"} | DOOR | {"attacking"}
 AFTER = {"attacking", "bench", "conformal", "evaluation", "recertifying", "safety_case"}
+AFTER |= {"watch"}
 ROOMS["cli"] = EVERYTHING | AFTER | DOOR
 ROOMS["__main__"] = {"cli"}
 
@@ -158,6 +160,8 @@ def test_the_check_itself_finds_a_climbing_arrow() -> None:
         "from deqcert.cli import main; main(['certify', '--help'])",
         "from deqcert.cli import main; main(['conformal', 'calibrate', '--help'])",
         "from deqcert.cli import main; main(['conformal', 'sets', '--help'])",
+        "from deqcert.cli import main; main(['watch-reference', '--help'])",
+        "from deqcert.cli import main; main(['watch', '--help'])",
         "from deqcert.cli import main; main(['train', '--help'])",
         "from deqcert.cli import main; main(['train-start', '--help'])",
         "from deqcert.cli import main; main(['prune', '--help'])",

@@ -27,6 +27,7 @@ from deqcert.options import LARGEST_SIZE, LARGEST_WHOLE, SMALLEST_SIZE, Option, 
 from deqcert.presets import PRESETS
 from deqcert.solvers import SOLVERS
 from deqcert.training import OBJECTIVES, objective_options
+from deqcert.watch import Reference, RunSource
 
 NO_TEXT = os.fsdecode(b"\xff\xfe")
 """What an argument that is not in the locale's encoding looks like."""
@@ -48,6 +49,8 @@ BASE = {
     "evaluate": "--data npz:data.npz --sigma 0.25 --images 0:2 --certify-images 1 "
     "--attack-images 1 --attack square:steps=1 --n 60 --votes 5 --tol 0 --depth 2 --out new",
     "report": "",
+    "watch-reference": "--out new.json --no-clean",
+    "watch": "--reference normal.json --state new --delta 0.5 --alarms abstention",
     "safety-case": "--out new",
     "bench starts": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 50 --n0 10 "
     "--starts cold --depths 1 --tol 0.3 --depth 5 --reference-tol 0.3 --reference-depth 5",
@@ -64,6 +67,8 @@ ARGUMENTS = {
     "recertify": ["run"],
     "report": ["run"],
     "safety-case": ["run"],
+    "watch": ["run"],
+    "watch-reference": ["run"],
 }
 
 NUMBERS = [
@@ -120,6 +125,9 @@ def make_files(folder: Path) -> None:
     small = "conformal calibrate --model ok.pth --data npz:data.npz --sigma 0.01 --images 0:6"
     assert main([*small.split(), "--tol", "0", "--depth", "2", "--out", "held", "--quiet"]) == 0
 
+    parameters = RunSource("run").parameters[0] | {"data_hash": "of other images"}
+    Reference(parameters, 0.25, {"abstention": (30, 60)}).write(folder / "normal.json")
+
     (folder / "empty").write_bytes(b"")
     (folder / "text.txt").write_text("hello\n")
     (folder / "junk").write_bytes(random.Random(0).randbytes(300))
@@ -166,6 +174,12 @@ ROLES: dict[str, Sequence[str]] = {
     "--teacher": _CHECKPOINTS,
     "train --init": _CHECKPOINTS,
     "train-start --init": [*FILES, "ok.pth", "ok.yaml", "data.npz"],
+    "watch-reference run": [*FILES, "ok.pth", "ok.yaml", "held", "run/manifest.json"],
+    "watch-reference --out": [*_FOLDERS, "folder"],
+    "watch run": [*FILES, "ok.pth", "ok.yaml", "held", "run/manifest.json"],
+    "--reference": [*FILES, "ok.pth", "ok.yaml", "run", "run/manifest.json"],
+    "--state": _FOLDERS,
+    "--alarms": ["", "energy", "abstention,", "Abstention", ",", NO_TEXT, "x" * 500],
     "--model-config": _CONFIGS,
     "train --model": _CONFIGS,  # its name of the last version
     "train-start --config": _CONFIGS,

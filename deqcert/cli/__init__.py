@@ -34,6 +34,8 @@ COMMANDS = (
     "conformal",
     "evaluate",
     "report",
+    "watch-reference",
+    "watch",
     "safety-case",
     "bench",
     "doctor",

@@ -52,6 +52,13 @@ USES: dict[str, tuple[list[str], set[int]]] = {
         ],
         {Stage.CALIBRATE, Stage.SETS},
     ),
+    "evaluations": (
+        [
+            f"evaluate digits --data digits --batch 40 --threads 1 --images 0:20 --sigma 0.25 "
+            "--parts calibration --votes 20 --out evaluated"
+        ],
+        {Stage.EVALUATE},
+    ),
     "benches": (
         [f"bench {ONE} {SIZES} --starts previous --depths 2"],
         {Stage.BENCH + stage for stage in CERTIFICATES},

@@ -54,7 +54,7 @@ USES: dict[str, tuple[list[str], set[int]]] = {
     ),
     "evaluations": (
         [
-            f"evaluate digits --data digits --batch 40 --threads 1 --images 0:20 --sigma 0.25 "
+            "evaluate digits --data digits --batch 40 --threads 1 --images 0:20 --sigma 0.25 "
             "--parts calibration --votes 20 --out evaluated"
         ],
         {Stage.EVALUATE},

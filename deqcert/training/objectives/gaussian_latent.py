@@ -122,8 +122,8 @@ def discrepancy(z: Tensor, y: Tensor, classes: int, normal: Tensor) -> Tensor:
     """Return the squared maximum mean discrepancy of latents within classes to a Gaussian.
 
     Latents are taken minus the mean of their class and over their root mean square, so that neither
-    means nor scale count. The kernel is the mean of c / (c + ||a - b||^2) over c = 2 m times each of
-    :data:`SCALES`.
+    means nor scale count. The kernel is the mean of c / (c + ||a - b||^2) over c = 2 m times each
+    of :data:`SCALES`.
 
     Args:
         z: Shape (B, m), B at least 2.

@@ -436,6 +436,14 @@ def test_the_gap_is_seen_where_there_is_one() -> None:
         fitted = fit_mixture(z[:1000], y[:1000], shared=False)
         gaps.append(estimate_gap(fitted, z[:1000], y[:1000], z[1000:], y[1000:]))
     assert gaps[0] > 0.1 > 0.02 > gaps[1] >= 0.0
+    # Behind many elements of noise, where a flexible density of all of them sees nothing.
+    noise = draw.standard_normal((2000, 60))
+    gaps = []
+    for z in (bimodal, plain):
+        wide = np.column_stack([z, noise])
+        fitted = fit_mixture(wide[:1000], y[:1000], shared=False)
+        gaps.append(estimate_gap(fitted, wide[:1000], y[:1000], wide[1000:], y[1000:]))
+    assert gaps[0] > 0.1 > gaps[1] >= 0.0
 
 
 def test_a_mixture_that_cannot_be_fitted_is_refused() -> None:

@@ -12,6 +12,7 @@ from deqcert.api import SmoothedClassifier
 from deqcert.certifiers.registry import RECERTIFIERS, make_from_votes
 from deqcert.errors import ConfigError
 from deqcert.options import choice, options_of
+from deqcert.runs.environment import machine, versions
 from deqcert.runs.manifest import describe_images
 from deqcert.runs.votes import VotedRun
 from deqcert.settings import Data, Starting
@@ -156,6 +157,16 @@ def data_of(run: VotedRun) -> Mapping[str, str]:
     split = str(run.parameters.get("split", "test"))
     images = describe_images(run.manifest.images)
     return {"data": str(run.manifest.notes.get("data")), "split": split, "images": images}
+
+
+def moved(run: VotedRun) -> list[str]:
+    """Say what is another version or machine now than when the run voted, in words."""
+    before, now = run.manifest.last_environment, {**versions(), **machine()}
+    return [
+        f"{key} was {before[key]} when {run.folder} voted and is now {now[key]}"
+        for key in now
+        if key in before and before[key] != now[key]
+    ]
 
 
 def _own(run: VotedRun) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from deqcert.recertifying import (
     RecertifiedClassifier,
     Recertifying,
     data_of,
+    moved,
     settings_of,
 )
 from deqcert.runs.votes import VotedRun, read_lines
@@ -69,6 +70,8 @@ def command(
             f"--out {out} is the run itself; give another folder, or leave --out out for "
             f"{run.folder}-recertified"
         )
+    for change in moved(run):
+        say(change)
     changed = RecertifiedClassifier.of_run(run, method, **settings)
     results = changed.certify_dataset(
         data, split=split, images=images, out=out, radii=asked, progress=not quiet, note=say

@@ -34,6 +34,6 @@ def prune_by_magnitude(weights: Sequence[Prunable], sparsity: float) -> None:
     mask: Tensor = prune.L1Unstructured(amount=count).compute_mask(  # type: ignore[no-untyped-call]
         sizes, torch.ones_like(sizes)
     )
-    parts = mask.split([value.numel() for value in values])
+    parts = torch.split(mask, [value.numel() for value in values])
     for weight, value, part in zip(weights, values, parts, strict=True):
         weight.keep(part.view_as(value))

@@ -39,8 +39,6 @@ SHIFTS = {"noise": "Gaussian noise of 0.3", "inverted": "inverted", "moved": "mo
 CERTIFY = (
     "--sigma 0.25 --n0 5 --n 30 --alpha 0.01 --tol 0 --depth 2 --batch 35 --agreement 0 --quiet"
 )
-    "--sigma 0.25 --n0 5 --n 30 --alpha 0.01 --tol 0 --depth 2 --batch 35 --agreement 0 --quiet"
-)
 
 
 def main_() -> None:
@@ -289,8 +287,8 @@ FALSE = f"""# Alarms that may be watched for ever
 
 ## False alarms: {STREAMS} streams of {STEPS} answers, delta = {DELTA:g}
 
-Nothing changes in any stream. Rates are {ABSTAIN:g}. Where a reference is used, one is drawn for each
-stream ({REFERENCE} answers for rates, 100 for ranks), and half of delta is for it.
+Nothing changes in any stream. Rates are {ABSTAIN:g}. Where a reference is used, one is drawn for
+each stream ({REFERENCE} answers for rates, 100 for ranks), and half of delta is for it.
 
 | rule | streams with a false alarm | share | 95% interval |
 | --- | --- | --- | --- |
@@ -311,8 +309,8 @@ DIGITS = """
 
 The shipped model, sigma 0.25, n = 30, alpha = 0.01, two evaluations a solve; 1000 clean digits are
 the reference, r0 = 0.2. Digits are drawn with replacement from the 360 test images. Shifted streams
-are 300 clean digits and then 300 shifted ones; *delay* counts from there, and *predicted* is for the
-mean that the shifted ones had.
+are 300 clean digits and then 300 shifted ones; *delay* counts from there, and *predicted* is for
+the mean that the shifted ones had.
 
 | stream | alarm | mean before | mean after | tolerated | delay | predicted, at most |
 | --- | --- | --- | --- | --- | --- | --- |

@@ -58,6 +58,7 @@ def calibrate(
 
     dataset, chosen = answering.classifier.dataset(data, split=split, images=images)
     this = answering.on_grid(dataset.levels)
+    source = this.source  # refuses what the method cannot use, before anything is written
     _refuse_trained(this.classifier.model, dataset, split, note)
     stage, method, indices = int(Stage.CALIBRATE), this.method, tuple(chosen)
     labels = {index: dataset.label(index) for index in indices}
@@ -84,7 +85,7 @@ def calibrate(
         if tuned:  # again the same one, where a run goes on
             some = [Input(dataset.image(i), i) for i in tuned]
             own = [labels[i] for i in tuned]
-            method = method.tuned(this.source, some, own, stage)  # type: ignore[attr-defined]
+            method = method.tuned(source, some, own, stage)  # type: ignore[attr-defined]
         done = 0 if run is None else run.done
         if run is not None:
             lines.extend(CalibrationLine.read(run.certificates))
@@ -93,7 +94,7 @@ def calibrate(
             part = indices[first : first + size]
             began = time.perf_counter()
             inputs = [Input(dataset.image(i), i) for i in part]
-            found = method.evidence(this.source, inputs, stage=stage, radius=0.0)
+            found = method.evidence(source, inputs, stage=stage, radius=0.0)
             seconds = (time.perf_counter() - began) / len(part)
             for i, one in zip(part, found, strict=True):
                 line = CalibrationLine(

@@ -86,7 +86,11 @@ class Evaluated(Kind):
 
     def command(self, run: RunFolder, runs: Sequence[RunFolder]) -> str:
         """Evaluate again, into another folder."""
-        words = shlex.split(str(_read(run)["commands"]["all"]))
+        content = _read(run)
+        words = shlex.split(str(content["commands"]["all"]))
+        asked = dict.fromkeys(part for model in content["models"] for part in model["parts"])
+        if asked and "--parts" not in words:
+            words[2:2] = ["--parts", ",".join(asked)]
         if "--out" in words:
             at = words.index("--out")
             words[at + 1 : at + 2] = [f"{AGAIN}/{run.name}"]

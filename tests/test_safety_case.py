@@ -17,6 +17,7 @@ from browser import WIDTHS, needs_chromium, opened
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import deqcert
 from deqcert.cli import COMMANDS as KNOWN
 from deqcert.cli import main
 from deqcert.docstrings import guarantee
@@ -27,6 +28,8 @@ from deqcert.safety_case.checksums import NAME, write_sums
 from deqcert.safety_case.kinds.watched import chain
 from deqcert.safety_case.measures import ITEMS
 from deqcert.safety_case.run_folder import sha256_of
+
+ZOO_RECORD = Path(deqcert.__file__).parent / "zoo" / "digits.json"
 
 COMMANDS = {
     "certified": "certify --images 0:4 --n 200 --sigma 0.25",
@@ -411,7 +414,8 @@ def test_runs_of_different_models_are_refused(runs, certified, tmp_path, capsys)
         (["certified"], "no folder is given"),
         (["certified", "--out", "held"], "is not empty"),
         (["certified", "--out", "certified/manifest.json"], "is a file"),
-        (["nosuch", "--out", "new"], "is no folder"),
+        (["nosuch", "--out", "new"], "there is no nosuch"),
+        (["certified/certificates.tsv", "--out", "new"], "is no record of a training"),
         (["hollow", "--out", "new"], "is no run folder"),
         (["certified", "--verify", "case"], "leave RUN"),
         (["--verify", "certified"], "no whole safety case"),
@@ -623,6 +627,27 @@ def test_an_incident_that_was_taken_away_is_missed(watch, tmp_path):
     (watch / "incidents" / "radius-1.json").unlink()
     with pytest.raises(RunError, match=r"the incident radius-1\.json of alarm radius is not there"):
         write_case([watch], tmp_path / "case")
+
+
+def test_the_record_of_a_training_tells_how_and_on_what(runs, certified, tmp_path):
+    case = write_case([runs / "certified", "digits"], tmp_path / "case")
+    assert verify_case(tmp_path / "case").faults == ()
+    record = json.loads(ZOO_RECORD.read_text())
+    claim = next(claim for claim in case.claims if claim.run == "digits")
+    assert (claim.item, claim.command) == ("MAP 4.1", record["command"])
+    assert record["data_sha256"]["train"] in (tmp_path / "case" / "model_card.md").read_text()
+    assert "digits (train)" in (tmp_path / "case" / "bom.cdx.json").read_text()
+    assert not [heading for heading, _ in case.limits if heading == "NEW IMAGES"]
+    edit(
+        certified / "manifest.json",
+        parameters={"data_hash": record["data_sha256"]["train"], "split": "train"},
+    )
+    learned = write_case([certified, ZOO_RECORD], tmp_path / "learned")
+    assert learned.limits[0][0] == "NEW IMAGES"
+    record["checkpoint_sha256"] = "4" * 64
+    (tmp_path / "other.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match="of different models"):
+        write_case([runs / "certified", tmp_path / "other.json"], tmp_path / "never")
 
 
 LATER = {

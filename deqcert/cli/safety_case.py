@@ -25,8 +25,9 @@ from deqcert.cli.fields import FILLED
 def command(runs: tuple[str, ...], out: str | None, licence: str, verify: str | None) -> None:
     """Make a safety case of finished runs of one model, or verify one.
 
-    RUN is a folder of deqcert certify, attack or conformal; others are kept without a claim. The
-    case holds copies of them, a table of claims over items of the NIST AI RMF with the evidence for
+    RUN is a folder of deqcert certify, attack or conformal, or the record that deqcert train leaves
+    beside a checkpoint (digits stands for its own); others are kept without a claim. The case holds
+    copies of them, a table of claims over items of the NIST AI RMF with the evidence for
     each, what is not claimed, a model card, a bill of materials (CycloneDX) and checksums. To
     verify computes every checksum and every figure again; each fault is a sentence, and the exit
     code is 1.

@@ -15,6 +15,7 @@ from deqcert.files import read_regular
 from deqcert.safety_case import limits, materials
 from deqcert.safety_case.claims import Claim
 from deqcert.safety_case.kinds.base import AGAIN
+from deqcert.safety_case.kinds.trained import told, training_of
 from deqcert.safety_case.measures import ITEMS, Item
 from deqcert.safety_case.run_folder import (
     ARTEFACTS,
@@ -158,6 +159,12 @@ class Case:
         """The model's configuration, as the first run that holds one says."""
         held = (run.parameters.get("model_config") for run in self.runs if not run.beside)
         return next((found for found in held if isinstance(found, dict)), {})
+
+    @property
+    def training(self) -> dict[str, str]:
+        """What the record of the model's training says, by name; empty without one."""
+        record = training_of(self.runs)
+        return told(record) if record else {}
 
     @property
     def rows(self) -> list[tuple[Item, list[Claim]]]:

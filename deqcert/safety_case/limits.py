@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from deqcert.report import read_results
 from deqcert.safety_case.kinds.certified import Certified
+from deqcert.safety_case.kinds.trained import training_of
 from deqcert.safety_case.run_folder import RunFolder
 
 
@@ -22,6 +23,7 @@ def not_claimed(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
     evaluated = f" Evaluated here: {'; '.join(places)}." if places else ""
     latent = [run.name for run in certified if run.parameters.get("method") == "latent"]
     return [
+        *_learned(runs),
         (
             "Other norms",
             "A radius in one norm says nothing of perturbations that are small in another, beyond "
@@ -86,6 +88,21 @@ def not_claimed(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
             "Fairness, privacy, misuse and legal duties are outside of what these runs measure; "
             "so are all items of the framework that the table does not name.",
         ),
+    ]
+
+
+def _learned(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
+    """Say so where a model was tested on what it was trained on."""
+    trained = training_of(runs).get("data_sha256", {}).get("train")
+    named = [run.name for run in runs if trained and run.parameters.get("data_hash") == trained]
+    if not named:
+        return []
+    return [
+        (
+            "NEW IMAGES",
+            f"{', '.join(named)}: figures are of the very images that the model was trained on; "
+            "others are likely to be answered less well.",
+        )
     ]
 
 

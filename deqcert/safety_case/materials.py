@@ -14,6 +14,7 @@ from typing import Any
 from deqcert import __version__
 from deqcert.errors import ConfigError, RunError
 from deqcert.files import read_regular
+from deqcert.safety_case.kinds.trained import training_of
 from deqcert.safety_case.run_folder import RunFolder
 
 NAME = "bom.cdx.json"
@@ -140,13 +141,16 @@ def installed(root: str = "deqcert") -> Iterator[tuple[str, tuple[str, list[str]
 def data_sets(runs: Sequence[RunFolder]) -> list[tuple[str, str, str]]:
     """Return name, split and hash of all data that runs are about, each once, in order."""
     keys = ("data", "split", "data_hash")
-    return sorted(
-        {
-            (str(was["data"]), str(was.get("split", "")), str(was["data_hash"]))
-            for was in (run.parameters for run in runs)
-            if all(key in was for key in keys)
-        }
-    )
+    found = {
+        (str(was["data"]), str(was.get("split", "")), str(was["data_hash"]))
+        for was in (run.parameters for run in runs)
+        if all(key in was for key in keys)
+    }
+    record = training_of(runs)
+    if "train" in record.get("data_sha256", {}):
+        name = str(record["parameters"]["data"]).partition(":")[0]
+        found.add((name, "train", str(record["data_sha256"]["train"])))
+    return sorted(found)
 
 
 def read_bill(folder: Path) -> list[dict[str, str]]:

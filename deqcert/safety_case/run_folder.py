@@ -160,7 +160,7 @@ def read_run(folder: Path, name: str | None = None) -> RunFolder:
     """Recognise a run folder.
 
     Args:
-        folder: The folder.
+        folder: The folder; of a training its record, which is a file.
         name: What to call it; the folder's name if not given.
 
     Raises:
@@ -169,10 +169,10 @@ def read_run(folder: Path, name: str | None = None) -> RunFolder:
     from deqcert.safety_case.kinds import KINDS
 
     name = called(folder) if name is None else name
-    if not folder.is_dir():
-        raise RunError(f"{folder} is no folder; {_ADVICE}")
+    if not folder.exists():
+        raise RunError(f"there is no {folder}; {_ADVICE}")
     try:
-        manifest = Manifest.read(folder)
+        manifest = Manifest.read(folder) if folder.is_dir() else None
     except RunError:
         raise RunError(f"the manifest in {folder} cannot be read; {_ADVICE}") from None
     if manifest is None:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from deqcert.errors import ConfigError, RunError
 from deqcert.files import explain, open_regular, write_atomically
+from deqcert.models import ZOO, checkpoint_path
 from deqcert.safety_case import checksums, limits, materials
 from deqcert.safety_case.case import LIMITS, Case, Facts, model_name
 from deqcert.safety_case.documents import documents, limits_text
+from deqcert.safety_case.kinds.trained import RECORD
 from deqcert.safety_case.run_folder import ARTEFACTS, believing, called, files_below, read_runs
 from deqcert.safety_case.subject import about_one_model
 
@@ -26,7 +28,9 @@ def write_case(runs: Sequence[str | Path], out: str | Path, licence: str = "unkn
     The same runs and installed packages give the same bytes.
 
     Args:
-        runs: Folders of finished runs, all of one model.
+        runs: Folders of finished runs, all of one model; records of trainings, as ``deqcert train``
+            leaves them beside checkpoints, among them. The name of a model that ships stands for
+            its record.
         out: Folder of the case, new or empty.
         licence: Of the model, as model cards name it, such as mit.
 
@@ -38,19 +42,23 @@ def write_case(runs: Sequence[str | Path], out: str | Path, licence: str = "unkn
         raise ConfigError("no run is given; name at least one folder of a finished run")
     epoch, folder = _epoch(), Path(out)
     taken: dict[str, Path] = {}
-    for given in map(Path, runs):
-        taken[_free(called(given), taken)] = given
-    with believing(Path(runs[0])):
+    for given in map(_found, runs):
+        taken[_free(called(given if given.is_dir() else given.with_suffix("")), taken)] = given
+    with believing(next(iter(taken.values()))):
         found = about_one_model(
             [run for name, given in taken.items() for run in read_runs(given, name)]
         )
-    files = {name: _files(given) for name, given in taken.items()}
+    files = {name: _files(given) for name, given in taken.items() if given.is_dir()}
     # Before anything is written, so that a missing library leaves nothing behind.
     bill = materials.bill(found, model_name(found), epoch)
     _make(folder)
     for name, given in taken.items():
-        for file in files[name]:
-            _copy(given / file, folder / ARTEFACTS / name / file)
+        place = folder / ARTEFACTS / name
+        if given.is_dir():
+            for file in files[name]:
+                _copy(given / file, place / file)
+        else:
+            _copy(given, place / RECORD)
     write_atomically(folder / materials.NAME, bill)
     write_atomically(folder / LIMITS, limits_text(limits.not_claimed(found)))
     with believing(folder):
@@ -60,6 +68,14 @@ def write_case(runs: Sequence[str | Path], out: str | Path, licence: str = "unkn
         write_atomically(folder / name, content)
     checksums.write_sums(folder)  # last: a folder without it is no case
     return case
+
+
+def _found(given: str | Path) -> Path:
+    """Return where a run is; for the name of a model that ships, where its training's record is."""
+    path = Path(given)
+    if not path.exists() and str(given) in ZOO:
+        return checkpoint_path(given).with_suffix(".json")
+    return path
 
 
 def _epoch() -> int | None:

@@ -10,6 +10,7 @@ from deqcert.safety_case.kinds.companion import Companion
 from deqcert.safety_case.kinds.evaluated import Evaluated
 from deqcert.safety_case.kinds.other import Other
 from deqcert.safety_case.kinds.sets import Sets
+from deqcert.safety_case.kinds.trained import Trained
 from deqcert.safety_case.kinds.watched import Watched
 from deqcert.safety_case.run_folder import RunFolder
 
@@ -20,6 +21,7 @@ KINDS: tuple[Kind, ...] = (
     Certified(),
     Evaluated(),
     Watched(),
+    Trained(),
 )
 """Every kind that is known, in the order in which a folder is looked at."""
 

@@ -389,7 +389,12 @@ def test_a_calibration_is_read_as_it_was_written(place: Path) -> None:
     assert isinstance(made.method, Binarised)
     assert made.method.threshold is not None
     assert len(made) == 32  # 8 of the 40 chose the threshold
-    assert sorted((*made.images, *made.notes["tuned"])) == list(range(40))
+    tuned = made.notes["tuned"]
+    assert sorted((*made.images, *tuned)) == list(range(40))
+    same = (made.parameters["data_hash"], made.parameters["split"])
+    for asked in ((*same, tuned[:1], [""]), ("", "", [999], made.seen[-1:])):
+        with pytest.raises(ConfigError, match="calibrated on"):
+            made.check_images(*asked)
     again = made.write(place)
     assert again.read_bytes() == (place / "many" / "calibration.json").read_bytes()
 

@@ -112,7 +112,7 @@ def calibrate(
             method=method,
             values=tuple(line.value for line in lines),
             images=indices,
-            seen=tuple(image_hash(dataset.image(i)) for i in indices),
+            seen=tuple(image_hash(dataset.image(i)) for i in (*indices, *tuned)),
             parameters=parameters,
             classes=getattr(this.classifier.loaded.model, "num_classes", len(dataset.classes)),
             pixels=int(np.prod(dataset.shape)),

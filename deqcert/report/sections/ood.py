@@ -47,7 +47,13 @@ def ood_section(found: Found) -> Section:
             )
             if one["changed"]:
                 notes.append(f"{one['name']}: {one['changed']}.")
-            missing += [f"{called}, {score}: {why}" for score, why in one["missing"].items()]
+            missing += [f"{name}, {score}: {why}" for score, why in one["missing"].items()]
     return Section(
-        "ood", "Images of another kind", says, figures, tables, list(dict.fromkeys(notes)), missing
+        "ood",
+        "Images of another kind",
+        says,
+        figures,
+        tables,
+        list(dict.fromkeys(notes)),
+        list(dict.fromkeys(missing)),
     )

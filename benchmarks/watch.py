@@ -260,11 +260,11 @@ def digits(out: Path, count: int) -> None:
     call(f"watch-reference {out}/reference --radius 0.2 --out {out}/reference.json")
     for seed, name in enumerate(SHIFTS, start=2):
         for place, part in (("clean", "0:300"), ("shifted", "300:600")):
-            run = f"{out}/{name}/{place}"
+            run = f"{out}/{name}/{place}"  # a folder to which runs are added
             (out / name).mkdir(exist_ok=True)
             data = f"--data npz:{out}/{name}.npz --images {part}"
             call(f"certify {CERTIFY} {data} --seed {seed} --out {run}")
-            watch(out, name, f"{name}-{place}.json")
+            watch(out, f"{name}/clean" if place == "clean" else name, f"{name}-{place}.json")
     call(f"certify {CERTIFY} --data npz:{out}/clean.npz --seed 9 --out {out}/clean")
     watch(out, "clean", "clean.json")
 

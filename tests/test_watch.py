@@ -27,6 +27,7 @@ from deqcert.watch import (
     tolerated_rate,
 )
 from deqcert.watch.betting import bets, remaining
+from deqcert.watch.pool import Pool
 from deqcert.watch.tolerance import least_rows, upward
 
 Losses = NDArray[np.float64]
@@ -251,6 +252,36 @@ def test_the_fewest_rows_are_enough_and_one_less_is_not() -> None:
     assert tolerated_rate(0, rows, 0.001) <= 0.1 < tolerated_rate(0, rows - 1, 0.001)
 
 
+def test_ranks_in_a_pool_are_uniform_and_independent_whatever_the_reference(tmp_path: Path) -> None:
+    draw, streams, steps, delta = np.random.default_rng(13), 300, 250, 0.1
+    ranks = np.empty((streams, steps))
+    for i in range(streams):  # few values, so that ties count
+        pool = Pool(draw.integers(0, 12, 8).tolist(), tmp_path / f"{i}.f64", 0)
+        scores, coins = draw.integers(0, 12, steps), draw.random(steps)
+        ranks[i] = [pool.rank(float(s), c) for s, c in zip(scores, coins, strict=True)]
+    assert scipy.stats.kstest(ranks.ravel(), "uniform").pvalue > 1e-3
+    assert abs(np.corrcoef(ranks[:, 1:].ravel(), ranks[:, :-1].ravel())[0, 1]) < 0.015
+    # Streams of one small reference share its luck if ranks are taken in it alone.
+    steady = ranks.mean(axis=1).std() * np.sqrt(12 * steps)
+    assert 0.85 < steady < 1.15
+    step = iter(ranks.T)
+    half = np.full(streams, 0.5)
+    assert not exceeds(ever(ours, half, lambda: next(step), steps, delta), delta, streams)
+
+
+def test_a_pool_forgets_what_no_state_counts(tmp_path: Path) -> None:
+    pool = Pool([1.0, 2.0], tmp_path / "s.f64", 0)
+    for score in (3.0, 4.0, 5.0):
+        pool.rank(score, 0.5)
+    pool.write()
+    again = Pool([1.0, 2.0], tmp_path / "s.f64", 2)  # stopped before the state knew of the third
+    assert again.rank(4.5, 0.0) == 4 / 5
+    again.write()
+    assert Pool([1.0, 2.0], tmp_path / "s.f64", 3).rank(4.6, 0.0) == 5 / 6
+    with pytest.raises(RunError, match="lost scores"):
+        Pool([1.0, 2.0], tmp_path / "s.f64", 4)
+
+
 # The watch -----------------------------------------------------------------------------------
 
 PARAMETERS = {"checkpoint_sha256": "0" * 64, "sigma": 0.25, "method": "standard", "n": 100}
@@ -318,7 +349,7 @@ def watched(source: ListSource, folder: Path, **options: Any) -> Watch:
 
 
 def test_like_answers_raise_no_alarm_and_others_do(tmp_path: Path) -> None:
-    quiet = watched(ListSource(answers(1, 1500)), tmp_path / "quiet")
+    quiet = watched(ListSource(answers(1, 800)), tmp_path / "quiet")
     assert not quiet.standing
     assert not quiet.new
     loud = watched(
@@ -418,7 +449,7 @@ def test_a_reference_that_is_too_small_says_how_many_are_needed(tmp_path: Path) 
             Watch(reference(rows), ListSource(answers(1, 10)), tmp_path)
     small = make_reference([], PARAMETERS, 0.2, scores={"energy": [1.0, 2.0]})
     with pytest.raises(ConfigError, match="hardly be raised"):
-        Watch(small, ListSource(answers(1, 10)), tmp_path)
+        Watch(small, ListSource(answers(1, 10)), tmp_path, Promise(drift_budget=0.01))
 
 
 def test_a_reference_file_that_was_changed_is_refused(tmp_path: Path) -> None:

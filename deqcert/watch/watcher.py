@@ -19,6 +19,7 @@ from deqcert.watch.alarms import RATES
 from deqcert.watch.betting import HIGHEST, Evidence, delay
 from deqcert.watch.incidents import entry, write_incident
 from deqcert.watch.observations import Observation, Source
+from deqcert.watch.pool import Pool
 from deqcert.watch.promise import Promise
 from deqcert.watch.reference import Reference
 from deqcert.watch.state import State, Trace
@@ -49,11 +50,11 @@ class Watch:
         ConfigError: If the reference is of something else, too small, or cannot carry an alarm.
         RunError: If the folder holds the state of another watch, or another process has it.
 
-    **Guarantee:** if the rows of the reference are independent draws of a law Q of answers, and
-    every answer, given all that came before it, has a law P with KL(P || Q) <= the drift budget,
+    **Guarantee:** if the rows of the reference and the answers are independent draws of one law Q,
     then the probability that any alarm is ever raised for the first time is at most delta, over
-    the reference and the stream together. Each of A alarms gets delta / A: half for what the
-    reference does not tell, half for the bets.
+    the reference and the stream together. With a drift budget the same holds where every answer,
+    given all that came before it, has any law P with KL(P || Q) <= the budget. Each of A alarms
+    gets delta / A: half for what the reference does not tell, half for the bets.
 
     **Source:** :mod:`deqcert.watch.betting`, :mod:`deqcert.watch.tolerance`; a union bound.
     """
@@ -93,6 +94,7 @@ class Watch:
         self.new: list[Path] = []
         """Incidents of this time."""
         made = _make(self.folder)
+        self._budget = asked.drift_budget
         self._lock = Lock(
             self.folder,
             f"another process is watching with {self.folder}; wait for it or give another --state",
@@ -100,6 +102,7 @@ class Watch:
         )
         try:
             self.state = self._open(about, traces)
+            self._pools = {} if self._budget else self._open_pools()
         except BaseException:
             self._lock.close()
             raise
@@ -132,6 +135,8 @@ class Watch:
                     if of_label or not late:
                         self._take(name, trace, seen)
             state.position = source.position
+            for pool in self._pools.values():
+                pool.write()
             state.write(self.folder)
             if told is not None:
                 told(state.answers)
@@ -188,6 +193,8 @@ class Watch:
                 )
             found = tolerated_rate(*reference.events[name], self.share, kappa)
             more = f"another --radius for the reference may do, or {more}"
+        elif not kappa:
+            return 0.5  # ranks in the pool are uniform
         else:
             found = tolerated_rank(rows, self.share, kappa)
         if found > HIGHEST:
@@ -242,18 +249,24 @@ class Watch:
         score = seen.scores.get(name)
         if score is None:
             return None
-        below, upto = (int(np.searchsorted(self._sorted(name), score, side)) for side in _SIDES)
-        coin = 0.0
-        if upto > below:
-            place = (self.state.seed, zlib.crc32(name.encode()), trace.seen)
-            coin = float(np.random.default_rng(place).random())
-        return (below + coin * (upto - below)) / self.reference.rows(name)
+        place = (self.state.seed, zlib.crc32(name.encode()), trace.seen)
+        coin = float(np.random.default_rng(place).random())
+        if name in self._pools:
+            return self._pools[name].rank(score, coin)
+        known = np.array(self.reference.scores[name])
+        below, equal = int((known < score).sum()), int((known == score).sum())
+        return (below + coin * equal) / len(known)
 
-    def _sorted(self, name: str) -> Any:
-        kept = self.__dict__.setdefault("_ordered", {})
-        if name not in kept:
-            kept[name] = np.sort(np.array(self.reference.scores[name]))
-        return kept[name]
+    def _open_pools(self) -> dict[str, Pool]:
+        return {
+            name: Pool(
+                self.reference.scores[name],
+                self.folder / f"{name}-scores.f64",
+                trace.evidence.count,
+            )
+            for name, trace in self.state.traces.items()
+            if name in self.reference.scores
+        }
 
     def _take(self, name: str, trace: Trace, seen: Observation) -> None:
         trace.seen += 1
@@ -306,9 +319,6 @@ class Watch:
         }
         self.new.append(write_incident(self.folder, file, content))
         trace.incidents.append(file)
-
-
-_SIDES: tuple[Any, ...] = ("left", "right")
 
 
 def _make(folder: Path) -> list[Path]:

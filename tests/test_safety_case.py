@@ -11,7 +11,9 @@ import subprocess
 from contextlib import chdir
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from browser import WIDTHS, needs_chromium, opened
 from hypothesis import HealthCheck, given, settings
@@ -22,6 +24,7 @@ from deqcert.cli import COMMANDS as KNOWN
 from deqcert.cli import main
 from deqcert.docstrings import guarantee
 from deqcert.errors import ConfigError, RunError
+from deqcert.models import MonotoneConfig
 from deqcert.runs import Manifest
 from deqcert.safety_case import verify_case, write_case
 from deqcert.safety_case.checksums import NAME, write_sums
@@ -648,6 +651,46 @@ def test_the_record_of_a_training_tells_how_and_on_what(runs, certified, tmp_pat
     (tmp_path / "other.json").write_text(json.dumps(record))
     with pytest.raises(ConfigError, match="of different models"):
         write_case([runs / "certified", tmp_path / "other.json"], tmp_path / "never")
+
+
+def test_radii_without_a_theorem_are_never_a_guarantee(tmp_path):
+    unsound = "--method serialized-released --start previous --steps 1 --audit 50 --n 200"
+    run = tmp_path / "unsound"
+    assert main(f"certify --images 0:1 --sigma 0.25 {unsound} --out {run} --quiet".split()) == 0
+    case = write_case([run], tmp_path / "case")
+    claims = [claim for claim in case.claims if claim.run is not None]
+    assert {claim.ground for claim in claims} == {"document", "measurement"}
+    (claim,) = (claim for claim in claims if claim.ground == "measurement")
+    assert claim.title.startswith("UNSOUND")
+    assert all("UNSOUND" in figure.name for figure in claim.figures)
+    assert "no theorem supports the radii" in claim.statement
+    page = (tmp_path / "case" / "index.html").read_text()
+    tiles = page.partition('<ul class="tiles">')[2].partition("</ul>")[0]
+    assert "<li>" not in tiles
+    assert "<polyline" not in page
+    head = (tmp_path / "case" / "model_card.md").read_text().split("---\n")[1]
+    assert yaml.safe_load(head)["model-index"][0]["results"] == []
+
+
+def test_proofs_state_their_norm_and_need_no_probability(tmp_path):
+    torch.manual_seed(0)
+    config = MonotoneConfig(
+        width=8, num_classes=3, image_size=(4, 4), mean=(0.4,), std=(0.3,), monotone=0.5
+    )
+    torch.save(config.build().state_dict(), tmp_path / "net.pth")
+    (tmp_path / "net.yaml").write_text(config.to_yaml())
+    np.savez(tmp_path / "data.npz", x=np.full((2, 1, 4, 4), 99, np.uint8), y=np.array([0, 1]))
+    with chdir(tmp_path):
+        given = "certify --model net.pth --data npz:data.npz --method interval --form eager"
+        assert main([*given.split(), "--out", "proof", "--quiet"]) == 0
+        case = write_case(["proof"], "case")
+    assert verify_case(tmp_path / "case").faults == ()
+    claim = next(claim for claim in case.claims if claim.item == "MEASURE 2.7")
+    assert claim.ground == "guarantee"
+    assert claim.statement.startswith("Alpha = 0. ")
+    assert "false on average" not in claim.statement
+    assert all("(linf)" in figure.name for figure in claim.figures)
+    assert "Certificates here are in linf" in (tmp_path / "case" / "not_claimed.md").read_text()
 
 
 LATER = {

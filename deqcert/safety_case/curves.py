@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deqcert.report import read_results
 from deqcert.report.picture import curve
 from deqcert.report.tables import radii_until
-from deqcert.safety_case.kinds.certified import Certified
+from deqcert.safety_case.kinds.certified import sound_results
 from deqcert.safety_case.run_folder import RunFolder
 
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 350.0, 12.0, 160.0
@@ -37,12 +36,9 @@ class Curve:
 
 
 def curves(runs: Sequence[RunFolder]) -> list[Curve]:
-    """Draw the curve of every run of certificates."""
+    """Draw the curve of every run of certificates that have a theorem behind them."""
     made = []
-    for run in runs:
-        if not isinstance(run.kind, Certified):
-            continue
-        results = read_results(run.folder, run.name)
+    for run, results in sound_results(runs):
         radii, shares = curve(results)
         ticks = radii_until(float(radii[-1]), results.norm)
         reach = max(float(radii[-1]), ticks[-1]) or 1.0

@@ -16,7 +16,7 @@ from deqcert.safety_case import checksums, materials
 from deqcert.safety_case.case import Case
 from deqcert.safety_case.claims import Claim, Figure
 from deqcert.safety_case.curves import curves
-from deqcert.safety_case.kinds.certified import Certified
+from deqcert.safety_case.kinds.certified import sound_results
 from deqcert.safety_case.kinds.sets import FOUND, PROMISED
 from deqcert.safety_case.measures import SOURCE
 
@@ -44,9 +44,7 @@ def front_matter(case: Case) -> str:
     """Return the head of the model card, as the Hugging Face hub reads it, in YAML."""
     norms: set[str] = set()
     results = []
-    for run in case.runs:
-        if not isinstance(run.kind, Certified):
-            continue
+    for run, found in sound_results(case.runs):
         was = run.parameters
         shown = next(c for c in case.claims if c.run == run.name and c.item == "MEASURE 2.7")
         metrics = [
@@ -58,7 +56,7 @@ def front_matter(case: Case) -> str:
             }
             for figure in shown.figures
         ]
-        norms.add(str(was.get("norm", "l2")))
+        norms.add(found.norm)
         results.append(
             {
                 "task": {"type": "image-classification"},
@@ -120,7 +118,8 @@ def _headline(claims: Sequence[Claim]) -> list[tuple[Figure, str]]:
     for claim in claims:
         for figure in claim.figures:
             first = (claim.item, figure is claim.figures[0]) in LEADING
-            last = claim.item == "MEASURE 2.7" and figure.name.startswith("ACR")
+            last = claim.ground == "guarantee" and figure.name.startswith("ACR")
+            last = last and claim.item == "MEASURE 2.7"
             covered = claim.item in ("MEASURE 2.3", "MEASURE 2.6") and figure.name.startswith(FOUND)
             if covered or last or (first and figure.name != PROMISED):
                 found.append((figure, claim.run or ""))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import ClassVar
 
@@ -10,10 +10,10 @@ from deqcert.certifiers import registry as registries
 from deqcert.docstrings import guarantee
 from deqcert.errors import ConfigError
 from deqcert.registry import Registry
-from deqcert.report import default_radii, read_results
+from deqcert.report import Results, default_radii, read_results
 from deqcert.report.tables import entry
 from deqcert.runs.journal import NAME
-from deqcert.safety_case.claims import Claim, Figure, Ground
+from deqcert.safety_case.claims import Claim, Figure
 from deqcert.safety_case.kinds.base import AGAIN, Evidence, Kind, shell, tested, whole
 from deqcert.safety_case.run_folder import RunFolder, sha256_of
 
@@ -43,13 +43,13 @@ class Certified(Kind):
         sound = bool(row["sound"])
         said = self.statement(run, sound, int(row["images"]))
         evidence = Evidence(self, run, runs)
+        marked = results.norm if sound else f"{results.norm}, UNSOUND"
         accuracy = [
-            Figure.share(f"certified accuracy at r = {radius:g} ({results.norm})", value)
+            Figure.share(f"certified accuracy at r = {radius:g} ({marked})", value)
             for radius, value in zip(radii, row["certified_accuracy"], strict=True)
         ]
-        acr = Figure.radius(f"ACR ({results.norm})", row["acr"])
+        acr = Figure.radius(f"ACR ({marked})", row["acr"])
         clean, abstained = accuracy[0], Figure.share("abstained", row["abstained"])
-        ground: Ground = "guarantee" if sound else "measurement"
         images = Figure.count("images", row["images"])
         kept = tested(run, len(results))
         made = [
@@ -63,25 +63,31 @@ class Certified(Kind):
                 [images],
                 file="manifest.json",
             ),
+        ]
+        if not sound:
+            title = "UNSOUND radii, which claim nothing"
+            figures = [*accuracy, acr]
+            return [*made, evidence.claim("MEASURE 2.7", title, said, "measurement", figures)]
+        made += [
             evidence.claim(
                 "MEASURE 2.3",
                 f"{about} answers correctly and does not abstain",
                 said,
-                ground,
+                "guarantee",
                 [clean, images],
             ),
             evidence.claim(
                 "MEASURE 2.6",
                 "it abstains where it has no certificate, in place of guessing",
                 said,
-                ground,
+                "guarantee",
                 [abstained, images],
             ),
             evidence.claim(
                 "MEASURE 2.7",
                 f"no perturbation within the certified radius changes the answer of {about}",
                 said,
-                ground,
+                "guarantee",
                 [*accuracy, acr],
             ),
         ]
@@ -103,13 +109,13 @@ class Certified(Kind):
                     file="agreement.tsv",
                 )
             )
-        elif sound:
+        else:
             made.append(
                 evidence.claim(
                     "MEASURE 2.5",
                     f"what is certified is {about}, and what that assumes is written down",
                     said,
-                    ground,
+                    "guarantee",
                     [clean, acr],
                 )
             )
@@ -134,6 +140,10 @@ class Certified(Kind):
                 f" Here alpha = {alpha:g} for each image, so that of {images} certificates at most "
                 f"{expected} are false on average."
             )
+            if "alpha_total" in was:
+                said += (
+                    f" That any of them is false has probability at most {was['alpha_total']:g}."
+                )
         assumed = notes.get("assumptions")
         return f"{said} {_sentence(assumed)}{whole(images)}"
 
@@ -149,6 +159,15 @@ class Certified(Kind):
             words = ["deqcert", "recertify", voted, "--method", str(run.parameters.get("method"))]
             return shell(*words, config=place, out=f"{AGAIN}/{run.name}")
         return shell("deqcert", "certify", config=place, out=f"{AGAIN}/{run.name}")
+
+
+def sound_results(runs: Sequence[RunFolder]) -> Iterator[tuple[RunFolder, Results]]:
+    """Yield every run of certificates that have a theorem behind them, and its certificates."""
+    for run in runs:
+        if isinstance(run.kind, Certified):
+            results = read_results(run.folder, run.name)
+            if results.sound:
+                yield run, results
 
 
 def _docstring(method: str) -> str:

@@ -76,6 +76,7 @@ class Audit:
         goal: When to stop; None audits all of ``size``.
         most: Samples that there could have been, where what was voted decided after how many to
             stop; None where n was fixed beforehand.
+        gained: Samples that did not vote for the class and are known to be the reference's for it.
     """
 
     n: int
@@ -83,6 +84,7 @@ class Audit:
     alpha: float
     goal: Goal | None = None
     most: int | None = None
+    gained: int = 0
 
     def bound(self, votes: int, whole: int, wrong: int, drawn: int, found: int) -> float:
         """Return p_lower from the counts alone.
@@ -102,7 +104,7 @@ class Audit:
             more = disagreements_upper_sequence(found, drawn, others, alpha / 2)
             if drawn == self.random_part(votes, whole):
                 more = min(more, disagreements_upper_bound(found, drawn, others, alpha / 2))
-        kept, alpha = votes - wrong - more, (1.0 - share) * self.alpha
+        kept, alpha = votes - wrong - more + self.gained, (1.0 - share) * self.alpha
         if self.most is None:
             return lower_confidence_bound(kept, self.n, alpha)
         return float(Sampling(self.most, alpha).p_lower(kept, self.n))

@@ -38,9 +38,15 @@ class KeptVotes:
     @property
     def voters(self) -> NDArray[np.int64]:
         """Those samples, the most doubtful first."""
-        if self.selected is None:
-            return np.zeros(0, dtype=np.int64)
-        chosen = np.flatnonzero(self.predictions == self.selected)
+        return self._doubtful_first(self.predictions == self.selected)
+
+    @property
+    def others(self) -> NDArray[np.int64]:
+        """All other samples, the most doubtful first."""
+        return self._doubtful_first(self.predictions != self.selected)
+
+    def _doubtful_first(self, which: NDArray[np.bool_]) -> NDArray[np.int64]:
+        chosen = np.flatnonzero(which)
         return chosen[np.argsort(self.doubt[chosen], kind="stable")]
 
 

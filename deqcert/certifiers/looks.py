@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deqcert.certifiers.audit import Audit, Findings, first_block
+from deqcert.certifiers.audit import BLOCK, DOUBTFUL, WORTHWHILE, Audit, Findings, first_block
 from deqcert.certifiers.bounds import lower_confidence_bound
 from deqcert.certifiers.goals import Goal
 from deqcert.certifiers.sampling import Sampling
@@ -25,7 +25,8 @@ class VotesAudit:
 
     Args:
         n: Samples that voted.
-        size: Most votes that are cast again, 1 to n.
+        size: Most votes for the class that are cast again, 1 to n; of others it may be a quarter
+            of that, as long as many of them have changed to the class.
         alpha: Failure probability in all, in (0, 1).
         goal: When to stop; None casts all of ``size`` again.
         most: Samples that there could have been, where what was voted decided after how many to
@@ -50,6 +51,7 @@ class VotesAudit:
     def run(
         self,
         voters: NDArray[np.int64],
+        others: NDArray[np.int64],
         judge: Callable[[NDArray[np.int64]], NDArray[np.bool_]],
         generator: np.random.Generator,
         *,
@@ -60,7 +62,8 @@ class VotesAudit:
 
         Args:
             voters: Samples that voted for the class, the most doubtful first.
-            judge: Casts the votes of these samples again; says which are for the class still.
+            others: All other samples, the most doubtful first.
+            judge: Casts the votes of some samples again; says which are for the class.
             generator: The random stream that chooses, used for nothing else.
             sigma: Standard deviation of the noise, in input units.
             batch: Votes that are cast together.
@@ -70,14 +73,40 @@ class VotesAudit:
             size, alpha = counted(self.n, self.size), LOOKS * self.alpha
             looks = Looks(self.n, voters, size, alpha, self.goal is not None, generator)
 
-        def count(numbers: NDArray[np.int64]) -> int:
-            right = judge(voters[numbers])
+        def right(samples: NDArray[np.int64]) -> int:
+            found = judge(samples)
             if looks is not None:
-                looks.record(voters[numbers], right)
-            return int(np.sum(~right))
+                looks.record(samples, found)
+            return int(np.sum(found))
+
+        def count(numbers: NDArray[np.int64]) -> int:
+            return len(numbers) - right(voters[numbers])
 
         order = generator if looks is None else looks
-        return self._audit.run(len(voters), count, order, sigma=sigma, batch=batch, aside=looks)
+        looked = gained = 0
+        if self._audit.best(len(voters)) > 0.5:
+            looked, gained = self._gains(others, right)
+        audit = replace(self._audit, gained=gained)
+        found = audit.run(len(voters), count, order, sigma=sigma, batch=batch, aside=looks)
+        return Findings(found.p_lower, found.audited + looked, found.disagreements + gained)
+
+    def _gains(
+        self, others: NDArray[np.int64], right: Callable[[NDArray[np.int64]], int]
+    ) -> tuple[int, int]:
+        """Cast the most doubtful other votes again, as long as many are for the class now.
+
+        Returns:
+            How many were cast again, and how many of these are for the class.
+        """
+        block = max(1, int(BLOCK * min(self.size, len(others))))
+        looked = gained = 0
+        while looked < len(others) and looked + block <= DOUBTFUL * self.size:
+            part = others[looked : looked + block]
+            more = right(part)
+            looked, gained = looked + len(part), gained + more
+            if more < WORTHWHILE * len(part):
+                break
+        return looked, gained
 
     @property
     def _audit(self) -> Audit:
@@ -102,8 +131,8 @@ class Looks:
     """The samples in a random order, each with what is known of the changed model's class for it.
 
     An audit takes the votes in this order. So whatever it has found out, the first samples of the
-    order are independent draws of the changed model, and of those that were not cast again, because
-    they had no vote for the class, it is enough to count none.
+    order are independent draws of the changed model, and of those that had no vote for the class it
+    is enough to count the ones that are known to have it now.
 
     Args:
         n: Samples that voted.

@@ -127,17 +127,18 @@ class Recertified(FromVotes, UntilSettled):
 
     Of the N_A samples that voted for the class A, which that run selected from noise of its own,
     the most doubtful ones are cast again by the changed model as long as they often disagree, and
-    a uniformly random part of the others; with a goal it grows until the goal is settled. With
-    D_up the upper bound of the votes that the changed model does not share, p_lower is the
-    Clopper-Pearson bound of N_A - D_up successes among n, with alpha split between the two as for
-    ``serialized-strata``. Where it is larger, p_lower is the bound of the votes that were cast
-    again by themselves, as samples of the changed model, as if there were no others: each of the
-    two has half of alpha. Where the earlier run itself stopped by a goal, only the first counts, by
-    the bound of that run's confidence sequence.
+    a uniformly random part of the others; with a goal it grows until the goal is settled. The most
+    doubtful samples without a vote for A are cast again, too, as long as many have it now. With
+    D_up the upper bound of the votes that the changed model does not share, and G those found that
+    it has gained, p_lower is the Clopper-Pearson bound of N_A - D_up + G successes among n, with
+    alpha split between the two as for ``serialized-strata``. Where it is larger, p_lower is the
+    bound of the votes that were cast again by themselves, as samples of the changed model, as if
+    there were no others: each of the two has half of alpha. Where the earlier run itself stopped by
+    a goal, only the first counts, by the bound of that run's confidence sequence.
 
     Args:
-        audit: Votes that are cast again at most, up to n; where nothing is given, 1000, or n if
-            that is less; with a goal n.
+        audit: Votes for A that are cast again at most, up to n; where nothing is given, 1000, or n
+            if that is less; with a goal n. Up to a quarter as many other votes come to it.
 
     **Guarantee:** with probability at least 1 - alpha over the noise and the draw of the audit, the
     certificate abstains or the classifier smoothed from ``predictor`` (the changed model with its
@@ -183,6 +184,7 @@ class Recertified(FromVotes, UntilSettled):
 
         found = self._audit(n).run(
             voters,
+            kept.others,
             judge,
             audit_generator(engine, input.index, Stage.RECERTIFY),
             sigma=engine.sigma,

@@ -26,8 +26,8 @@ def cost(subject: Subject) -> dict[str, Any]:
     Returns:
         nfe (mean, largest), batch (rows of a batch), seconds (per image in a full batch), single
         (of one image alone; None for a form that takes full batches only), memory (bytes that a
-        batch adds at most; None where the system does not tell), weights (number and bytes), energy (joules per image, or None) and why there is
-        none.
+        batch adds at most; None where the system does not tell), weights (number and bytes),
+        energy (joules per image, or None) and why there is none.
     """
     smooth = subject.classifier
     rows = subject.rows

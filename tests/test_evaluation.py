@@ -33,6 +33,7 @@ from deqcert.evaluation.corruptions.light import plasma
 from deqcert.evaluation.detected import tell_apart
 from deqcert.evaluation.foreign import fit
 from deqcert.evaluation.run import name_models
+from deqcert.files import Lock
 from deqcert.report.certified import band, describe_run
 from deqcert.report.page import percent
 
@@ -358,6 +359,12 @@ def test_another_evaluation_is_not_mixed_in(made, capsys) -> None:
     assert "votes was 12 and is now 13" in capsys.readouterr().err
     assert main([*EVALUATE.split(), "--out", str(made)]) == 2
     assert "holds" in capsys.readouterr().err
+
+
+def test_a_folder_that_another_process_writes_is_left_alone(made, capsys) -> None:
+    with Lock(made / "e", "busy"):
+        assert main(again(made)) == 2
+    assert "another process is writing" in capsys.readouterr().err
 
 
 def test_a_part_that_fails_costs_no_other(made, monkeypatch, capsys, tmp_path) -> None:

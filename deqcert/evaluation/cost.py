@@ -25,12 +25,12 @@ def cost(subject: Subject) -> dict[str, Any]:
 
     Returns:
         nfe (mean, largest), batch (rows of a batch), seconds (per image in a full batch), single
-        (of one image alone), memory (bytes that a batch adds at most; None where the system does
-        not tell), weights (number and bytes), energy (joules per image, or None) and why there is
-        none.
+        (of one image alone; None for a form that takes full batches only), memory (bytes that a
+        batch adds at most; None where the system does not tell), weights (number and bytes),
+        energy (joules per image, or None) and why there is none.
     """
     smooth = subject.classifier
-    rows = smooth.batch if smooth.shape is None else smooth.shape
+    rows = subject.rows
     images = subject.dataset.batch(subject.images[:rows])
     full = np.resize(images, (rows, *images.shape[1:]))
     nfe = subject.solved.nfe
@@ -38,6 +38,9 @@ def cost(subject: Subject) -> dict[str, Any]:
     def batch() -> object:
         return subject.solve(full)
 
+    any_rows = smooth.loaded.form in ("eager", "folded")
+    if any_rows:
+        subject.solve(images[:1], rows=1)
     batch()  # what is compiled and cached at first
     memory = peak_memory(batch, smooth.device)
     joules, why = _energy(batch)
@@ -48,7 +51,7 @@ def cost(subject: Subject) -> dict[str, Any]:
         "device": smooth.device,
         "form": smooth.loaded.form,
         "seconds": _median(batch) / rows,
-        "single": _median(lambda: subject.solve(images[:1])),
+        "single": _median(lambda: subject.solve(images[:1], rows=1)) if any_rows else None,
         "memory": None if math.isnan(memory) else memory,
         "weights": {"count": count, "bytes": size},
         "energy": None if joules is None else joules / rows,

@@ -74,17 +74,29 @@ class Subject:
 
         return compose.make_cold(self.classifier)
 
+    @property
+    def rows(self) -> int:
+        """Rows of every evaluation."""
+        machine = self.classifier
+        return machine.batch if machine.shape is None else machine.shape
+
     @cached_property
     def solved(self) -> Solved:
         """The images as they are."""
         return self.solve(self.dataset.batch(self.images))
 
-    def solve(self, images: NDArray[np.float32], predictor: Predictor | None = None) -> Solved:
+    def solve(
+        self,
+        images: NDArray[np.float32],
+        predictor: Predictor | None = None,
+        rows: int | None = None,
+    ) -> Solved:
         """Solve images, cold and without noise.
 
         Args:
             images: Shape (N, C, H, W).
             predictor: How, if not as the settings say.
+            rows: Rows of every evaluation, if not as the settings say.
         """
         loaded, machine = self.classifier.loaded, self.classifier
         for model in (loaded.model, loaded.plain):
@@ -94,7 +106,7 @@ class Subject:
             loaded.model,
             self.predictor if predictor is None else predictor,
             images,
-            rows=machine.batch if machine.shape is None else machine.shape,
+            rows=self.rows if rows is None else rows,
             device=machine.device,
             plain=loaded.plain,
         )

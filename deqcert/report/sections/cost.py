@@ -28,7 +28,7 @@ def cost_section(found: Found, runs: Found) -> Section:
         "evaluations, mean": lambda name, one: f"{one['nfe']['mean']:.1f}",
         "evaluations, at most": lambda name, one: str(one["nfe"]["largest"]),
         "ms an image in a batch": lambda name, one: f"{1000 * one['seconds']:.3g}",
-        "ms an image alone": lambda name, one: f"{1000 * one['single']:.3g}",
+        "ms an image alone": lambda name, one: _over(one["single"], 1e-3),
         "memory of a batch (MiB)": lambda name, one: _over(one["memory"], 2**20),
         "weights": lambda name, one: f"{one['weights']['count']:,}",
         "energy an image (mJ)": lambda name, one: _over(one["energy"], 1e-3),

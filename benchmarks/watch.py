@@ -33,6 +33,7 @@ from deqcert.watch.betting import remaining
 
 Losses = NDArray[np.float64]
 STREAMS, STEPS, DELTA = 2000, 20000, 0.01
+GIVEN_UP = 5000
 REFERENCE = 400
 ABSTAIN = 0.05
 SHIFTS = {"noise": "Gaussian noise of 0.3", "inverted": "inverted", "moved": "moved by 2 pixels"}
@@ -166,7 +167,7 @@ def simulate(file: Path) -> None:
 
 def delays() -> list[dict[str, float]]:
     """Measure delays by size and time of the change, beside the prediction and the plain bet."""
-    streams, b, rows = 500, 0.1, []
+    streams, b, rows = 200, 0.1, []
     draw = np.random.default_rng(4)
     bet, field = Evidence(np.full(streams, b)), Plain(b, streams)
     for before in range(10001):
@@ -174,7 +175,7 @@ def delays() -> list[dict[str, float]]:
             for mean in (0.12, 0.15, 0.2, 0.3, 0.5, 1.0):
                 ours, theirs = copy.deepcopy(bet), copy.deepcopy(field)
                 took = np.full((2, streams), np.inf)
-                for step in range(1, 20001):
+                for step in range(1, GIVEN_UP + 1):
                     loss = (draw.random(streams) < mean).astype(float)
                     ours.add(loss)
                     theirs.add(loss)
@@ -188,9 +189,9 @@ def delays() -> list[dict[str, float]]:
                         "before": before,
                         "mean": mean,
                         "predicted": delay(b, mean, DELTA, before),
-                        "average": float(took[0].mean()),
-                        "median": float(np.median(took[0])),
-                        "plain": float(np.median(np.minimum(took[1], 20000))),
+                        "average": float(np.minimum(took[0], GIVEN_UP).mean()),
+                        "median": float(np.median(np.minimum(took[0], GIVEN_UP))),
+                        "plain": float(np.median(np.minimum(took[1], GIVEN_UP))),
                     }
                 )
         loss = (draw.random(streams) < b).astype(float)
@@ -297,8 +298,8 @@ each stream ({REFERENCE} answers for rates, 100 for ranks), and half of delta is
 DELAYS = f"""
 ## Delay by size and time of the change
 
-Tolerated 0.1, delta = {DELTA:g}, 500 streams. *Plain bet*: one stake that follows the mean of all
-losses so far; medians, and 20000 is where it was given up.
+Tolerated 0.1, delta = {DELTA:g}, 200 streams. *Plain bet*: one stake that follows the mean of all
+losses so far; medians. {GIVEN_UP} answers after the change is where a stream was given up.
 
 | answers before | mean after | predicted, at most | average | median | plain bet |
 | --- | --- | --- | --- | --- | --- |

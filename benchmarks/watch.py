@@ -33,7 +33,7 @@ from deqcert.watch.betting import remaining
 
 Losses = NDArray[np.float64]
 STREAMS, STEPS, DELTA = 2000, 20000, 0.01
-GIVEN_UP = 5000
+GIVEN_UP = 20000
 REFERENCE = 400
 ABSTAIN = 0.05
 SHIFTS = {"noise": "Gaussian noise of 0.3", "inverted": "inverted", "moved": "moved by 2 pixels"}
@@ -167,7 +167,7 @@ def simulate(file: Path) -> None:
 
 def delays() -> list[dict[str, float]]:
     """Measure delays by size and time of the change, beside the prediction and the plain bet."""
-    streams, b, rows = 200, 0.1, []
+    streams, b, rows = 500, 0.1, []
     draw = np.random.default_rng(4)
     bet, field = Evidence(np.full(streams, b)), Plain(b, streams)
     for before in range(10001):
@@ -298,7 +298,7 @@ each stream ({REFERENCE} answers for rates, 100 for ranks), and half of delta is
 DELAYS = f"""
 ## Delay by size and time of the change
 
-Tolerated 0.1, delta = {DELTA:g}, 200 streams. *Plain bet*: one stake that follows the mean of all
+Tolerated 0.1, delta = {DELTA:g}, 500 streams. *Plain bet*: one stake that follows the mean of all
 losses so far; medians. {GIVEN_UP} answers after the change is where a stream was given up.
 
 | answers before | mean after | predicted, at most | average | median | plain bet |
@@ -310,8 +310,8 @@ DIGITS = """
 
 The shipped model, sigma 0.25, n = 30, alpha = 0.01, two evaluations a solve; 1000 clean digits are
 the reference, r0 = 0.2. Digits are drawn with replacement from the 360 test images. Shifted streams
-are 300 clean digits and then 300 shifted ones; *delay* counts from there, and *predicted* is for
-the mean that the shifted ones had.
+are 300 clean digits and then 300 shifted ones; *delay* counts from there, and *predicted* is what
+it is at most on average with the mean that the shifted ones had.
 
 | stream | alarm | mean before | mean after | tolerated | delay | predicted, at most |
 | --- | --- | --- | --- | --- | --- | --- |

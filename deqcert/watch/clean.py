@@ -104,7 +104,7 @@ class CleanLook:
         return [
             dataclasses.replace(
                 one,
-                clean=int(classes[i]),
+                clean=int(classes[i]) if one.clean is None else one.clean,
                 scores={**one.scores, **{name: float(v[i]) for name, v in scores.items()}},
             )
             for i, one in enumerate(seen)

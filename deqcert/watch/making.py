@@ -32,9 +32,10 @@ def reference_of(source: Source, radius: float, *, clean: bool) -> Reference:
     from deqcert.watch.clean import CleanLook, fit_distance
 
     look, x = CleanLook.of_notes(source), source.images(rows)
-    distance, latents = None, look.solve(x[::2])[1]
+    distance, (logits, latents) = None, look.solve(x[::2])
     if latents is not None:
-        labels = [-1 if row.label is None else row.label for row in rows[::2]]
+        pairs = zip(rows[::2], logits.argmax(axis=1), strict=True)
+        labels = [guess if row.label is None else row.label for row, guess in pairs]
         distance = fit_distance(latents, np.array(labels, dtype=np.int64))
     looked = look.look(rows, x, distance)
     scores = {"energy": [row.scores["energy"] for row in looked]}

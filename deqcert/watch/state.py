@@ -53,13 +53,15 @@ class Trace:
     recent: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=KEPT))
     curve: list[tuple[int, float]] = field(default_factory=lambda: [(0, 0.0)])
 
-    def draw(self) -> None:
-        """Put a point of the curve down, and thin it out where there are many."""
-        value = float(self.evidence.value)
-        stride = 1 << max(0, math.ceil(math.log2(max(1, self.evidence.count) / POINTS)))
-        if self.evidence.count % stride == 0:
-            self.curve = [point for point in self.curve if point[0] % stride == 0]
-            self.curve.append((self.evidence.count, round(math.log10(value), 4)))
+    def note(self) -> None:
+        """Remember the evidence: the largest, and a point of the curve, thinned out."""
+        value, count = float(self.evidence.value), self.evidence.count
+        self.highest = max(self.highest, value)
+        stride = 1 << max(0, math.ceil(math.log2(count / POINTS)))
+        if count % stride == 0:
+            if len(self.curve) > POINTS:
+                self.curve = [point for point in self.curve if point[0] % stride == 0]
+            self.curve.append((count, round(math.log10(value), 4)))
 
     def content(self) -> dict[str, Any]:
         """Everything as JSON values."""

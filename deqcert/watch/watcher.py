@@ -224,7 +224,7 @@ class Watch:
         self, chunk: Sequence[tuple[Observation, bool]]
     ) -> Iterator[tuple[Observation, bool]]:
         """Look at the inputs of a chunk without noise, where an alarm needs it."""
-        bare = [not late and seen.clean is None and self._looks for seen, late in chunk]
+        bare = [not late and self._lacks(seen) for seen, late in chunk]
         fresh = [seen for (seen, _), one in zip(chunk, bare, strict=True) if one]
         if fresh and self.look is None:
             from deqcert.watch.clean import CleanLook
@@ -237,10 +237,14 @@ class Watch:
         for (seen, late), one in zip(chunk, bare, strict=True):
             yield (next(looked) if one else seen), late
 
-    @property
-    def _looks(self) -> bool:
-        """Whether an alarm rests on a look without noise."""
-        return any(name not in RATES or RATES.get(name).needs == "clean" for name in self.alarms)
+    def _lacks(self, seen: Observation) -> bool:
+        """Whether an alarm rests on what only a look without noise can tell of this answer."""
+        return any(
+            RATES.get(name).needs == "clean" and seen.clean is None
+            if name in RATES
+            else name not in seen.scores
+            for name in self.alarms
+        )
 
     def _loss(self, name: str, trace: Trace, seen: Observation) -> float | None:
         if name in self.reference.events:
@@ -276,8 +280,7 @@ class Watch:
         bets = trace.evidence
         bets.add(loss)
         trace.total += loss
-        trace.highest = max(trace.highest, float(bets.value))
-        trace.draw()
+        trace.note()
         if loss > bets.tolerated:
             trace.recent.append(entry(seen, loss, bets.count))
         limit, recent = 1.0 / self.share, float(bets.recent)

@@ -618,6 +618,7 @@ def test_a_watch_is_evidence_of_the_very_answers_that_it_read(watch, runs, tmp_p
     figures = {figure.name: figure.value for figure in claim.figures}
     assert figures["alarms that were raised"] == 1
     assert figures["radius: mean"] == 2.0 / 3
+    assert claim.title == "answers are watched, and ALARMS WERE RAISED"
     assert "3 images of certified" in claim.statement
     assert "With probability at least 0.99" in claim.statement
     assert "watch artefacts/certified --reference REFERENCE --delta 0.01" in claim.command
@@ -647,6 +648,13 @@ def test_the_record_of_a_training_tells_how_and_on_what(runs, certified, tmp_pat
     )
     learned = write_case([certified, ZOO_RECORD], tmp_path / "learned")
     assert learned.limits[0][0] == "NEW IMAGES"
+    pruned = tmp_path / "pruned.json"  # as deqcert prune writes it
+    told = {"how": "channels removed", "sparsity": 0.2, "parent_sha256": "5" * 64}
+    pruned.write_text(json.dumps({"checkpoint_sha256": record["checkpoint_sha256"], **told}))
+    write_case([certified, pruned], tmp_path / "changed")
+    assert (
+        "| changed by | channels removed |" in (tmp_path / "changed" / "model_card.md").read_text()
+    )
     record["checkpoint_sha256"] = "4" * 64
     (tmp_path / "other.json").write_text(json.dumps(record))
     with pytest.raises(ConfigError, match="of different models"):

@@ -18,6 +18,7 @@ from deqcert.safety_case.claims import Claim, Figure
 from deqcert.safety_case.curves import curves
 from deqcert.safety_case.kinds.certified import sound_results
 from deqcert.safety_case.kinds.sets import FOUND, PROMISED
+from deqcert.safety_case.kinds.watched import RAISED
 from deqcert.safety_case.measures import SOURCE
 
 TEMPLATES = ("safety_case.md", "model_card.md", "index.html")
@@ -113,7 +114,7 @@ def _day(epoch: int) -> str:
 
 
 def _headline(claims: Sequence[Claim]) -> list[tuple[Figure, str]]:
-    """Return the figures that lead the page and their runs: of certificates, sets and attacks."""
+    """Return the figures that lead the page and their runs: proven, found, broken and raised."""
     found = []
     for claim in claims:
         for figure in claim.figures:
@@ -121,6 +122,6 @@ def _headline(claims: Sequence[Claim]) -> list[tuple[Figure, str]]:
             last = claim.ground == "guarantee" and figure.name.startswith("ACR")
             last = last and claim.item == "MEASURE 2.7"
             covered = claim.item in ("MEASURE 2.3", "MEASURE 2.6") and figure.name.startswith(FOUND)
-            if covered or last or (first and figure.name != PROMISED):
+            if covered or last or figure.name == RAISED or (first and figure.name != PROMISED):
                 found.append((figure, claim.run or ""))
     return found

@@ -1,4 +1,4 @@
-"""The record that ``deqcert train`` leaves beside a checkpoint."""
+"""The record that a training, or a change of a trained model, leaves beside a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ RECORD = "training.json"
 
 TOLD = ("data", "objective", "sigma", "epochs", "minutes", "batch", "lr", "augment", "seed")
 """Parameters that a model card tells."""
+
+MADE = {"how": "changed by", "sparsity": "sparsity", "parent_sha256": "changed from the checkpoint"}
+"""What a record of a changed model says besides, and what people are told that it is."""
 
 
 class Trained(Kind):
@@ -54,7 +57,7 @@ class Trained(Kind):
         return [
             Evidence(self, run, runs).claim(
                 "MAP 4.1",
-                "how the model was trained, and on what",
+                "how the model was made, and of what",
                 f"No probability: {facts}. What the training measured of itself is no evidence "
                 "here.",
                 "document",
@@ -72,6 +75,7 @@ def told(record: dict[str, Any]) -> dict[str, str]:
     was, data = record.get("parameters", {}), record.get("data_sha256", {})
     found = {name: str(was[name]) for name in TOLD if was.get(name) is not None}
     found |= {f"hash of the {split} images": str(digest) for split, digest in data.items()}
+    found |= {said: str(record[name]) for name, said in MADE.items() if name in record}
     return found | {name: str(v) for name, v in record.get("versions", {}).items()}
 
 

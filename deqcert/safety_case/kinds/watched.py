@@ -17,6 +17,7 @@ from deqcert.safety_case.kinds.base import AGAIN, Evidence, Kind, shell
 from deqcert.safety_case.run_folder import RunFolder
 
 FORMAT = "deqcert-watch"
+RAISED = "alarms that were raised"
 
 
 class Watched(Kind):
@@ -57,8 +58,9 @@ class Watched(Kind):
             f"file of SHA-256 or hash {about['reference']}; the answers are of "
             f"{'; '.join(sources) or 'no run yet'}."
         )
+        title = "answers are watched" + (", and ALARMS WERE RAISED" if raised else "")
         figures = [Figure.count("answers watched", content["answers"])]
-        figures += [Figure.count("alarms that were raised", raised)]
+        figures += [Figure.count(RAISED, raised)]
         for name, alarm in alarms.items():
             if alarm["count"]:
                 mean = alarm["total"] / alarm["count"]
@@ -67,7 +69,7 @@ class Watched(Kind):
                 figures.append(Figure(f"{name}: tolerated", tolerated, f"{tolerated:.4f}"))
         incidents = sum(len(alarm["incidents"]) for alarm in alarms.values())
         return [
-            evidence.claim("MEASURE 2.4", "answers are watched", said, "guarantee", figures),
+            evidence.claim("MEASURE 2.4", title, said, "guarantee", figures),
             evidence.claim(
                 "MEASURE 3.1",
                 "what was noticed while answers were watched is kept as incidents",

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deqcert.data.indices import parse_images
-from deqcert.errors import DataError, Interrupted
+from deqcert.errors import ConfigError, DataError, Interrupted
 from deqcert.options import number, options_of, read_options
 from deqcert.presets import PRESETS
-from deqcert.settings import Data, Settings
+from deqcert.scale.shard import Shard
+from deqcert.settings import Data, Settings, Spreading
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -186,6 +187,7 @@ class SmoothedClassifier(Settings):
         split: str = "test",
         images: str = ":",
         out: str | Path | None = None,
+        shard: Shard | str | None = None,
         radii: Sequence[float] | None = None,
         progress: bool = False,
         note: Callable[[str], None] = warnings.warn,
@@ -198,7 +200,10 @@ class SmoothedClassifier(Settings):
                 that is loaded.
             split: Which part of it, "test" or "train".
             images: Which images, START:STOP[:STEP] or one index.
-            out: The run folder; the default is ``runs/MODEL-METHOD-sigmaS``.
+            out: The run folder; the default is ``runs/MODEL-METHOD-sigmaS``, of a shard with its
+                name.
+            shard: Which part of the images to certify, as in "2/8"; None for all. See
+                :func:`deqcert.scale.merge.merge`.
             radii: Radii of the summary, in input units; the default is those of the goal, or else
                 0, 0.25 and so on.
             progress: Whether to show a bar (lines, where there is no terminal) on standard error.
@@ -218,8 +223,9 @@ class SmoothedClassifier(Settings):
             Interrupted: On Ctrl-C; what was certified is safe.
         """
         from deqcert import compose
+        from deqcert.finishing import finish
         from deqcert.progress import progress_kind
-        from deqcert.report import draw_curves, read_results, table
+        from deqcert.report import read_results
         from deqcert.runs import (
             Agreements,
             Row,
@@ -229,13 +235,18 @@ class SmoothedClassifier(Settings):
             machine,
             versions,
         )
+        from deqcert.scale.merge import shard_note
         from deqcert.smoothing import Silence
 
         chosen = Data(data=data if isinstance(data, str) else data.name, split=split, images=images)
+        spread = Spreading(shard=shard)  # type: ignore[arg-type]
         certifier = self.certifier
-        folder = self.folder(out)
+        folder = self.folder(out, spread.shard)
         loaded = self._load(folder)
         dataset, indices = self._fitting(loaded, data, chosen)
+        part: Sequence[int] = indices
+        if spread.shard is not None:
+            part = self._shard(spread.shard, indices)
         shared = {}
         if self.alpha_total is not None:
             certifier = self._certifier_of(len(indices))
@@ -269,12 +280,13 @@ class SmoothedClassifier(Settings):
             "sound": certifier.sound,
             **certifier.notes(subject),
             "settings": self.written(chosen),
+            **({} if spread.shard is None else shard_note(spread.shard, indices)),
         }
         environment = {**versions(), **machine()}
         layout = certificate_layout(noise=certifier.noise, norm=certifier.norm)
         with (
             Run(
-                folder, parameters, indices, environment=environment, notes=notes, layout=layout
+                folder, parameters, part, environment=environment, notes=notes, layout=layout
             ) as run,
             Agreements(run, audit, dataset) as agreements,
         ):
@@ -307,16 +319,20 @@ class SmoothedClassifier(Settings):
                         f"interrupted; {run.done} of {len(run.images)} images are safe in "
                         f"{folder}, and the same command goes on from there"
                     ) from None
-            run.reveal()
-            results = read_results(folder)
-            made = table([results], radii or self.goal_radii)
-            about = {"classifier": certifier.about(), "assumptions": stated, "form": loaded.form}
-            run.finish({"radii": list(made.radii), **made.rows[0], **about})
-            draw_curves([results], folder / "curve.png")
-            for sentence in (silence.note(), results.warning()):
-                if sentence is not None:
-                    note(sentence)
-        return results
+            if (sentence := silence.note()) is not None:
+                note(sentence)
+            return finish(run, radii, note)
+
+    def _shard(self, shard: Shard, images: Sequence[int]) -> Sequence[int]:
+        """Return the images of a shard, whose noise must be that of the whole run."""
+        from deqcert.smoothing.seed import RANDOM
+
+        if self.seed == RANDOM and self.certifier.noise:
+            raise ConfigError(
+                "seed random is drawn anew by every shard, but all of a run share one; draw a "
+                "number yourself and give it to each with --seed"
+            )
+        return shard.part(images)
 
     def dataset(
         self, data: str | Dataset = "digits", *, split: str = "test", images: str = ":"
@@ -399,13 +415,19 @@ class SmoothedClassifier(Settings):
 
         return compose.load(self.model, self, model_config=self.model_config, continues=continues)
 
-    def folder(self, out: str | Path | None = None) -> Path:
-        """Return the run folder of :meth:`certify_dataset`: as given, or one named for the run."""
+    def folder(self, out: str | Path | None = None, shard: Shard | None = None) -> Path:
+        """Return the run folder of :meth:`certify_dataset`: as given, or one named for the run.
+
+        Args:
+            out: As given.
+            shard: Which part of the images it holds; None for all.
+        """
         if out is not None:
             return Path(out)
         model = self.model if isinstance(self.model, str | Path) else type(self.model).__name__
         sigma = f"-sigma{self.noise_level:g}" if self.certifier.noise else ""
-        return Path(f"runs/{Path(model).name}-{self.certifier.name}{sigma}")
+        part = "" if shard is None else f"-shard{shard.index}of{shard.count}"
+        return Path(f"runs/{Path(model).name}-{self.certifier.name}{sigma}{part}")
 
     @property
     def goal_radii(self) -> list[float] | None:

@@ -15,6 +15,7 @@ from deqcert.data import dataset_names
 from deqcert.errors import ConfigError
 from deqcert.models import FORMS
 from deqcert.options import check_options, choice, number, options_of, text
+from deqcert.scale.shard import Shard, parse_shard
 from deqcert.solvers import SOLVERS
 from deqcert.starts import STARTS
 
@@ -35,6 +36,18 @@ class Data:
     data: str = text("digits", metavar="SPEC", words=dataset_names)
     split: str = choice("test", SPLITS)
     images: str = text(":", metavar="START:STOP[:STEP]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spreading:
+    """Who does the work; it changes no result.
+
+    Args:
+        shard: Certify only the I-th of N parts of the images, in a run folder of its own;
+            `deqcert merge` puts the parts together.
+    """
+
+    shard: Shard | None = text(None, metavar="I/N", convert=parse_shard)
 
 
 @dataclass(frozen=True, kw_only=True)

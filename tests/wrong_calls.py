@@ -38,6 +38,7 @@ BASE = {
     "fit-latent": "--model digits --data digits --images 0:200 --out head.pth --max-nfe 3",
     "plan": "--model ok.pth --data npz:data.npz --sigma 0.25 --radii 0.1 --pilot 5 --n 2000",
     "certify": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 60 --out new",
+    "merge": "--out new",
     "predict": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 20",
     "attack": "--attack square:steps=1 --n 200 --alpha 0.05 --search 5 --out new",
     "conformal calibrate": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:6 --tol 0 "
@@ -52,7 +53,7 @@ BASE = {
 }
 """What makes each command right and small; the files are those of :func:`make_files`."""
 
-ARGUMENTS = {"attack": ["run"], "conformal sets": ["held"], "report": ["run"]}
+ARGUMENTS = {"attack": ["run"], "merge": ["shard"], "conformal sets": ["held"], "report": ["run"]}
 
 NUMBERS = [
     "",
@@ -104,6 +105,8 @@ def make_files(folder: Path) -> None:
     Image.fromarray(pixels[0, 0, 0]).save(folder / "picture.png")
     small = "certify --model ok.pth --data npz:data.npz --sigma 0.01 --images 0:1 --n0 10 --n 60"
     assert main([*small.split(), "--tol", "0", "--depth", "2", "--out", "run", "--quiet"]) == 0
+    shard = "--tol 0 --depth 2 --shard 1/1 --out shard --quiet"
+    assert main([*small.split(), *shard.split()]) == 0
     small = "conformal calibrate --model ok.pth --data npz:data.npz --sigma 0.01 --images 0:6"
     assert main([*small.split(), "--tol", "0", "--depth", "2", "--out", "held", "--quiet"]) == 0
 
@@ -166,6 +169,9 @@ ROLES: dict[str, Sequence[str]] = {
     "attack --out": [*_FOLDERS, "folder", "run"],
     "--picture": _IMAGES,
     "attack run": [*FILES, "ok.pth", "ok.yaml", "run/manifest.json"],
+    "merge shards": [*FILES, "ok.pth", "run", "held", "shard/manifest.json"],
+    "merge --out": [*_FOLDERS, "folder", "run", "held"],
+    "--shard": ["", "1", "0/1", "2/1", "1/0", "1/2/3", "-1/2", "1 / 2", "a/b", "1/99", NO_TEXT],
     "conformal sets calibration": [*FILES, "ok.pth", "ok.yaml", "run", "held/manifest.json"],
     "conformal sets --out": [*_FOLDERS, "folder", "run", "held"],
     "conformal calibrate --method": ["", "standard", "one_draw", NO_TEXT, "ONE-DRAW", "proven"],

@@ -27,6 +27,7 @@ COMMANDS = (
     "fit-latent",
     "plan",
     "certify",
+    "merge",
     "predict",
     "attack",
     "conformal",

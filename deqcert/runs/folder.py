@@ -101,13 +101,13 @@ class Run:
         """The journal's file, of certificates or of whatever the layout says."""
         return self._journal.path
 
-    def append(self, row: Line) -> None:
-        """Put the next image's line on the disk.
+    def append(self, *rows: Line) -> None:
+        """Put the next images' lines on the disk, all of them or none.
 
         Raises:
-            RunError: If it could not be written; everything before it is safe.
+            RunError: If they could not be written; everything before them is safe.
         """
-        self._journal.append(row)
+        self._journal.append(*rows)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json, whole or not at all.

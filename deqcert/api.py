@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -188,6 +189,8 @@ class SmoothedClassifier(Settings):
         images: str = ":",
         out: str | Path | None = None,
         shard: Shard | str | None = None,
+        workers: int | None = None,
+        ray: str | None = None,
         radii: Sequence[float] | None = None,
         progress: bool = False,
         note: Callable[[str], None] = warnings.warn,
@@ -204,6 +207,9 @@ class SmoothedClassifier(Settings):
                 name.
             shard: Which part of the images to certify, as in "2/8"; None for all. See
                 :func:`deqcert.scale.merge.merge`.
+            workers: Processes of this machine that certify together; None for this one alone. If
+                ``threads`` is not given, each gets its share of the cores.
+            ray: Instead, address of a Ray cluster, or "local".
             radii: Radii of the summary, in input units; the default is those of the goal, or else
                 0, 0.25 and so on.
             progress: Whether to show a bar (lines, where there is no terminal) on standard error.
@@ -223,23 +229,38 @@ class SmoothedClassifier(Settings):
             Interrupted: On Ctrl-C; what was certified is safe.
         """
         from deqcert import compose
+        from deqcert.certifying import Certification, Outcome
         from deqcert.finishing import finish
         from deqcert.progress import progress_kind
         from deqcert.report import read_results
         from deqcert.runs import (
             Agreements,
-            Row,
             Run,
             certificate_layout,
-            certify_images,
+            keep_certificate,
             machine,
             versions,
         )
         from deqcert.scale.merge import shard_note
-        from deqcert.smoothing import Silence
+        from deqcert.smoothing import Input, Silence
 
         chosen = Data(data=data if isinstance(data, str) else data.name, split=split, images=images)
-        spread = Spreading(shard=shard)  # type: ignore[arg-type]
+        spread = Spreading(shard=shard, workers=workers, ray=ray)  # type: ignore[arg-type]
+        if spread.many and self.threads is None:
+            sharing = dataclasses.replace(self, threads=compose.share_of_cores(spread))
+            return sharing.certify_dataset(
+                data,
+                split=split,
+                images=images,
+                out=out,
+                shard=spread.shard,
+                workers=workers,
+                ray=ray,
+                radii=radii,
+                progress=progress,
+                note=note,
+                advice=advice,
+            )
         certifier = self.certifier
         folder = self.folder(out, spread.shard)
         loaded = self._load(folder)
@@ -283,6 +304,8 @@ class SmoothedClassifier(Settings):
             **({} if spread.shard is None else shard_note(spread.shard, indices)),
         }
         environment = {**versions(), **machine()}
+        work = Certification(certifier, loaded, self, sigma, levels, subject)
+        executor = compose.make_executor(spread, self)
         layout = certificate_layout(noise=certifier.noise, norm=certifier.norm)
         with (
             Run(
@@ -304,16 +327,24 @@ class SmoothedClassifier(Settings):
             kind = progress_kind(quiet=not progress)
             with kind(len(run.images), each, sigma, before) as shown:
 
-                def tell(row: Row) -> None:
-                    shown.image(row)
-                    agreements.take(row)
+                def arrived(outcome: Outcome) -> None:
+                    silence.cast += outcome.cast
+                    silence.silent += outcome.silent
+                    if spread.many:  # of votes that are cast here it hears batch by batch
+                        shown.arrived(outcome.cast)
 
+                work.seed = run.seed
                 if certifier.noise:
                     subject.seed = run.seed
-                    subject.callbacks += [shown, silence]
+                    subject.callbacks.append(shown)
                 try:
                     agreements.catch_up()
-                    certify_images(run, certifier, subject, dataset, tell)
+                    tasks = (Input(dataset.image(index), index) for index in run.remaining)
+                    with closing(executor.results(work, tasks, arrived)) as outcomes:
+                        for outcome in outcomes:
+                            row = keep_certificate(run, certifier, outcome.certificate, dataset)
+                            shown.image(row)
+                            agreements.take(row, outcome.looked)
                 except KeyboardInterrupt:
                     raise Interrupted(
                         f"interrupted; {run.done} of {len(run.images)} images are safe in "

@@ -45,9 +45,28 @@ class Spreading:
     Args:
         shard: Certify only the I-th of N parts of the images, in a run folder of its own;
             `deqcert merge` puts the parts together.
+        workers: Processes of this machine that certify together; if threads is not given, each
+            gets its share of the cores.
+        ray: Certify on a Ray cluster: HOST:PORT of one, or local for one on this machine. Each
+            worker has a GPU, or as many cores as threads says, by default one.
+
+    Raises:
+        ConfigError: If workers and ray are both given.
     """
 
     shard: Shard | None = text(None, metavar="I/N", convert=parse_shard)
+    workers: int | None = number(None, low=1, high=4096, whole=True, metavar="N")
+    ray: str | None = text(None, metavar="HOST:PORT")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.workers is not None and self.ray is not None:
+            raise ConfigError("workers and ray are both given; give one of them.")
+
+    @property
+    def many(self) -> bool:
+        """Whether other processes compute."""
+        return self.workers is not None or self.ray is not None
 
 
 @dataclass(frozen=True, kw_only=True)

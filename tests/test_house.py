@@ -47,12 +47,23 @@ EVERYTHING = set(ROOMS)
 ROOMS["bench"] = EVERYTHING - {"training"}
 ROOMS["form_cache"] = ERRORS | {"runs"}
 ROOMS["finishing"] = ERRORS | {"certifiers", "report", "runs"}
-ROOMS["scale"] = ROOMS["finishing"] | {"finishing"}
+ROOMS["scale"] = ROOMS["finishing"] | {"finishing", "kernels"}
 ROOMS["presets"] = ERRORS
 ROOMS["settings"] = ERRORS | {"solvers", "starts", "models", "data", "certifiers", "scale"}
 ROOMS["progress"] = ERRORS | {"runs", "smoothing", "certifiers"}
+ROOMS["certifying"] = ROOMS["certifiers"] | {"certifiers", "compose", "settings"}
 ROOMS["compose"] = (EVERYTHING - {"training", "attacks"}) | {"form_cache", "settings"}
-DOOR = {"api", "compose", "finishing", "form_cache", "presets", "progress", "scale", "settings"}
+DOOR = {
+    "api",
+    "certifying",
+    "compose",
+    "finishing",
+    "form_cache",
+    "presets",
+    "progress",
+    "scale",
+    "settings",
+}
 SETS = {"answering", "calibrating", "set_predictor"}
 ROOMS["api"] = EVERYTHING - {"training", "attacks", "conformal"} | DOOR
 ROOMS |= dict.fromkeys(SETS, EVERYTHING - {"training"} | DOOR | SETS)

@@ -171,6 +171,7 @@ ROLES: dict[str, Sequence[str]] = {
     "attack run": [*FILES, "ok.pth", "ok.yaml", "run/manifest.json"],
     "merge shards": [*FILES, "ok.pth", "run", "held", "shard/manifest.json"],
     "merge --out": [*_FOLDERS, "folder", "run", "held"],
+    "--ray": [""],
     "--shard": ["", "1", "0/1", "2/1", "1/0", "1/2/3", "-1/2", "1 / 2", "a/b", "1/99", NO_TEXT],
     "conformal sets calibration": [*FILES, "ok.pth", "ok.yaml", "run", "held/manifest.json"],
     "conformal sets --out": [*_FOLDERS, "folder", "run", "held"],

@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Hashable
 from contextlib import suppress
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -73,6 +73,7 @@ class Processes(Pool):
         process = self._context.Process(target=_serve, args=(theirs, self._work), daemon=True)
         # Ctrl-C is for this process, which ends the others; they must not hear of it even while
         # they are loaded, and what is blocked here is blocked there for good.
+        resource_tracker.ensure_running()  # its first start would lift the block
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             process.start()

@@ -39,6 +39,8 @@ class RayCluster(Pool):
 
     def __init__(self, address: str, threads: int, gpu: bool) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if address == LOCAL:  # Ray's name for it is of other systems; it stays on the loopback
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         try:
             import ray
         except ImportError:
@@ -123,7 +125,6 @@ class RayCluster(Pool):
                 "num_cpus": cores(),
                 "include_dashboard": False,
                 "object_store_memory": max(SMALLEST_STORE, 4 * size),
-                "_node_ip_address": "127.0.0.1",
             }
         else:
             quiet["address"] = self._address

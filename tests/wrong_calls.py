@@ -40,6 +40,7 @@ BASE = {
     "prune": "--model ok.pth --sparsity 0.5 --out pruned.pth",
     "plan": "--model ok.pth --data npz:data.npz --sigma 0.25 --radii 0.1 --pilot 5 --n 2000",
     "certify": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 60 --out new",
+    "merge": "--out new",
     "recertify": "--depth 3 --audit 40 --images 0:1 --out new",
     "predict": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 20",
     "attack": "--attack square:steps=1 --n 200 --alpha 0.05 --search 5 --out new",
@@ -64,6 +65,7 @@ ARGUMENTS = {
     "attack": ["run"],
     "conformal sets": ["held"],
     "evaluate": ["ok.pth"],
+    "merge": ["shard"],
     "recertify": ["run"],
     "report": ["run"],
     "safety-case": ["run"],
@@ -122,6 +124,8 @@ def make_files(folder: Path) -> None:
     small = "certify --model ok.pth --data npz:data.npz --sigma 0.01 --images 0:1 --n0 10 --n 60"
     small += " --keep-votes"
     assert main([*small.split(), "--tol", "0", "--depth", "2", "--out", "run", "--quiet"]) == 0
+    shard = "--tol 0 --depth 2 --shard 1/1 --out shard --quiet"
+    assert main([*small.split(), *shard.split()]) == 0
     small = "conformal calibrate --model ok.pth --data npz:data.npz --sigma 0.01 --images 0:6"
     assert main([*small.split(), "--tol", "0", "--depth", "2", "--out", "held", "--quiet"]) == 0
 
@@ -197,6 +201,10 @@ ROLES: dict[str, Sequence[str]] = {
     "--picture": _IMAGES,
     "--html": [name for name in _IMAGES if name not in ("folder", "pipe")] + ["a.htmlx", "folder"],
     "attack run": [*FILES, "ok.pth", "ok.yaml", "run/manifest.json"],
+    "merge shards": [*FILES, "ok.pth", "run", "held", "shard/manifest.json"],
+    "merge --out": [*_FOLDERS, "folder", "run", "held"],
+    "--ray": [""],
+    "--shard": ["", "1", "0/1", "2/1", "1/0", "1/2/3", "-1/2", "1 / 2", "a/b", "1/99", NO_TEXT],
     "conformal sets calibration": [*FILES, "ok.pth", "ok.yaml", "run", "held/manifest.json"],
     "conformal sets --out": [*_FOLDERS, "folder", "run", "held"],
     "conformal calibrate --method": ["", "standard", "one_draw", NO_TEXT, "ONE-DRAW", "proven"],

@@ -28,6 +28,7 @@ COMMANDS = (
     "prune",
     "plan",
     "certify",
+    "merge",
     "recertify",
     "predict",
     "attack",

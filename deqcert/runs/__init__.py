@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from deqcert.runs.agreement import Agreements
 from deqcert.runs.environment import machine, versions
-from deqcert.runs.folder import Run, certify_images
+from deqcert.runs.folder import Run, certify_images, keep_certificate
 from deqcert.runs.journal import COLUMNS, Journal, Layout, Line, Row, certificate_layout
 from deqcert.runs.manifest import Manifest, describe_images
 from deqcert.runs.votes import VotedRun, VoteKeeper, refuse_without_votes
@@ -30,6 +30,7 @@ __all__ = [
     "certificate_layout",
     "certify_images",
     "describe_images",
+    "keep_certificate",
     "machine",
     "refuse_without_votes",
     "versions",

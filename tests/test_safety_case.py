@@ -223,7 +223,7 @@ def test_statements_are_the_methods_own_with_the_runs_numbers(runs):
     claim = next(c for c in content(runs / "case")["claims"] if c["item"] == "MEASURE 2.7")
     assert claim["ground"] == "guarantee"
     assert guarantee(CERTIFIERS.get("standard").__doc__) in claim["statement"]
-    assert "alpha = 0.001 for each image" in claim["statement"]
+    assert "at most 0.004 wrong certificates are to be expected among 4" in claim["statement"]
     stated = json.loads((runs / "certified" / "manifest.json").read_text())["notes"]["assumptions"]
     assert stated in claim["statement"]
 
@@ -696,7 +696,7 @@ def test_proofs_state_their_norm_and_need_no_probability(tmp_path):
     claim = next(claim for claim in case.claims if claim.item == "MEASURE 2.7")
     assert claim.ground == "guarantee"
     assert claim.statement.startswith("Alpha = 0. ")
-    assert "false on average" not in claim.statement
+    assert "to be expected" not in claim.statement
     assert all("(linf)" in figure.name for figure in claim.figures)
     assert "Certificates here are in linf" in (tmp_path / "case" / "not_claimed.md").read_text()
 

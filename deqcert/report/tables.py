@@ -73,7 +73,7 @@ class Table:
                 total = row["images"] + row["pending"]
                 lines.append(f"{row['name']}: unfinished, {row['images']} of {total} images done")
             if "expected_wrong" in row:
-                lines.append(f"{row['name']}: {_odds(row)}")
+                lines.append(f"{row['name']}: {odds(row)}")
             lines += [f"{row['name']}: {said}" for said in row.get("agreement", {}).get("said", ())]
             if "doubt" in row:
                 lines.append(f"{row['name']}: {row['doubt']}")
@@ -106,11 +106,11 @@ def entry(results: Results, radii: Sequence[float]) -> dict[str, Any]:
         known, and agreement where that is another one than the converged model.
     """
     doubt, alpha = _doubt(results), parse_number(results.facts.get("alpha", ""), whole=False)
-    odds = {}
+    expected: dict[str, Any] = {}
     if results.sound and alpha is not None and 0.0 < alpha < 1.0:
-        odds["expected_wrong"] = alpha * len(results)
+        expected["expected_wrong"] = alpha * len(results)
         if "alpha_total" in results.parameters:
-            odds["alpha_total"] = results.parameters["alpha_total"]
+            expected["alpha_total"] = results.parameters["alpha_total"]
     seconds = float(np.sum(results.seconds))
     return {
         "name": results.name,
@@ -123,7 +123,7 @@ def entry(results: Results, radii: Sequence[float]) -> dict[str, Any]:
         "acr": average_certified_radius(results.correct, results.radius),
         "abstained": float(np.mean(results.predict < 0)),
         "seconds": None if math.isnan(seconds) else round(seconds, 3),
-        **odds,
+        **expected,
         **({} if results.about is None else {"classifier": results.about}),
         **({} if results.compared is None else {"agreement": agreement_entry(results)}),
         **({} if doubt is None else {"doubt": doubt}),
@@ -207,7 +207,7 @@ def radii_until(largest: float, norm: str = "l2") -> tuple[float, ...]:
     return tuple(round(step * i, 12) for i in range(steps + 1))
 
 
-def _odds(row: Mapping[str, Any]) -> str:
+def odds(row: Mapping[str, Any]) -> str:
     """Say how many certificates of a run are to be expected to be wrong at most."""
     up = Context(prec=2, rounding=ROUND_CEILING)
     expected = up.create_decimal(Decimal(repr(row["alpha"])) * row["images"])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from deqcert.certifiers.bounds import write_radius
+from deqcert.certifiers.bounds import write_down, write_radius
 
 Ground = Literal["guarantee", "measurement", "document"]
 """What a claim rests on: a theorem with its probability, counting alone, or a text."""
@@ -30,6 +30,16 @@ class Figure:
     def share(cls, name: str, value: float) -> Figure:
         """Make a figure of a fraction, shown in percent."""
         return cls(name, value, f"{100 * value:.1f}%")
+
+    @classmethod
+    def lower(cls, name: str, value: float) -> Figure:
+        """Make a figure of a lower bound of a fraction, shown in percent, rounded down."""
+        return cls(name, value, f"{write_down(100 * value, 1)}%")
+
+    @classmethod
+    def upper(cls, name: str, value: float) -> Figure:
+        """Make a figure of an upper bound of a fraction, shown in percent, rounded up."""
+        return cls(name, value, f"{100 - float(write_down(100 * (1 - value), 1)):.1f}%")
 
     @classmethod
     def count(cls, name: str, value: int) -> Figure:

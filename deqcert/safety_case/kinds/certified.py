@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from deqcert.certifiers import registry as registries
 from deqcert.docstrings import guarantee
 from deqcert.errors import ConfigError
 from deqcert.registry import Registry
 from deqcert.report import Results, default_radii, read_results
-from deqcert.report.tables import entry
+from deqcert.report.tables import entry, odds
 from deqcert.runs.journal import NAME
 from deqcert.safety_case.claims import Claim, Figure
 from deqcert.safety_case.kinds.base import AGAIN, Evidence, Kind, shell, tested, whole
@@ -41,7 +41,7 @@ class Certified(Kind):
         radii = default_radii([results])
         row, about = entry(results, radii), results.about or "the model"
         sound = bool(row["sound"])
-        said = self.statement(run, sound, int(row["images"]))
+        said = self.statement(run, row)
         evidence = Evidence(self, run, runs)
         marked = results.norm if sound else f"{results.norm}, UNSOUND"
         accuracy = [
@@ -102,8 +102,8 @@ class Certified(Kind):
                     "measurement",
                     [
                         Figure.share("agreement", seen["share"]),
-                        Figure.share("from", low),
-                        Figure.share("to", high),
+                        Figure.lower("95% interval from", low),
+                        Figure.upper("95% interval to", high),
                         Figure.count("audited votes", seen["audited"]),
                     ],
                     file="agreement.tsv",
@@ -121,11 +121,10 @@ class Certified(Kind):
             )
         return made
 
-    def statement(self, run: RunFolder, sound: bool, images: int) -> str:
+    def statement(self, run: RunFolder, row: Mapping[str, Any]) -> str:
         """Say exactly what the certificates promise, as the method and the run state it."""
-        was, notes = run.parameters, run.notes
-        method, alpha = str(was.get("method", "unknown")), was.get("alpha", 0)
-        if not sound:
+        method = str(run.parameters.get("method", "unknown"))
+        if not row["sound"]:
             return (
                 f"None: no theorem supports the radii of method {method}; they are for comparison "
                 "with published numbers only."
@@ -134,18 +133,10 @@ class Certified(Kind):
             guarantee(_docstring(method))
             or "With probability at least 1 - alpha the certificate abstains or is true."
         )
-        if alpha:
-            expected = f"{alpha * images:.2g}"
-            said += (
-                f" Here alpha = {alpha:g} for each image, so that of {images} certificates at most "
-                f"{expected} are false on average."
-            )
-            if "alpha_total" in was:
-                said += (
-                    f" That any of them is false has probability at most {was['alpha_total']:g}."
-                )
-        assumed = notes.get("assumptions")
-        return f"{said} {_sentence(assumed)}{whole(images)}"
+        if "expected_wrong" in row:
+            expected = odds(row)
+            said += f" Here {expected}."
+        return f"{said} {_sentence(run.notes.get('assumptions'))}{whole(row['images'])}"
 
     def command(self, run: RunFolder, runs: Sequence[RunFolder]) -> str:
         """Certify again by the manifest's settings, or from the votes of the same run."""

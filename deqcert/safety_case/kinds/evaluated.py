@@ -108,8 +108,8 @@ def _clean(evidence: Evidence, found: Mapping[str, Any]) -> Claim:
         "measurement",
         [
             Figure.share("accuracy", found["accuracy"]),
-            Figure.share("95% interval from", low),
-            Figure.share("95% interval to", high),
+            Figure.lower("95% interval from", low),
+            Figure.upper("95% interval to", high),
             Figure.count("images", found["images"]),
         ],
     )

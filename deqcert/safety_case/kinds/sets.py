@@ -65,8 +65,8 @@ class Sets(Kind):
                     [
                         Figure.share(PROMISED, results.promised),
                         Figure.share(found, row["coverage"]),
-                        Figure.share("95% interval from", low),
-                        Figure.share("95% interval to", high),
+                        Figure.lower("95% interval from", low),
+                        Figure.upper("95% interval to", high),
                         Figure("classes in a set on average", row["size"], f"{row['size']:.2f}"),
                     ],
                 )

@@ -473,10 +473,13 @@ class SmoothedClassifier(Settings):
         """
         if out is not None:
             return Path(out)
+        part = "" if shard is None else f"-shard{shard.index}of{shard.count}"
+        return Path(self._usual_folder() + part)
+
+    def _usual_folder(self) -> str:
         model = self.model if isinstance(self.model, str | Path) else type(self.model).__name__
         sigma = f"-sigma{self.noise_level:g}" if self.certifier.noise else ""
-        part = "" if shard is None else f"-shard{shard.index}of{shard.count}"
-        return Path(f"runs/{Path(model).name}-{self.certifier.name}{sigma}{part}")
+        return f"runs/{Path(model).name}-{self.certifier.name}{sigma}"
 
     @property
     def goal_radii(self) -> list[float] | None:

@@ -95,10 +95,9 @@ class RecertifiedClassifier(SmoothedClassifier):
         """The certifier, with all that it needs."""
         return self._certifier_of(1)
 
-    def folder(self, out: str | Path | None = None) -> Path:
-        """Return the run folder: as given, or one beside the run that voted."""
+    def _usual_folder(self) -> str:
         assert self.run is not None
-        return Path(out) if out is not None else Path(f"{self.run.folder}-recertified")
+        return f"{self.run.folder}-recertified"
 
     def written(self, data: Data | None = None) -> dict[str, Any]:
         """Return the settings that differ from their defaults, but for the run."""

@@ -121,7 +121,6 @@ def main(
             ),
             ("lda, proven T over L", "-lda", ("--method", "latent", "--images", prove)),
             ("qda, proven T over L", "-qda", ("--method", "latent", "--images", prove)),
-            ("lda, proven pair by pair", "-lda", ("--method", "lipschitz", "--images", prove)),
         ):
             if "proven" in how and checkpoint is model:
                 continue

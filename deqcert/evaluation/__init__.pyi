@@ -1,5 +1,5 @@
 from .config import Evaluating
-from .evaluate import Evaluated, evaluate
+from .folder import Evaluated, evaluate
 from .parts import PARTS, parse_parts
 
 __all__ = ["PARTS", "Evaluated", "Evaluating", "evaluate", "parse_parts"]

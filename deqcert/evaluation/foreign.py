@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,6 +48,12 @@ def load_foreign(spec: str, shape: tuple[int, ...], most: int, own: Dataset) -> 
         "" if first.shape == tuple(shape) else _changes(first.shape, shape),
         dataset.hash(),
     )
+
+
+def short_name(spec: str) -> str:
+    """Name a data set in a title: its format, or for folders and files of one's own their name."""
+    kind, _, place = spec.partition(":")
+    return (Path(place).stem if kind in ("folder", "npz") else "") or kind
 
 
 def fit(image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from deqcert.evaluation.attacked import alarms
 from deqcert.evaluation.command import evaluate_command, line
 from deqcert.evaluation.config import Evaluating
 from deqcert.evaluation.corrupted import check_picture
-from deqcert.evaluation.foreign import load_foreign
+from deqcert.evaluation.foreign import load_foreign, short_name
 from deqcert.evaluation.parts import PARTS
 from deqcert.evaluation.subject import Foreign, Subject, classifier_for, describe
 from deqcert.files import Lock, explain, read_regular, write_atomically
@@ -211,8 +211,8 @@ def _subjects(
 
 
 def _called(ood: Sequence[str]) -> dict[str, str]:
-    """Name foreign data sets: by format, or by all that was given where that is not unique."""
-    kinds = [spec.partition(":")[0] for spec in ood]
+    """Name foreign data sets in short, or by all that was given where that is not unique."""
+    kinds = [short_name(spec) for spec in ood]
     found = {
         kind if kinds.count(kind) == 1 else spec: spec
         for kind, spec in zip(kinds, ood, strict=True)
@@ -324,7 +324,7 @@ def _begin(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "data": {
-            "name": first.data.partition(":")[0],
+            "name": short_name(first.data),
             "split": first.split,
             "images": len(first.images),
             "shape": "x".join(map(str, first.dataset.shape)),

@@ -680,6 +680,18 @@ def test_radii_without_a_theorem_are_never_a_guarantee(tmp_path):
     assert yaml.safe_load(head)["model-index"][0]["results"] == []
 
 
+def test_agreement_with_the_converged_model_is_a_measurement_with_its_interval(tmp_path):
+    run = tmp_path / "three"
+    given = "certify --tol 0 --depth 3 --images 0:2 --n 200 --sigma 0.25 --agreement 0.2"
+    assert main([*given.split(), "--out", str(run), "--quiet"]) == 0
+    case = write_case([run], tmp_path / "case")
+    assert verify_case(tmp_path / "case").faults == ()
+    (claim,) = (claim for claim in case.claims if claim.item == "MEASURE 2.5")
+    told = json.loads((run / "summary.json").read_text())["agreement"]
+    assert (claim.ground, claim.artefact) == ("measurement", "artefacts/three/agreement.tsv")
+    assert [f.value for f in claim.figures] == [told["share"], *told["interval"], told["audited"]]
+
+
 def test_proofs_state_their_norm_and_need_no_probability(tmp_path):
     torch.manual_seed(0)
     config = MonotoneConfig(

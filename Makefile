@@ -1,10 +1,13 @@
 # make certify   installs into .venv and certifies test digits with the model that ships
+# make evaluate  installs into .venv and evaluates that model from many sides, on one page
 # make test      installs into .venv with the test tools and runs the test suite
 # make kills     stops trainings at random, fifty times each by kill -9 and by Ctrl-C
 # make docs      builds the documentation site into build/site; a broken link is an error
 # make trainings MNIST=mnist:DIR CIFAR10=cifar10:DIR   makes the benchmarks' models again
 # make fuzz      gives the command line thousands of wrong calls and damaged files
-# make sanitize  runs the kernels' tests on a build that checks every address and every overflow
+# make sanitize  runs the kernels' tests, CUDA's on an emulated GPU, on a build that checks every
+#                address and every overflow
+# make planted   puts faults into the CUDA kernels, each of which the emulated GPU has to find
 # Neither needs the other; what is already installed is not installed again.
 
 # The first of these that runs and is recent enough.
@@ -23,11 +26,14 @@ TORCH_WITHOUT_GPU := torch==2.13.0
 SAY_KERNELS = $(BIN)/python -c 'from deqcert.kernels import status; s = status(); \
   print("Kernels:", s.path, s.isa, "with CUDA:" if s.cuda_built else "without CUDA:", s.reason)'
 
-.PHONY: certify test fuzz kills sanitize lint types format docs trainings clean
+.PHONY: certify evaluate test fuzz kills sanitize planted lint types format docs trainings clean
 
 certify: $(VENV)/.installed
 	$(BIN)/deqcert $(CERTIFY)
 	$(BIN)/deqcert report runs/digits
+
+evaluate: $(VENV)/.installed
+	$(BIN)/deqcert evaluate digits --data digits --certify-images 60 --batch 500 --out runs/evaluation
 
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
@@ -45,19 +51,22 @@ fuzz: $(VENV)/.installed-test
 # Python. OpenMP and torch keep memory until the process ends, so leaks are not looked for.
 SANITIZED := build/sanitized
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+WATCHED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 DEQCERT_KERNELS=native
 sanitize: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet "setuptools>=77" wheel "nanobind>=2.4"
 	rm -rf $(SANITIZED)
 	mkdir -p $(SANITIZED)
 	cp -r deqcert csrc setup.py pyproject.toml $(SANITIZED)
 	rm -f $(SANITIZED)/deqcert/_native*.so
-	cd $(SANITIZED) && DEQCERT_CUDA=0 DEQCERT_SANITIZE="$(SANITIZERS)" \
+	cd $(SANITIZED) && DEQCERT_CUDA=emulated DEQCERT_SANITIZE="$(SANITIZERS)" \
 	  $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
-	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 DEQCERT_KERNELS=native \
-	  PYTHONPATH=$(abspath $(SANITIZED)) $(BIN)/python -P -m pytest -q -p no:cacheprovider \
+	$(WATCHED) PYTHONPATH=$(abspath $(SANITIZED)) $(BIN)/python -P -m pytest -q -p no:cacheprovider \
 	  tests/test_kernels_*.py tests/test_solvers.py \
 	  -k "not torch and not without and not normals and (test_kernels or known_answer or bad_row)"
+
+planted: sanitize
+	$(WATCHED) SANITIZERS="$(SANITIZERS)" $(BIN)/python -P tests/planted_cuda.py $(SANITIZED)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -1,8 +1,9 @@
 """Build of the compiled extension; everything else about the package is in pyproject.toml.
 
 The sources are found by rule: ``csrc/*.cpp`` once, ``csrc/cpu/*.cpp`` once for each instruction
-set, ``csrc/cuda/*.cu`` where nvcc is found. Nothing here fails the installation: without a C++
-compiler the package runs on its torch references, without nvcc the extension is for the CPU.
+set, ``csrc/cuda/*.cu`` where nvcc is found (or, for tests, by the C++ compiler, on an emulated
+GPU). Nothing here fails the installation: without a C++ compiler the package runs on its torch
+references, without nvcc the extension is for the CPU.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ CXX_FLAGS = [
 SANITIZE = os.environ.get("DEQCERT_SANITIZE", "").split()
 WHY = "_native_missing.txt"
 """Why there is no extension, beside the package, for ``deqcert doctor``."""
+# Instead of nvcc: the CUDA kernels as one more instruction set of the processor (`make sanitize`).
+EMULATED = os.environ.get("DEQCERT_CUDA") == "emulated"
 # Name, doubles in a register, flags; csrc/dispatch.cpp chooses among them at run time.
 PORTABLE = [("portable", 2, [])]
 X86 = [
@@ -67,8 +70,9 @@ def say(message: str) -> None:
 
 def find_nvcc() -> str | None:
     """The CUDA compiler, whether or not a GPU is visible; None where DEQCERT_CUDA=0."""
-    if os.environ.get("DEQCERT_CUDA") == "0":
-        say("DEQCERT_CUDA=0, building without the CUDA kernels")
+    wanted = os.environ.get("DEQCERT_CUDA")
+    if wanted in ("0", "emulated"):
+        say(f"DEQCERT_CUDA={wanted}, building without nvcc")
         return None
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
     places = [str(Path(home) / "bin") for home in homes if home]
@@ -162,10 +166,18 @@ class BuildNative(build_ext):
         if cuda:
             macros.append(("DEQCERT_CUDA", ",".join(map(str, built))))
         jobs: list[Callable[[], list[str]]] = []
-        for isa, width, flags in PORTABLE + (X86 if x86 else []):
+        if EMULATED:
+            macros.append(("DEQCERT_EMULATED", "1"))
+            sources = [ROOT / "csrc" / "emulated" / "emulator.cpp"]
+            for kernel in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
+                sources.append(folder / (kernel.stem + "_cuda.cpp"))  # a name that g++ takes
+                sources[-1].write_text(f'#include "{kernel}"\n')
+            flags = [f"-I{ROOT / 'csrc' / 'emulated'}", "-Wno-unknown-pragmas"]
+            jobs += [lambda p=path: compiled(p, "emulated", flags, []) for path in sources]
+        for isa, width, more in PORTABLE + (X86 if x86 else []):
             defined = [("DEQCERT_ISA", isa), ("DEQCERT_WIDTH", str(width))]
             for path in sorted((ROOT / "csrc" / "cpu").glob("*.cpp")):
-                jobs.append(lambda p=path, i=isa, f=flags, d=defined: compiled(p, i, f + openmp, d))
+                jobs.append(lambda p=path, i=isa, f=more, d=defined: compiled(p, i, f + openmp, d))
         compiler = [("DEQCERT_COMPILER", '"' + self.compiler_version() + '"')]
         for path in sorted((ROOT / "csrc").glob("*.cpp")):
             jobs.append(lambda p=path: compiled(p, "common", [], compiler))
@@ -194,6 +206,7 @@ class BuildNative(build_ext):
         built = architectures(nvcc)
         codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in built]
         codes.append(f"-gencode=arch=compute_{built[-1]},code=compute_{built[-1]}")
+        codes.append("-DDEQCERT_CUDA")  # kernels.h then declares them
         (folder / "cuda").mkdir(exist_ok=True)
 
         def compiled(source: Path) -> str:

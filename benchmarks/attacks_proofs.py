@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from deqcert.api import parse_images
+from deqcert.attacking import parse_attack
 from deqcert.attacks import Attack
 from deqcert.attacks.evaluation import CertifiedImage, Outcome, ProvenEvaluation
 from deqcert.certifiers import CERTIFIERS, get_certifier
-from deqcert.cli.attack import parse_attack
 from deqcert.data import Dataset, load_dataset
 from deqcert.memory import keep_freed_memory
 from deqcert.models import load_model

@@ -9,7 +9,6 @@ was solved is kept in --keep, and taken from there when the command is given aga
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,12 @@ import click
 import numpy as np
 from scipy import special
 
-from deqcert.answering import Answering
 from deqcert.api import SmoothedClassifier
 from deqcert.conformal import Binarised, Evidence, OneDraw, SetMethod, scores_of
+from deqcert.conformal.answering import Answering
 from deqcert.conformal.attacked import SetAttack
 from deqcert.conformal.base import members
+from deqcert.conformal.binarised import parted
 from deqcert.conformal.scores import SCORES
 from deqcert.conformal.split import covering_rank
 from deqcert.smoothing import Input, Stage
@@ -40,6 +40,10 @@ class Stored:
     logits: np.ndarray
     predictions: np.ndarray
     nfe: np.ndarray
+
+    def at(self, rows: list[int]) -> Stored:
+        """Those of some images."""
+        return Stored(self.logits[rows], self.predictions[rows], self.nfe[rows])
 
     def answers(self, inputs, stage, n):
         return Answers(
@@ -148,9 +152,6 @@ def line(name: str, n: int, clean: np.ndarray, attacked: np.ndarray, labels: np.
 @click.option("--calibrate", default="::20")
 @click.option("--test", default="5::10")
 @click.option("--copies", default=64)
-@click.option(
-    "--tune", default=100, help="Images before those of --calibrate's end, for thresholds."
-)
 @click.option("--attack-every", default=1, help="Attack one test image of so many.")
 @click.option("--attack-steps", default=10)
 @click.option("--draws", default=4)
@@ -167,7 +168,6 @@ def main(
     calibrate,
     test,
     copies,
-    tune,
     attack_every,
     attack_steps,
     draws,
@@ -210,27 +210,22 @@ def main(
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     nothing = [Input(np.zeros(1), 0)] * 1
     for score in SCORES:
-        methods: list[tuple[str, SetMethod, float, int]] = [
-            (f"one-draw, {score}", OneDraw(score=score), radius, 0)
+        methods: list[tuple[str, SetMethod, float, list[int]]] = [
+            (f"one-draw, {score}", OneDraw(score=score), radius, list(range(len(labels))))
         ]
         many = Binarised(score=score, n=copies)
-        first = 0
+        chosen = rest = list(range(len(labels)))
         if not many.of_votes and copies > 1:
-            first = tune
-            few = Stored(one.logits[:tune], one.predictions[:tune], one.nfe[:tune])
-            many = many.tuned(few, nothing * tune, labels[:tune].tolist(), 0)
+            tune, kept_back = (list(part) for part in parted(rest))
+            many = many.tuned(one.at(tune), nothing * len(tune), labels[tune].tolist(), 0)
+            chosen = kept_back
         if copies > 1:
-            methods.append((f"binarised, {score}", many, radius, first))
-        methods.append((f"one-draw, {score}, promised for r 0 only", OneDraw(score=score), 0.0, 0))
-        for name, method, reach, first in methods:
-            rest = dataclasses.replace(
-                one,
-                logits=one.logits[first:],
-                predictions=one.predictions[first:],
-                nfe=one.nfe[first:],
-            )
-            found = method.evidence(rest, nothing * len(rest.nfe), stage=0, radius=0.0)
-            values = [e.low[y] for e, y in zip(found, labels[first:], strict=True)]
+            methods.append((f"binarised, {score}", many, radius, chosen))
+        unpaid = (f"one-draw, {score}, promised for r 0 only", OneDraw(score=score), 0.0, rest)
+        for name, method, reach, places in (*methods, unpaid):
+            stored = one.at(places)
+            found = method.evidence(stored, nothing * len(places), stage=0, radius=0.0)
+            values = [e.low[y] for e, y in zip(found, labels[places], strict=True)]
             charge = 0.0 if law is None else law.charge(method.draws(len(values)), pixels)
             bar = method.bar(values, alpha=alpha, radius=reach, sigma=sigma, charge=charge)
             both = [

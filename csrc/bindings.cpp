@@ -359,7 +359,7 @@ int64_t workspace(const std::string& method, int window, int64_t size, bool cuda
 }
 
 std::vector<const InstructionSet*> available() {
-  const InstructionSet* isas[3];
+  const InstructionSet* isas[MOST_ISAS];
   return {isas, isas + cpu_isas(isas)};
 }
 

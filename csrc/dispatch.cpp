@@ -15,7 +15,7 @@ DEQCERT_TABLE(PORTABLE, portable)
 DEQCERT_TABLE(AVX2, avx2)
 DEQCERT_TABLE(AVX512, avx512)
 #endif
-#ifdef DEQCERT_CUDA
+#if defined(DEQCERT_CUDA) || defined(DEQCERT_EMULATED)
 DEQCERT_TABLE(CUDA, cuda)
 #endif
 
@@ -32,6 +32,9 @@ int cpu_isas(const InstructionSet** isas) {
   if (__builtin_cpu_supports("avx2")) isas[n++] = &AVX2;
 #endif
   isas[n++] = &PORTABLE;
+#ifdef DEQCERT_EMULATED
+  isas[n++] = &CUDA;
+#endif
   return n;
 }
 

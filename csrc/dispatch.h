@@ -39,7 +39,9 @@ struct InstructionSet {
   }
 };
 
-// The instruction sets that this processor has, best first; returns how many (at most 3).
+// The instruction sets that this processor has, best first, and emulated CUDA where it was built;
+// returns how many.
+constexpr int MOST_ISAS = 4;
 int cpu_isas(const InstructionSet** isas);
 
 // nullptr where the CUDA kernels were not built.

@@ -70,7 +70,7 @@ DEQCERT_DECLARE_ISA(portable)
 DEQCERT_DECLARE_ISA(avx2)
 DEQCERT_DECLARE_ISA(avx512)
 #endif
-#ifdef DEQCERT_CUDA
+#if defined(DEQCERT_CUDA) || defined(DEQCERT_EMULATED)
 DEQCERT_DECLARE_ISA(cuda)
 namespace cuda {
 // Why this binary cannot run on a GPU, or nullptr.

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deqcert.data.indices import parse_images
-from deqcert.errors import DataError, Interrupted
+from deqcert.errors import ConfigError, DataError, Interrupted
 from deqcert.options import number, options_of, read_options
 from deqcert.presets import PRESETS
-from deqcert.settings import Data, Settings
+from deqcert.scale.shard import Shard
+from deqcert.settings import Data, Settings, Spreading
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -186,10 +188,14 @@ class SmoothedClassifier(Settings):
         split: str = "test",
         images: str = ":",
         out: str | Path | None = None,
+        shard: Shard | str | None = None,
+        workers: int | None = None,
+        ray: str | None = None,
         radii: Sequence[float] | None = None,
         progress: bool = False,
         note: Callable[[str], None] = warnings.warn,
         advice: str | None = None,
+        keep_votes: bool = False,
     ) -> Results:
         """Certify images of a data set into a run folder; called again, it goes on or reads it.
 
@@ -198,12 +204,20 @@ class SmoothedClassifier(Settings):
                 that is loaded.
             split: Which part of it, "test" or "train".
             images: Which images, START:STOP[:STEP] or one index.
-            out: The run folder; the default is ``runs/MODEL-METHOD-sigmaS``.
+            out: The run folder; the default is ``runs/MODEL-METHOD-sigmaS``, of a shard with its
+                name.
+            shard: Which part of the images to certify, as in "2/8"; None for all. See
+                :func:`deqcert.scale.merge.merge`.
+            workers: Processes of this machine that certify together; None for this one alone. If
+                ``threads`` is not given, each gets its share of the cores.
+            ray: Instead, address of a Ray cluster, or "local".
             radii: Radii of the summary, in input units; the default is those of the goal, or else
                 0, 0.25 and so on.
             progress: Whether to show a bar (lines, where there is no terminal) on standard error.
             note: Called with a sentence about what a reader of the results should know.
             advice: A sentence for ``note`` once a new run has begun.
+            keep_votes: Whether the run folder keeps the votes sample by sample, so that a changed
+                model can be certified from them; nothing else in it changes.
 
         Returns:
             The certificates, as :func:`deqcert.report.read_results` reads them; where another
@@ -218,24 +232,55 @@ class SmoothedClassifier(Settings):
             Interrupted: On Ctrl-C; what was certified is safe.
         """
         from deqcert import compose
+        from deqcert.certifying import Certification, Outcome
+        from deqcert.finishing import finish
         from deqcert.progress import progress_kind
-        from deqcert.report import draw_curves, read_results, table
+        from deqcert.report import read_results
         from deqcert.runs import (
             Agreements,
-            Row,
             Run,
+            VoteKeeper,
             certificate_layout,
-            certify_images,
+            keep_certificate,
             machine,
+            refuse_without_votes,
             versions,
         )
-        from deqcert.smoothing import Silence
+        from deqcert.scale.merge import shard_note
+        from deqcert.smoothing import Input, Silence
 
         chosen = Data(data=data if isinstance(data, str) else data.name, split=split, images=images)
+        spread = Spreading(shard=shard, workers=workers, ray=ray)  # type: ignore[arg-type]
+        if spread.many and self.threads is None:
+            sharing = dataclasses.replace(self, threads=compose.share_of_cores(spread))
+            return sharing.certify_dataset(
+                data,
+                split=split,
+                images=images,
+                out=out,
+                shard=spread.shard,
+                workers=workers,
+                ray=ray,
+                radii=radii,
+                progress=progress,
+                note=note,
+                advice=advice,
+                keep_votes=keep_votes,
+            )
         certifier = self.certifier
-        folder = self.folder(out)
+        if keep_votes:
+            refuse_without_votes(certifier.name)
+            if spread.many or spread.shard is not None:
+                raise ConfigError(
+                    "votes are kept by a process that casts all of them itself; give --keep-votes "
+                    "without --shard, --workers and --ray"
+                )
+        folder = self.folder(out, spread.shard)
         loaded = self._load(folder)
         dataset, indices = self._fitting(loaded, data, chosen)
+        part: Sequence[int] = indices
+        if spread.shard is not None:
+            part = self._shard(spread.shard, indices)
         shared = {}
         if self.alpha_total is not None:
             certifier = self._certifier_of(len(indices))
@@ -269,12 +314,15 @@ class SmoothedClassifier(Settings):
             "sound": certifier.sound,
             **certifier.notes(subject),
             "settings": self.written(chosen),
+            **({} if spread.shard is None else shard_note(spread.shard, indices)),
         }
         environment = {**versions(), **machine()}
+        work = Certification(certifier, loaded, self, sigma, levels, subject)
+        executor = compose.make_executor(spread, self)
         layout = certificate_layout(noise=certifier.noise, norm=certifier.norm)
         with (
             Run(
-                folder, parameters, indices, environment=environment, notes=notes, layout=layout
+                folder, parameters, part, environment=environment, notes=notes, layout=layout
             ) as run,
             Agreements(run, audit, dataset) as agreements,
         ):
@@ -291,32 +339,49 @@ class SmoothedClassifier(Settings):
                 before = list(zip(earlier.correct.tolist(), earlier.radius.tolist(), strict=True))
             kind = progress_kind(quiet=not progress)
             with kind(len(run.images), each, sigma, before) as shown:
+                keeper = VoteKeeper(run, certifier, subject, dataset) if keep_votes else None
 
-                def tell(row: Row) -> None:
-                    shown.image(row)
-                    agreements.take(row)
+                def arrived(outcome: Outcome) -> None:
+                    silence.cast += outcome.cast
+                    silence.silent += outcome.silent
+                    if spread.many:  # of votes that are cast here it hears batch by batch
+                        shown.arrived(outcome.cast)
 
+                work.seed = run.seed
                 if certifier.noise:
                     subject.seed = run.seed
-                    subject.callbacks += [shown, silence]
+                    subject.callbacks.append(shown)
                 try:
+                    if keeper is not None:
+                        keeper.catch_up()
                     agreements.catch_up()
-                    certify_images(run, certifier, subject, dataset, tell)
+                    tasks = (Input(dataset.image(index), index) for index in run.remaining)
+                    with closing(executor.results(work, tasks, arrived)) as outcomes:
+                        for outcome in outcomes:
+                            row = keep_certificate(run, certifier, outcome.certificate, dataset)
+                            shown.image(row)
+                            if keeper is not None:
+                                keeper.take(row)
+                            agreements.take(row, outcome.looked)
                 except KeyboardInterrupt:
                     raise Interrupted(
                         f"interrupted; {run.done} of {len(run.images)} images are safe in "
                         f"{folder}, and the same command goes on from there"
                     ) from None
-            run.reveal()
-            results = read_results(folder)
-            made = table([results], radii or self.goal_radii)
-            about = {"classifier": certifier.about(), "assumptions": stated, "form": loaded.form}
-            run.finish({"radii": list(made.radii), **made.rows[0], **about})
-            draw_curves([results], folder / "curve.png")
-            for sentence in (silence.note(), results.warning()):
-                if sentence is not None:
-                    note(sentence)
-        return results
+            if (sentence := silence.note()) is not None:
+                note(sentence)
+            return finish(run, radii, note)
+
+    def _shard(self, shard: Shard, images: Sequence[int]) -> Sequence[int]:
+        """Return the images of a shard, whose noise must be that of the whole run."""
+        from deqcert.smoothing.seed import RANDOM
+
+        if self.seed == RANDOM and self.certifier.noise:
+            raise ConfigError(
+                "seed random is drawn anew by every shard, but all of a run share one; draw a "
+                "number yourself and give it to each with --seed"
+            )
+        return shard.part(images)
 
     def dataset(
         self, data: str | Dataset = "digits", *, split: str = "test", images: str = ":"
@@ -399,13 +464,22 @@ class SmoothedClassifier(Settings):
 
         return compose.load(self.model, self, model_config=self.model_config, continues=continues)
 
-    def folder(self, out: str | Path | None = None) -> Path:
-        """Return the run folder of :meth:`certify_dataset`: as given, or one named for the run."""
+    def folder(self, out: str | Path | None = None, shard: Shard | None = None) -> Path:
+        """Return the run folder of :meth:`certify_dataset`: as given, or one named for the run.
+
+        Args:
+            out: As given.
+            shard: Which part of the images it holds; None for all.
+        """
         if out is not None:
             return Path(out)
+        part = "" if shard is None else f"-shard{shard.index}of{shard.count}"
+        return Path(self._usual_folder() + part)
+
+    def _usual_folder(self) -> str:
         model = self.model if isinstance(self.model, str | Path) else type(self.model).__name__
         sigma = f"-sigma{self.noise_level:g}" if self.certifier.noise else ""
-        return Path(f"runs/{Path(model).name}-{self.certifier.name}{sigma}")
+        return f"runs/{Path(model).name}-{self.certifier.name}{sigma}"
 
     @property
     def goal_radii(self) -> list[float] | None:

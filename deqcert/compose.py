@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,12 @@ from deqcert.models import (
 from deqcert.models.hashes import weights_hash
 from deqcert.options import options_of, read_options
 from deqcert.runs import Manifest
-from deqcert.settings import Machine, Solving, Starting
+from deqcert.runs.environment import cores
+from deqcert.scale.base import Executor, Serial
+from deqcert.scale.processes import Processes
+from deqcert.scale.ray_cluster import RayCluster
+from deqcert.scale.schedule import Pooled
+from deqcert.settings import Machine, Solving, Spreading, Starting
 from deqcert.smoothing import CheckedStop, DecidedStop, EarlyStop, Predictor, SmoothingEngine
 from deqcert.smoothing.naming import CONVERGED
 from deqcert.smoothing.seed import draw_seed
@@ -70,6 +76,32 @@ def prepare_process(threads: int | None) -> int:
         torch.set_num_threads(threads)
     keep_freed_memory()
     return torch.get_num_threads()
+
+
+def share_of_cores(spread: Spreading) -> int:
+    """Return the threads of each of several processes, so that no core is asked for twice.
+
+    Args:
+        spread: How many there are.
+    """
+    if spread.workers is None:
+        return 1
+    return max(1, min(torch.get_num_threads(), cores() // spread.workers))
+
+
+def make_executor(spread: Spreading, machine: Machine) -> Executor:
+    """Make what computes the images.
+
+    Args:
+        spread: Where.
+        machine: How; each worker has its threads and device.
+    """
+    if spread.workers is not None:
+        return Pooled(partial(Processes, spread.workers))
+    if spread.ray is not None:
+        gpu = torch.device(machine.device).type == "cuda"
+        return Pooled(partial(RayCluster, spread.ray, torch.get_num_threads(), gpu))
+    return Serial()
 
 
 def load(

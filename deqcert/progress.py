@@ -40,7 +40,7 @@ class Progress(ABC):
     ) -> None:
         self.images, self.each, self.sigma = images, each, sigma
         self.done = self.began_with = len(before)
-        self.votes = self.cast = 0
+        self.votes = self.cast = self.ahead = 0
         self.held = [radius for correct, radius in before if correct]
         self.began = time.monotonic()
 
@@ -51,10 +51,16 @@ class Progress(ABC):
         self.cast += votes
         self.show()
 
+    def arrived(self, votes: int) -> None:
+        """Take note of an image that another process has done, maybe before its turn."""
+        self.cast += votes
+        self.ahead += 1
+        self.show()
+
     def image(self, row: Row) -> None:
         """Take note of an image whose line is safe."""
         self.done += 1
-        self.votes = 0
+        self.votes, self.ahead = 0, max(0, self.ahead - 1)
         if row.correct:
             self.held.append(row.certificate.radius)
         self.show_image(row)
@@ -69,8 +75,8 @@ class Progress(ABC):
 
     @property
     def position(self) -> float:
-        """Images done, the fraction of the one in work included."""
-        return self.done + min(self.votes / max(self.each, 1), 1.0)
+        """Images done, those that wait for their turn and the fraction of one in work included."""
+        return self.done + self.ahead + min(self.votes / max(self.each, 1), 1.0)
 
     @property
     def left(self) -> str:

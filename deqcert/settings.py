@@ -15,6 +15,7 @@ from deqcert.data import dataset_names
 from deqcert.errors import ConfigError
 from deqcert.models import FORMS
 from deqcert.options import check_options, choice, number, options_of, text
+from deqcert.scale.shard import Shard, parse_shard
 from deqcert.solvers import SOLVERS
 from deqcert.starts import STARTS
 
@@ -35,6 +36,37 @@ class Data:
     data: str = text("digits", metavar="SPEC", words=dataset_names)
     split: str = choice("test", SPLITS)
     images: str = text(":", metavar="START:STOP[:STEP]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spreading:
+    """Who does the work; it changes no result.
+
+    Args:
+        shard: Certify only the I-th of N parts of the images, in a run folder of its own;
+            `deqcert merge` puts the parts together.
+        workers: Processes of this machine that certify together; if threads is not given, each
+            gets its share of the cores.
+        ray: Certify on a Ray cluster: HOST:PORT of one, or local for one on this machine. Each
+            worker has a GPU, or as many cores as threads says, by default one.
+
+    Raises:
+        ConfigError: If workers and ray are both given.
+    """
+
+    shard: Shard | None = text(None, metavar="I/N", convert=parse_shard)
+    workers: int | None = number(None, low=1, high=4096, whole=True, metavar="N")
+    ray: str | None = text(None, metavar="HOST:PORT")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.workers is not None and self.ray is not None:
+            raise ConfigError("workers and ray are both given; give one of them.")
+
+    @property
+    def many(self) -> bool:
+        """Whether other processes compute."""
+        return self.workers is not None or self.ray is not None
 
 
 @dataclass(frozen=True, kw_only=True)

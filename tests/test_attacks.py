@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
+from deqcert.attacking import parse_attack
 from deqcert.attacks import ATTACKS, Attack, Climb, Target, Task, get_attack
 from deqcert.attacks.ball import column, project
 from deqcert.attacks.base import margin
@@ -38,7 +39,6 @@ from deqcert.attacks.evaluation.counterexample import nearest_counterexample
 from deqcert.attacks.views import Smoothed
 from deqcert.certifiers.bounds import two_sided_p_value
 from deqcert.cli import main
-from deqcert.cli.attack import parse_attack
 from deqcert.compose import describe_predictor
 from deqcert.data import load_dataset
 from deqcert.data.base import ArrayDataset

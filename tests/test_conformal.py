@@ -31,7 +31,7 @@ from deqcert.conformal import (
     scores_of,
 )
 from deqcert.conformal.base import members
-from deqcert.conformal.binarised import upper_bounds, votes_evidence
+from deqcert.conformal.binarised import parted, upper_bounds, votes_evidence
 from deqcert.conformal.shift import clean_level, shifted
 from deqcert.conformal.split import covering_rank, least_values, smallest
 from deqcert.errors import ConfigError, RunError
@@ -59,6 +59,17 @@ def test_the_level_that_pays_for_a_radius_is_that_of_the_paper() -> None:
     assert shifted(1 - clean_level(0.1, 0.5, 1.0), 0.5, 1.0) == pytest.approx(0.9, abs=1e-6)
     assert clean_level(0.1, 0.0, 1.0) == 0.1
     assert shifted(0.9, 0.5, 0.3) < stats.norm.cdf(stats.norm.ppf(0.9) - 0.5 / 0.3)
+
+
+def test_choosing_a_threshold_takes_no_class_away() -> None:
+    """Images of a folder come class by class: both parts must still have all of them."""
+    chosen, rest = parted(range(0, 400, 2))
+    assert len(chosen) == 40 and sorted((*chosen, *rest)) == list(range(0, 400, 2))
+    for part, expected in ((chosen, 4), (rest, 16)):
+        counts = np.bincount([image // 40 for image in part], minlength=10)
+        assert counts.min() >= expected // 4 and counts.max() <= 3 * expected
+    assert parted(range(0, 400, 2)) == (chosen, rest)
+    assert parted([1, 2]) == ((), (1, 2))
 
 
 logits = st.lists(st.floats(-9, 9), min_size=2, max_size=6).map(np.array)
@@ -378,7 +389,12 @@ def test_a_calibration_is_read_as_it_was_written(place: Path) -> None:
     assert isinstance(made.method, Binarised)
     assert made.method.threshold is not None
     assert len(made) == 32  # 8 of the 40 chose the threshold
-    assert min(made.images) == 8
+    tuned = made.notes["tuned"]
+    assert sorted((*made.images, *tuned)) == list(range(40))
+    same = (made.parameters["data_hash"], made.parameters["split"])
+    for asked in ((*same, tuned[:1], [""]), ("", "", [999], made.seen[-1:])):
+        with pytest.raises(ConfigError, match="calibrated on"):
+            made.check_images(*asked)
     again = made.write(place)
     assert again.read_bytes() == (place / "many" / "calibration.json").read_bytes()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,21 +42,31 @@ ROOMS["certifiers"] = ROOMS["smoothing"] | {"smoothing", "latents"}
 ROOMS["runs"] = ROOMS["certifiers"] | {"certifiers", "data"}
 ROOMS["attacks"] = ROOMS["runs"] | {"runs"}
 ROOMS["training"] = ROOMS["certifiers"] | {"certifiers", "attacks", "data", "report"}
-ROOMS["conformal"] = ROOMS["attacks"] | {"attacks"}
-ROOMS["report"] = ERRORS | {"certifiers"}
+ROOMS["report"] = ERRORS | {"certifiers", "latents"}
+ROOMS["changes"] = SOLVING | {"training"}
 EVERYTHING = set(ROOMS)
-ROOMS["bench"] = EVERYTHING - {"training"}
+ROOMS["bench"] = EVERYTHING - {"training", "changes"}
 ROOMS["form_cache"] = ERRORS | {"runs"}
+ROOMS["finishing"] = ERRORS | {"certifiers", "report", "runs"}
+ROOMS["scale"] = ROOMS["finishing"] | {"finishing", "kernels"}
 ROOMS["presets"] = ERRORS
-ROOMS["settings"] = ERRORS | {"solvers", "starts", "models", "data", "certifiers"}
+ROOMS["settings"] = ERRORS | {"solvers", "starts", "models", "data", "certifiers", "scale"}
 ROOMS["progress"] = ERRORS | {"runs", "smoothing", "certifiers"}
-ROOMS["compose"] = (EVERYTHING - {"training", "attacks"}) | {"form_cache", "settings"}
-DOOR = {"api", "compose", "form_cache", "presets", "progress", "settings"}
-SETS = {"answering", "calibrating", "set_predictor"}
-ROOMS["api"] = EVERYTHING - {"training", "attacks", "conformal"} | DOOR
-ROOMS |= dict.fromkeys(SETS, EVERYTHING - {"training"} | DOOR | SETS)
-ROOMS["safety_case"] = ROOMS["conformal"] | {"conformal", "report"}
-ROOMS["cli"] = EVERYTHING | {"bench", "safety_case"} | DOOR | SETS
+ROOMS["certifying"] = ROOMS["certifiers"] | {"certifiers", "compose", "settings"}
+ROOMS["compose"] = EVERYTHING - {"training", "changes", "attacks"}
+ROOMS["compose"] |= {"form_cache", "scale", "settings"}
+DOOR = {"api", "certifying", "compose", "finishing", "form_cache", "presets", "progress"}
+DOOR |= {"scale", "settings"}
+ROOMS["api"] = EVERYTHING - {"training", "changes", "attacks"} | DOOR
+ROOMS["conformal"] = EVERYTHING - {"training", "changes"} | DOOR
+ROOMS["safety_case"] = ROOMS["attacks"] | {"attacks", "conformal", "report"}
+ROOMS["attacking"] = EVERYTHING - {"training", "changes"} | DOOR
+ROOMS["recertifying"] = EVERYTHING - {"training", "changes"} | DOOR
+ROOMS["watch"] = EVERYTHING - {"training", "changes", "attacks"} | DOOR | {"conformal"}
+ROOMS["evaluation"] = EVERYTHING - {"training", "changes"} | DOOR | {"attacking"}
+AFTER = {"attacking", "bench", "conformal", "evaluation", "recertifying", "safety_case"}
+AFTER |= {"watch"}
+ROOMS["cli"] = EVERYTHING | AFTER | DOOR
 ROOMS["__main__"] = {"cli"}
 
 FILES = sorted(ROOT.rglob("*.py"))
@@ -122,14 +133,14 @@ def test_light_rooms_load_no_torch_themselves(path: Path) -> None:
         assert not [module for module in loaded if module.split(".")[0] == "torch"]
 
 
-def test_nobody_but_the_command_line_uses_training() -> None:
+def test_nobody_but_the_command_line_and_changes_uses_training() -> None:
     users = {
         room(path)
         for path in FILES
         for _, module in imports(path)
         if module.startswith("deqcert.training")
     }
-    assert users <= {"training", "cli"}
+    assert users <= {"training", "changes", "cli"}
 
 
 def test_the_check_itself_finds_a_climbing_arrow() -> None:
@@ -154,17 +165,28 @@ def test_the_check_itself_finds_a_climbing_arrow() -> None:
         "from deqcert.cli import main; main(['certify', '--help'])",
         "from deqcert.cli import main; main(['conformal', 'calibrate', '--help'])",
         "from deqcert.cli import main; main(['conformal', 'sets', '--help'])",
+        "from deqcert.cli import main; main(['watch-reference', '--help'])",
+        "from deqcert.cli import main; main(['watch', '--help'])",
         "from deqcert.cli import main; main(['train', '--help'])",
         "from deqcert.cli import main; main(['train-start', '--help'])",
+        "from deqcert.cli import main; main(['prune', '--help'])",
         "import deqcert.training, deqcert.training.config, deqcert.training.starts.config",
         "from deqcert.cli import main; main(['plan', '--sigma', '1', '--radii', '1'])",
         "from deqcert.cli import main; assert main(['report', '{file}', '--json']) == 0",
         "import deqcert.safety_case",
+        "from deqcert.cli import main; assert main(['report', '{file}', '--html=r.html']) == 0",
+        "from deqcert.cli import main; main(['evaluate', '--help'])",
     ],
 )
 def test_these_answer_without_torch(code: str, tmp_path: Path) -> None:
     file = tmp_path / "theirs.tsv"
     file.write_text("0\t3\t3\t1.53\t1\t0:00:14\n")
     code = code.format(file=file) + "\nimport sys; sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT.parent)},
+    )
     assert done.returncode == 0, done.stderr.decode()

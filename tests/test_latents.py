@@ -24,7 +24,7 @@ from deqcert.latents import LatentRadius, radius
 from deqcert.latents.centres import simplex
 from deqcert.latents.evidence import estimate_gap, normality
 from deqcert.latents.heads import fit_head, lda, qda, robust_lda
-from deqcert.latents.mixture import Mixture, fit_mixture
+from deqcert.latents.mixture import Mixture, divergence, fit_mixture
 from deqcert.latents.prediction import (
     label_band,
     linear_accuracy,
@@ -36,7 +36,7 @@ from deqcert.models import HeadedModel, architecture, load_model, with_head
 from deqcert.models.quadratic import Quadratics
 from deqcert.proofs import multiplier_bound, verified_bound
 from deqcert.smoothing import Input
-from deqcert.training.objectives.gaussian_latent import anisotropy, vertices
+from deqcert.training.objectives.gaussian_latent import anisotropy, discrepancy, vertices
 
 
 def random_mixture(seed: int, classes: int, size: int, shared: bool) -> Mixture:
@@ -191,7 +191,10 @@ def test_two_classes_have_the_closed_form() -> None:
     assert linear_accuracy(mixture, *lda(mixture), [0.4])[0] == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize(("classes", "size", "shared"), [(2, 2, True), (4, 8, True), (3, 6, False)])
+@pytest.mark.parametrize(
+    ("classes", "size", "shared"),
+    [(2, 2, True), (4, 8, True), (2, 64, True), (10, 64, True), (3, 6, False)],
+)
 def test_the_predicted_curve_is_the_simulated_one(classes: int, size: int, shared: bool) -> None:
     from deqcert.training.latents.fit import predict
 
@@ -213,17 +216,7 @@ def test_drift_has_the_known_values_and_covers_the_law_that_was_fitted_wrongly()
     assert float(under_drift(0.8, 0.1)) == pytest.approx(0.605, abs=6e-4)
     true = random_mixture(7, 3, 5, True)
     wrong = dataclasses.replace(true, means=true.means + 0.25, covariances=1.2 * true.covariances)
-    # The divergence of the joint law of latent and class, in closed form.
-    kappa = 0.0
-    for k, prior in enumerate(true.priors):
-        inverse = np.linalg.inv(wrong.covariance(k))
-        apart = wrong.means[k] - true.means[k]
-        product = inverse @ true.covariance(k)
-        kappa += (
-            0.5
-            * prior
-            * (np.trace(product) - 5 + apart @ inverse @ apart - np.linalg.slogdet(product)[1])
-        )
+    kappa = divergence(true, wrong)
     head = fit_head("lda", wrong)
     predicted = linear_accuracy(wrong, head.linear, head.offsets, [0.0, 0.3])
     z, y = true.sample(20_000, seed=3)
@@ -232,6 +225,26 @@ def test_drift_has_the_known_values_and_covers_the_law_that_was_fitted_wrongly()
         share = np.mean((found.best.numpy() == y) & (found.radius.numpy() >= at))
         least = float(under_drift(predicted[place], kappa))
         assert max(0.0, predicted[place] - math.sqrt(kappa / 2)) <= least <= share + 0.01
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_divergence_is_the_mean_log_ratio(shared: bool) -> None:
+    law, fitted = (random_mixture(seed, 3, 4, shared) for seed in (1, 2))
+    z, y = law.sample(40_000, seed=0)
+    ratio = law.log_density(z) - fitted.log_density(z)
+    each = ratio[np.arange(len(y)), y]
+    assert divergence(law, fitted) == pytest.approx(each.mean(), abs=5 * each.std() / 200)
+    assert divergence(law, law) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_divergence_of_latents_without_classes_promises_too_much() -> None:
+    """The planted trap: swapped classes leave the law of z as it was, and nothing right."""
+    fitted = Mixture(np.array([[2.0], [-2.0]]), np.ones((1, 1, 1)), np.array([0.5, 0.5]))
+    law = dataclasses.replace(fitted, means=fitted.means[::-1])
+    predicted, true = (float(linear_accuracy(m, *lda(fitted), [0.0])[0]) for m in (fitted, law))
+    of_latents_alone = 0.0
+    assert true < float(under_drift(predicted, of_latents_alone))
+    assert true >= float(under_drift(predicted, divergence(law, fitted)))
 
 
 @given(st.floats(0.0, 1.0), st.floats(0.0, 3.0))
@@ -423,6 +436,14 @@ def test_the_gap_is_seen_where_there_is_one() -> None:
         fitted = fit_mixture(z[:1000], y[:1000], shared=False)
         gaps.append(estimate_gap(fitted, z[:1000], y[:1000], z[1000:], y[1000:]))
     assert gaps[0] > 0.1 > 0.02 > gaps[1] >= 0.0
+    # Behind many elements of noise, where a flexible density of all of them sees nothing.
+    noise = draw.standard_normal((2000, 60))
+    gaps = []
+    for z in (bimodal, plain):
+        wide = np.column_stack([z, noise])
+        fitted = fit_mixture(wide[:1000], y[:1000], shared=False)
+        gaps.append(estimate_gap(fitted, wide[:1000], y[:1000], wide[1000:], y[1000:]))
+    assert gaps[0] > 0.1 > gaps[1] >= 0.0
 
 
 def test_a_mixture_that_cannot_be_fitted_is_refused() -> None:
@@ -512,6 +533,12 @@ def test_latents_are_drawn_to_equally_distant_means(tmp_path: Path) -> None:
     y = torch.arange(4000) % 2
     assert float(anisotropy(3.0 * round_ones, y, 2)) < 0.01
     assert float(anisotropy(round_ones * torch.tensor([5.0, 1.0, 1.0]), y, 2)) > 0.5
+    normal = torch.randn(4000, 3, generator=torch.Generator().manual_seed(1))
+    like = [float(discrepancy(z, y, 2, normal)) for z in (5.0 * round_ones, round_ones.relu())]
+    assert abs(like[0]) < 1e-3 < 0.01 < like[1]
+    z = torch.zeros(6, 3, requires_grad=True)  # all equal, as behind a relu that is off
+    discrepancy(z, y[:6], 2, normal[:6]).backward()
+    assert z.grad is not None and bool(torch.isfinite(z.grad).all())
     given = "train --architecture interval --objective gaussian-latent --batch 500 --epochs 1"
     assert main([*given.split(), "--out", str(tmp_path / "none"), "--quiet"]) == 2
 

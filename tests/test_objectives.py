@@ -67,6 +67,7 @@ def batch(net: Callable[[Tensor], Tensor], *, seed: int = 0, share: float = 1.0)
         quick=lambda x, steps: torch.stack([net(x) / k for k in range(2, steps + 2)]),
         latents=net,
         prove=lambda x, y: LipschitzProof(net(x), y, slopes(net)),
+        teacher=lambda x: 8.0 * nn.functional.one_hot(torch.arange(5) % CLASSES, CLASSES).float(),
     )
 
 
@@ -203,6 +204,60 @@ def test_macer_is_its_formula(beta: float) -> None:
     late = get_objective("macer", 0.4, **options, deferred=0.5)
     early = late.loss(dataclasses.replace(batch(net, share=0.4), y=y)).item()
     assert early == pytest.approx(-np.log(mean[np.arange(5), y.numpy()]).mean(), rel=1e-5)
+
+
+def test_distill_is_the_divergence_from_the_teacher_and_the_cross_entropy() -> None:
+    net, other = Net(), Net(3.0)
+    task = dataclasses.replace(batch(net), teacher=other)
+    own = probabilities(net, task.x, 0.25, 1)[0]
+    halved = probabilities(Net(0.5), task.x, 0.25, 1)[0]  # a temperature of 2
+    told = probabilities(Net(1.5), task.x, 0.25, 1)[0]
+    divergence = (told * np.log(told / halved)).sum(axis=1).mean()
+    cross = -np.log(own[np.arange(5), task.y.numpy()]).mean()
+    found = get_objective("distill", 0.25, weight=0.3).loss(task)
+    assert found.item() == pytest.approx(0.3 * 4.0 * divergence + 0.7 * cross, rel=1e-4)
+    same = dataclasses.replace(task, teacher=net)
+    assert get_objective("distill", 0.25, weight=1.0).loss(same).item() == pytest.approx(
+        0.0, abs=1e-6
+    )
+
+
+def test_a_student_learns_from_a_teacher(tmp_path: Path) -> None:
+    yaml = (
+        load_model("digits").config.to_yaml().replace("EXPANSION_FACTOR: 2", "EXPANSION_FACTOR: 1")
+    )
+    (tmp_path / "student.yaml").write_text(yaml)
+    config = dataclasses.replace(
+        short(tmp_path),
+        objective="distill",
+        teacher="digits",
+        model_config=tmp_path / "student.yaml",
+    )
+    path = train(config)
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["data_sha256"]["teacher"] == file_hash("digits")
+    assert record["parameters"]["objective_options"] == {"weight": 0.9, "temperature": 2.0}
+    assert load_model(path).config.expansion_factor == 1
+
+
+def test_a_teacher_must_fit_the_data(tmp_path: Path) -> None:
+    config = short(tmp_path)
+    with pytest.raises(ConfigError, match="objective distill learns from a teacher"):
+        dataclasses.replace(config, objective="distill")
+    x, y = arrays("train")
+    np.savez(tmp_path / "train.npz", x=x[y < 8], y=y[y < 8])
+    fewer = {"data": f"npz:{tmp_path / 'train.npz'}", "test_data": "digits"}
+    taught = {"objective": "distill", "teacher": "digits"}
+    with pytest.raises(ConfigError, match=r"the teacher knows 10 classes, but .* has 8"):
+        train(dataclasses.replace(config, **fewer, **taught))
+    pixels = np.random.default_rng(0).random((600, 1, 8, 16))
+    np.savez(tmp_path / "wide.npz", x=pixels, y=np.arange(600) % 10)
+    wide = {"data": f"npz:{tmp_path / 'wide.npz'}", "test_data": "digits"}
+    with pytest.raises(ConfigError, match="the teacher takes"):
+        train(dataclasses.replace(config, name="wide", **wide, **taught))
+    (tmp_path / "junk.pth").write_bytes(bytes(500))
+    with pytest.raises(CheckpointError, match="junk"):
+        train(dataclasses.replace(config, objective="distill", teacher=str(tmp_path / "junk.pth")))
 
 
 def test_macer_holds_exactly_the_rows_below_the_margin() -> None:

@@ -30,9 +30,11 @@ USES: dict[str, tuple[list[str], set[int]]] = {
             f"certify {ONE} {SIZES} --out run",
             f"certify {ONE} {SIZES} --start previous --steps 2 --audit 20 --out audited",
             f"certify {TWO} {SIZES} --out doubtful",
+            f"certify {ONE} {SIZES} --keep-votes --out kept",
+            "recertify kept --depth 20 --audit 50",
             f"certify {ONE} {SIZES} --tol 0 --depth 2 --agreement 1 --out quick",
         ],
-        {*CERTIFICATES, Stage.AGREEMENT},
+        {*CERTIFICATES, Stage.AGREEMENT, Stage.RECERTIFY},
     ),
     "answers": ([f"predict {ONE} --n 40"], {Stage.PREDICT}),
     "plans": ([f"plan {ONE} --radii 0.1 --pilot 40"], {Stage.PILOT}),
@@ -50,6 +52,13 @@ USES: dict[str, tuple[list[str], set[int]]] = {
         ],
         {Stage.CALIBRATE, Stage.SETS},
     ),
+    "evaluations": (
+        [
+            "evaluate digits --data digits --batch 40 --threads 1 --images 0:20 --sigma 0.25 "
+            "--parts calibration --votes 20 --out evaluated"
+        ],
+        {Stage.EVALUATE},
+    ),
     "benches": (
         [f"bench {ONE} {SIZES} --starts previous --depths 2"],
         {Stage.BENCH + stage for stage in CERTIFICATES},
@@ -62,6 +71,7 @@ USES: dict[str, tuple[list[str], set[int]]] = {
         [
             "train --data npz:images.npz --test-data npz:others.npz --epochs 1 --batch 8 "
             f"--architecture contractive --objective {name} --out {name}"
+            + (" --teacher digits" if OBJECTIVES.get(name).needs_teacher else "")
             for name in OBJECTIVES
         ],
         set(),

@@ -27,6 +27,7 @@ from deqcert.options import LARGEST_SIZE, LARGEST_WHOLE, SMALLEST_SIZE, Option, 
 from deqcert.presets import PRESETS
 from deqcert.solvers import SOLVERS
 from deqcert.training import OBJECTIVES, objective_options
+from deqcert.watch import Reference, RunSource
 
 NO_TEXT = os.fsdecode(b"\xff\xfe")
 """What an argument that is not in the locale's encoding looks like."""
@@ -36,14 +37,21 @@ BASE = {
     "train-start": "--model ok.pth --data npz:data.npz --out new.pth --steps 1 --batch 6 "
     "--tune-images 2",
     "fit-latent": "--model digits --data digits --images 0:200 --out head.pth --max-nfe 3",
+    "prune": "--model ok.pth --sparsity 0.5 --out pruned.pth",
     "plan": "--model ok.pth --data npz:data.npz --sigma 0.25 --radii 0.1 --pilot 5 --n 2000",
     "certify": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 60 --out new",
+    "merge": "--out new",
+    "recertify": "--depth 3 --audit 40 --images 0:1 --out new",
     "predict": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 20",
     "attack": "--attack square:steps=1 --n 200 --alpha 0.05 --search 5 --out new",
     "conformal calibrate": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:6 --tol 0 "
     "--depth 2 --out new",
     "conformal sets": "--data npz:data.npz --images 6:8 --alpha 0.3 --out new",
+    "evaluate": "--data npz:data.npz --sigma 0.25 --images 0:2 --certify-images 1 "
+    "--attack-images 1 --attack square:steps=1 --n 60 --votes 5 --tol 0 --depth 2 --out new",
     "report": "",
+    "watch-reference": "--out new.json --no-clean",
+    "watch": "--reference normal.json --state new --delta 0.5 --alarms abstention",
     "safety-case": "--out new",
     "bench starts": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 50 --n0 10 "
     "--starts cold --depths 1 --tol 0.3 --depth 5 --reference-tol 0.3 --reference-depth 5",
@@ -56,8 +64,13 @@ BASE = {
 ARGUMENTS = {
     "attack": ["run"],
     "conformal sets": ["held"],
+    "evaluate": ["ok.pth"],
+    "merge": ["shard"],
+    "recertify": ["run"],
     "report": ["run"],
     "safety-case": ["run"],
+    "watch": ["run"],
+    "watch-reference": ["run"],
 }
 
 NUMBERS = [
@@ -109,9 +122,15 @@ def make_files(folder: Path) -> None:
         np.savez(folder / f"{name}.npz", x=x, y=np.arange(12) % 10)
     Image.fromarray(pixels[0, 0, 0]).save(folder / "picture.png")
     small = "certify --model ok.pth --data npz:data.npz --sigma 0.01 --images 0:1 --n0 10 --n 60"
+    small += " --keep-votes"
     assert main([*small.split(), "--tol", "0", "--depth", "2", "--out", "run", "--quiet"]) == 0
+    shard = "--tol 0 --depth 2 --shard 1/1 --out shard --quiet"
+    assert main([*small.split(), *shard.split()]) == 0
     small = "conformal calibrate --model ok.pth --data npz:data.npz --sigma 0.01 --images 0:6"
     assert main([*small.split(), "--tol", "0", "--depth", "2", "--out", "held", "--quiet"]) == 0
+
+    parameters = RunSource("run").parameters[0] | {"data_hash": "of other images"}
+    Reference(parameters, 0.25, {"abstention": (30, 60)}).write(folder / "normal.json")
 
     (folder / "empty").write_bytes(b"")
     (folder / "text.txt").write_text("hello\n")
@@ -159,6 +178,12 @@ ROLES: dict[str, Sequence[str]] = {
     "--teacher": _CHECKPOINTS,
     "train --init": _CHECKPOINTS,
     "train-start --init": [*FILES, "ok.pth", "ok.yaml", "data.npz"],
+    "watch-reference run": [*FILES, "ok.pth", "ok.yaml", "held", "run/manifest.json"],
+    "watch-reference --out": [*_FOLDERS, "folder"],
+    "watch run": [*FILES, "ok.pth", "ok.yaml", "held", "run/manifest.json"],
+    "--reference": [*FILES, "ok.pth", "ok.yaml", "run", "run/manifest.json"],
+    "--state": _FOLDERS,
+    "--alarms": ["", "energy", "abstention,", "Abstention", ",", NO_TEXT, "x" * 500],
     "--model-config": _CONFIGS,
     "train --model": _CONFIGS,  # its name of the last version
     "train-start --config": _CONFIGS,
@@ -168,15 +193,38 @@ ROLES: dict[str, Sequence[str]] = {
     "train --out": _FOLDERS,
     "train-start --out": [*_FOLDERS, "folder", "ok.pth"],
     "fit-latent --out": [*_FOLDERS, "folder", "ok.pth"],
+    "prune --out": [*_FOLDERS, "folder", "ok.pth"],
     "--out": [*_FOLDERS, "folder"],
+    "recertify --out": [*_FOLDERS, "folder", "run"],
+    "recertify run": [*FILES, "ok.pth", "ok.yaml", "run/manifest.json", "held"],
     "attack --out": [*_FOLDERS, "folder", "run"],
     "--picture": _IMAGES,
+    "--html": [name for name in _IMAGES if name not in ("folder", "pipe")] + ["a.htmlx", "folder"],
     "attack run": [*FILES, "ok.pth", "ok.yaml", "run/manifest.json"],
+    "merge shards": [*FILES, "ok.pth", "run", "held", "shard/manifest.json"],
+    "merge --out": [*_FOLDERS, "folder", "run", "held"],
+    "--ray": [""],
+    "--shard": ["", "1", "0/1", "2/1", "1/0", "1/2/3", "-1/2", "1 / 2", "a/b", "1/99", NO_TEXT],
     "conformal sets calibration": [*FILES, "ok.pth", "ok.yaml", "run", "held/manifest.json"],
     "conformal sets --out": [*_FOLDERS, "folder", "run", "held"],
     "conformal calibrate --method": ["", "standard", "one_draw", NO_TEXT, "ONE-DRAW", "proven"],
     "conformal calibrate --method-option": ["x", "=", "score=", "score=best", "n=3", NO_TEXT, "=1"],
+    "--features": [*FILES, "ok.pth", "ok.yaml", "data.npz", "run"],
     "--votes": [*FILES, "ok.pth", "run/manifest.json", "held"],
+    "evaluate models": [*_CHECKPOINTS, "a=", "a=missing", "..=ok.pth", "=ok.pth", "-=ok.pth"],
+    "evaluate --run": [*FILES, "ok.pth", "run/manifest.json", "held", "run"],
+    "evaluate --parts": [
+        "",
+        "speed",
+        "clean,",
+        ",",
+        "Clean",
+        "clean cost",
+        NO_TEXT,
+        "ood",
+        "all,x",
+    ],
+    "evaluate --out": [*_FOLDERS, "folder", "run", "held"],
     "report runs": [*FILES, "ok.pth", "ok.yaml", "a=", "a=missing", "=run/x", "="],
     "safety-case runs": [*FILES, "ok.pth", "ok.yaml", "run/manifest.json", "run/certificates.tsv"],
     "safety-case --out": [*_FOLDERS, "folder", "run", "held"],
@@ -285,7 +333,7 @@ def wrong_value(
         role = ROLES.get(called)
     if role is not None:
         return (draw.choice(role), []) if role else None
-    if called in ("--data", "--test-data", "--extra"):
+    if called in ("--data", "--test-data", "--extra", "--ood"):
         return _data(draw), []
     if isinstance(parameter.type, FieldType):
         option = parameter.type.option

@@ -29,7 +29,7 @@ __device__ double* partials(const AndersonStep<T>& a, int64_t b, int64_t chunk) 
 template <typename T>
 __global__ void take(AndersonStep<T> a) {
   constexpr int EACH = CHUNK / THREADS;
-  __shared__ double sums[AndersonStep<T>::MAX_WINDOW + 2][WARPS];
+  __shared__ Shared<double> sums[AndersonStep<T>::MAX_WINDOW + 2][WARPS];
   const int64_t chunks = chunks_of(a.size);
   const int64_t b = blockIdx.x / chunks, chunk = blockIdx.x % chunks;
   if (has_ended(a.watch, b)) return;
@@ -84,7 +84,7 @@ __global__ void take(AndersonStep<T> a) {
 // One warp per row; shared: sums (window + 2), then the scratch of the solve.
 template <typename T>
 __global__ void decide(AndersonStep<T> a) {
-  extern __shared__ double shared[];
+  double* shared = dynamic_shared();
   const int64_t b = blockIdx.x;
   const int64_t chunks = chunks_of(a.size);
   double* weights = weights_of(a, b);
@@ -156,21 +156,12 @@ __global__ void mix(AndersonStep<T> a) {
 
 template <typename T>
 const char* compute(const AndersonStep<T>& a, const Launch& launch) {
-  const OnDevice on(launch.device);
-  if (on.error() != cudaSuccess) return say(on.error());
   const int64_t blocks = a.rows * chunks_of(a.size);
-  if (check_grid(blocks) != cudaSuccess) return say(check_grid(blocks));
-  const cudaStream_t stream = static_cast<cudaStream_t>(launch.stream);
-  const unsigned rows = static_cast<unsigned>(a.rows), grid = static_cast<unsigned>(blocks);
   const size_t shared = (a.window + 2 + anderson_scratch(a.window)) * sizeof(double);
-  take<T><<<grid, THREADS, 0, stream>>>(a);
-  cudaError_t error = cudaGetLastError();
-  if (error != cudaSuccess) return say(error);
-  decide<T><<<rows, 32, shared, stream>>>(a);
-  error = cudaGetLastError();
-  if (error != cudaSuccess) return say(error);
-  mix<T><<<grid, THREADS, 0, stream>>>(a);
-  return say(cudaGetLastError());
+  const char* fault = run_blocks(launch, blocks, THREADS, 0, take<T>, a);
+  if (!fault) fault = run_blocks(launch, a.rows, 32, shared, decide<T>, a);
+  if (!fault) fault = run_blocks(launch, blocks, THREADS, 0, mix<T>, a);
+  return fault;
 }
 
 }  // namespace

@@ -11,8 +11,8 @@ constexpr int WIDE = 1024;
 
 template <typename T>
 __global__ void __launch_bounds__(WIDE) broyden(BroydenStep<T> a) {
-  __shared__ double sums[3][32];
-  __shared__ Verdict settled;
+  __shared__ Shared<double> sums[3][32];
+  __shared__ Shared<Verdict> settled;
   const int64_t b = blockIdx.x;
   if (has_ended(a.watch, b)) return;
   const T* z = a.z + b * a.size;
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(WIDE) broyden(BroydenStep<T> a) {
 
 template <typename T>
 const char* compute(const BroydenStep<T>& a, const Launch& launch) {
-  return by_rows(broyden<T>, WIDE, a, launch);
+  return run_blocks(launch, a.rows, WIDE, 0, broyden<T>, a);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// What every CUDA kernel here needs: the caller's device for the time of a launch, the error of a
-// launch as a sentence, and sums of a block of threads in a fixed order (no atomics).
+// What every CUDA kernel here needs: a launch on the caller's device and its error as a sentence,
+// and sums of a block of threads in a fixed order (no atomics).
 #pragma once
 
 #include <cuda_runtime.h>
@@ -19,6 +19,21 @@ constexpr int WARPS = THREADS / 32;
 constexpr int64_t CHUNK = 4096;
 
 inline __host__ __device__ int64_t chunks_of(int64_t size) { return (size + CHUNK - 1) / CHUNK; }
+
+#ifdef DEQCERT_EMULATED
+using emulated::dynamic_shared;
+using emulated::Shared;
+#else
+// What shared memory holds; where the kernels are emulated, what watches over it, too.
+template <typename T>
+using Shared = T;
+
+// The shared memory whose size the launch gives.
+__device__ inline double* dynamic_shared() {
+  extern __shared__ double memory[];
+  return memory;
+}
+#endif
 
 // Makes a device current and puts the previous one back.
 class OnDevice {
@@ -47,20 +62,24 @@ inline const char* say(cudaError_t error) {
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
-// Blocks are numbered along x alone, which holds up to 2^31 - 1 of them.
-inline cudaError_t check_grid(int64_t blocks) {
-  return blocks > 0x7FFFFFFF ? cudaErrorInvalidConfiguration : cudaSuccess;
-}
+template <typename T>
+struct Given {
+  typedef T type;
+};
 
-// Runs a kernel with one block of threads per row.
-template <typename Args>
-const char* by_rows(void (*kernel)(Args), int threads, const Args& a, const Launch& launch) {
+// Launches a kernel; shared is the size of its dynamic shared memory. Blocks are numbered along x
+// alone, which holds up to 2^31 - 1 of them.
+template <typename... Params>
+const char* run_blocks(const Launch& launch, int64_t blocks, int threads, size_t shared,
+                       void (*kernel)(Params...), typename Given<Params>::type... params) {
   const OnDevice on(launch.device);
   if (on.error() != cudaSuccess) return say(on.error());
-  if (check_grid(a.rows) != cudaSuccess) return say(check_grid(a.rows));
-  kernel<<<static_cast<unsigned>(a.rows), threads, 0, static_cast<cudaStream_t>(launch.stream)>>>(
-      a);
-  return say(cudaGetLastError());
+  if (blocks > 0x7FFFFFFF) return say(cudaErrorInvalidConfiguration);
+  void* args[] = {&params...};
+  cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)),
+                   dim3(static_cast<unsigned>(threads)), args, shared,
+                   static_cast<cudaStream_t>(launch.stream));
+  return say(cudaGetLastError());  // and the next launch does not report it again
 }
 
 __device__ inline double warp_sum(double value) {
@@ -70,7 +89,7 @@ __device__ inline double warp_sum(double value) {
 
 // Sums N values over a block of threads; every thread gets the totals.
 template <int N>
-__device__ void block_sums(double (&value)[N], double (*shared)[32]) {
+__device__ void block_sums(double (&value)[N], Shared<double> (*shared)[32]) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int warps = blockDim.x / 32;
   __syncthreads();  // the last totals have been read

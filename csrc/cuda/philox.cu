@@ -23,14 +23,10 @@ __global__ void normals(PhiloxNormal a, int64_t blocks) {
 }  // namespace
 
 const char* run(const PhiloxNormal& a, const Launch& launch) {
-  const OnDevice on(launch.device);
-  if (on.error() != cudaSuccess) return say(on.error());
   const int64_t blocks = (a.d + 3) / 4;
   int64_t grid = (a.n * blocks + THREADS - 1) / THREADS;
   if (grid > 1 << 20) grid = 1 << 20;
-  normals<<<static_cast<unsigned>(grid), THREADS, 0, static_cast<cudaStream_t>(launch.stream)>>>(
-      a, blocks);
-  return say(cudaGetLastError());
+  return run_blocks(launch, grid, THREADS, 0, normals, a, blocks);
 }
 
 }  // namespace cuda

@@ -9,8 +9,8 @@ constexpr int WIDE = 1024;
 
 template <typename T>
 __global__ void __launch_bounds__(WIDE) picard(PicardStep<T> a) {
-  __shared__ double sums[2][32];
-  __shared__ Verdict settled;
+  __shared__ Shared<double> sums[2][32];
+  __shared__ Shared<Verdict> settled;
   const int64_t b = blockIdx.x;
   if (has_ended(a.watch, b)) return;
   const T* z = a.z + b * a.size;
@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(WIDE) picard(PicardStep<T> a) {
 
 template <typename T>
 const char* compute(const PicardStep<T>& a, const Launch& launch) {
-  return by_rows(picard<T>, WIDE, a, launch);
+  return run_blocks(launch, a.rows, WIDE, 0, picard<T>, a);
 }
 
 }  // namespace

@@ -7,7 +7,7 @@ namespace {
 
 template <typename T>
 __global__ void norms(ResidualNorms<T> a) {
-  __shared__ double sums[2][32];
+  __shared__ Shared<double> sums[2][32];
   const int64_t b = blockIdx.x;
   const T* z = a.z + b * a.size;
   const T* fz = a.fz + b * a.size;
@@ -27,7 +27,7 @@ __global__ void norms(ResidualNorms<T> a) {
 
 template <typename T>
 const char* compute(const ResidualNorms<T>& a, const Launch& launch) {
-  return by_rows(norms<T>, THREADS, a, launch);
+  return run_blocks(launch, a.rows, THREADS, 0, norms<T>, a);
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deqcert.devices import open_device
 from deqcert.errors import ConfigError
-from deqcert.models import ImplicitModel, form_names, in_form
+from deqcert.models import FORMS, ImplicitModel, form_names, in_form
 
 PARTS = ("inject", "cell", "readout")
 NOISE = 0.03
@@ -68,7 +68,7 @@ class FormBench:
     def choice(self) -> str:
         """The fastest form in float32; "eager" where no other is faster by more than noise."""
         best = min(
-            (t for t in self.timings if not t.failure and t.form != "bfloat16"),
+            (t for t in self.timings if not t.failure and not FORMS.get(t.form).rounds),
             key=lambda timing: timing.vote,
         )
         return best.form if best.speed > 1.0 + NOISE else "eager"

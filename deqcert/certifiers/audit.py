@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deqcert.certifiers.bounds import disagreements_upper_bound, lower_confidence_bound
 from deqcert.certifiers.goals import Goal
-from deqcert.certifiers.sampling import looks, radii
+from deqcert.certifiers.sampling import Sampling, looks, radii
 from deqcert.certifiers.sequences import disagreements_upper_sequence
 
 BLOCK = 1 / 20
@@ -22,6 +23,31 @@ DOUBTFUL = 1 / 4
 
 WORTHWHILE = 1 / 4
 """Share of wrong votes in a block from which on the next one is audited whole, too."""
+
+
+class Order(Protocol):
+    """What draws a random order, such as a NumPy generator."""
+
+    def permutation(self, count: int, /) -> NDArray[np.int64]:
+        """Return the numbers below ``count`` in a uniformly random order."""
+        ...
+
+
+class Aside(Protocol):
+    """Another lower bound of the same probability, with a failure probability of its own."""
+
+    def now(self) -> float:
+        """Return what it says after all that was judged."""
+        ...
+
+    def best(self) -> float:
+        """Return what it would say in the end if nothing wrong were found any more."""
+        ...
+
+
+def first_block(size: int) -> int:
+    """Return how many doubtful votes an audit of that size looks at first."""
+    return max(1, int(BLOCK * size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +74,17 @@ class Audit:
         size: Most votes that are audited, 1 to n.
         alpha: Failure probability of audit and estimate together, in (0, 1).
         goal: When to stop; None audits all of ``size``.
+        most: Samples that there could have been, where what was voted decided after how many to
+            stop; None where n was fixed beforehand.
+        gained: Samples that did not vote for the class and are known to be the reference's for it.
     """
 
     n: int
     size: int
     alpha: float
     goal: Goal | None = None
+    most: int | None = None
+    gained: int = 0
 
     def bound(self, votes: int, whole: int, wrong: int, drawn: int, found: int) -> float:
         """Return p_lower from the counts alone.
@@ -65,7 +96,7 @@ class Audit:
             drawn: Random ones among the others that were audited.
             found: Those of the random ones to which the reference gave another class, or none.
         """
-        share = best_share(self.n, self.size, self.alpha)
+        share = best_share(self.n if self.most is None else self.most, self.size, self.alpha)
         others, alpha = votes - whole, share * self.alpha
         if self.goal is None:
             more = disagreements_upper_bound(found, drawn, others, alpha)
@@ -73,7 +104,10 @@ class Audit:
             more = disagreements_upper_sequence(found, drawn, others, alpha / 2)
             if drawn == self.random_part(votes, whole):
                 more = min(more, disagreements_upper_bound(found, drawn, others, alpha / 2))
-        return lower_confidence_bound(votes - wrong - more, self.n, (1.0 - share) * self.alpha)
+        kept, alpha = votes - wrong - more + self.gained, (1.0 - share) * self.alpha
+        if self.most is None:
+            return lower_confidence_bound(kept, self.n, alpha)
+        return float(Sampling(self.most, alpha).p_lower(kept, self.n))
 
     def random_part(self, votes: int, whole: int) -> int:
         """Return how many random votes are audited at most, after the doubtful ones."""
@@ -87,10 +121,11 @@ class Audit:
         self,
         votes: int,
         judge: Callable[[NDArray[np.int64]], int],
-        generator: np.random.Generator,
+        generator: Order,
         *,
         sigma: float,
         batch: int,
+        aside: Aside | None = None,
     ) -> Findings:
         """Audit.
 
@@ -101,12 +136,14 @@ class Audit:
             generator: The random stream that chooses, used for nothing else.
             sigma: Standard deviation of the noise, in input units.
             batch: Votes that are solved together.
+            aside: Another bound that sees what is judged; the larger of the two counts.
         """
+        other = _NONE if aside is None else aside
         whole = wrong = drawn = found = 0
         p_lower = 0.0
-        if self._settled(p_lower, self.best(votes), sigma):
+        if self._settled(p_lower, max(self.best(votes), other.best()), sigma):
             return Findings(p_lower, 0, 0)
-        block = max(1, int(BLOCK * self.size))
+        block = first_block(self.size)
         while whole + block <= DOUBTFUL * min(self.size, votes):
             more = judge(np.arange(whole, whole + block))
             whole, wrong = whole + block, wrong + more
@@ -116,10 +153,11 @@ class Audit:
         order = whole + generator.permutation(votes - whole)
         size = self.random_part(votes, whole)
         for look in looks(size, batch if self.goal is not None else size):
-            if self._settled(p_lower, self.best(votes, whole, wrong, found), sigma):
+            best = max(self.best(votes, whole, wrong, found), other.best())
+            if self._settled(p_lower, best, sigma):
                 break
             found, drawn = found + judge(order[drawn:look]), look
-            p_lower = max(p_lower, self.bound(votes, whole, wrong, drawn, found))
+            p_lower = max(p_lower, self.bound(votes, whole, wrong, drawn, found), other.now())
         return Findings(p_lower, whole + drawn, wrong + found)
 
     def _settled(self, now: float, best: float, sigma: float) -> bool:
@@ -127,6 +165,18 @@ class Audit:
         if self.goal is None:
             return not best > 0.5
         return bool(self.goal.settled(radii(now, sigma), radii(max(now, best), sigma)))
+
+
+class _NoOther:
+    """In place of another bound: it says nothing."""
+
+    def now(self) -> float:
+        return 0.0
+
+    best = now
+
+
+_NONE = _NoOther()
 
 
 @functools.cache

@@ -140,10 +140,10 @@ class Certificate:
         Raises:
             ConfigError: If the method is unknown, or the values are not a certificate's.
         """
-        from deqcert.certifiers.registry import CERTIFIERS
+        from deqcert.certifiers.registry import certifier_class
 
         values = dict(data)
-        record = CERTIFIERS.get(str(values.get("method"))).record
+        record = certifier_class(str(values.get("method"))).record
         try:
             details = values.pop("details", None)
             if details is not None:

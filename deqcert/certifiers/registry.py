@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from deqcert.errors import ConfigError
+from deqcert.options import options_of
 from deqcert.registry import Registry, unknown_option
 
 if TYPE_CHECKING:
     from deqcert.certifiers.base import Certifier
     from deqcert.certifiers.goals import Goal
+    from deqcert.certifiers.kept_votes import ParentRun
+    from deqcert.certifiers.recertified import FromVotes
     from deqcert.smoothing import Predictor
 
 CERTIFIERS: Registry[type[Certifier[Any]]] = Registry(
@@ -24,6 +27,7 @@ CERTIFIERS: Registry[type[Certifier[Any]]] = Registry(
         "interval": "deqcert.certifiers.interval:Interval",
         "zonotope": "deqcert.certifiers.zonotope:Zonotope",
         "latent": "deqcert.certifiers.latent:Latent",
+        "latent-estimated": "deqcert.certifiers.latent_estimated:LatentEstimated",
         "serialized": "deqcert.certifiers.serialized:Serialized",
         "serialized-strata": "deqcert.certifiers.strata:SerializedStrata",
         "serialized-paper": "deqcert.certifiers.serialized_paper:SerializedPaper",
@@ -32,6 +36,24 @@ CERTIFIERS: Registry[type[Certifier[Any]]] = Registry(
     plural="certifiers",
 )
 """Every :class:`deqcert.certifiers.Certifier` by name."""
+
+RECERTIFIERS: Registry[type[FromVotes]] = Registry(
+    "recertification",
+    {
+        "recertified": "deqcert.certifiers.recertified:Recertified",
+        "incremental": "deqcert.certifiers.incremental:Incremental",
+    },
+)
+"""What certifies a changed model from the votes of an earlier run, by name."""
+
+
+def certifier_class(name: str) -> type[Certifier[Any]]:
+    """Return the class of that name, whether it needs an earlier run or not.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    return RECERTIFIERS.get(name) if name in RECERTIFIERS else CERTIFIERS.get(name)
 
 
 def make_certifier(
@@ -69,6 +91,29 @@ def make_certifier(
     if missing:
         raise ConfigError(f"method '{name}' also needs {', '.join(missing)}.")
     return kind(**values)
+
+
+def make_from_votes(
+    name: str, predictor: Predictor, parent: ParentRun, options: Mapping[str, Any]
+) -> FromVotes:
+    """Make what certifies a changed model from the votes of an earlier run.
+
+    Args:
+        name: One of :data:`RECERTIFIERS`.
+        predictor: The changed base classifier.
+        parent: The earlier run.
+        options: Its options by name; None is nothing.
+
+    Raises:
+        ConfigError: If there is no such method, it has no such option, or a value is impossible.
+    """
+    kind = RECERTIFIERS.get(name)
+    known = options_of(kind)
+    given = {key: value for key, value in options.items() if value is not None}
+    for key in given:
+        if key not in known:
+            raise ConfigError(unknown_option(f"method '{name}'", key, known))
+    return kind(predictor, parent=parent, **given)
 
 
 def get_certifier(name: str, predictor: Predictor | None = None, **options: Any) -> Certifier[Any]:

@@ -11,18 +11,23 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from deqcert.attacking import (
+    NOISE,
+    Attacking,
+    Certified,
+    Finished,
+    attack_certificates,
+    parse_attack,
+)
 from deqcert.attacks import ATTACKS
 from deqcert.certifiers.bounds import write_radius
-from deqcert.cli.attacked import NOISE, Attacking, Certified, prepare
 from deqcert.cli.fields import FILLED, options_from, renamed
-from deqcert.cli.options import parse_radii, quiet_option, radii_option
+from deqcert.cli.options import parse_radii, quiet_option, radii_option, say
 from deqcert.data.indices import parse_images
-from deqcert.errors import ConfigError, Interrupted, RunError
-from deqcert.options import parse_pairs
+from deqcert.errors import ConfigError
 
 if TYPE_CHECKING:
-    from deqcert.attacks import Attack
-    from deqcert.attacks.evaluation import Evaluation, Outcome
+    from deqcert.attacks.evaluation import Outcome
     from deqcert.runs import Run
 
 
@@ -80,11 +85,6 @@ def command(
     an alarm: it is printed with all that is needed to find it again, its point is saved, and the
     exit code is 1. The same command given again continues a run that was stopped.
     """
-    from deqcert.attacks.evaluation.certified import learned_start
-    from deqcert.models import file_hash
-    from deqcert.report import read_results
-    from deqcert.runs import Manifest, Run, machine, versions
-
     asked_radii = parse_radii(radii)
     if out is not None and os.path.realpath(out) == os.path.realpath(run):
         raise ConfigError(
@@ -92,21 +92,10 @@ def command(
             f"{run}-attacks"
         )
     named = [parse_attack(text) for text in attacks]
-    folder = Path(run)
-    manifest = Manifest.read(folder)
-    if manifest is None:
-        raise RunError(f"{run} is no run folder; give one that deqcert certify has finished")
-    results = read_results(folder)
-    if results.pending:
-        raise RunError(f"{run} is not a finished run of deqcert certify; finish it first")
-    if start and learned_start(manifest) is None:
-        raise ConfigError(f"the certificates of {run} are of no learned start; leave --start out")
-    certified = Certified(
-        run=run,
-        manifest=manifest,
-        results=results,
-        chosen=parse_images(images, len(results)),
-        asked=Attacking(**given),
+    certified = Certified.of_run(
+        run,
+        lambda count: parse_images(images, count),
+        Attacking(**given),
         model=model,
         model_config=model_config,
         data=data,
@@ -114,50 +103,16 @@ def command(
     )
     if not certified.noise:
         _refuse_noise(run)
-    made_ready = prepare(certified, named)
-    evaluation, attacked = made_ready.evaluation, certified.images
-    parameters = {
-        "certificates": file_hash(folder / "certificates.tsv"),
-        **made_ready.parameters,
-    }
-    place = Path(out or f"{folder}-attacks")
-    with Run(
-        place,
-        parameters,
-        [image.index for image in attacked],
-        environment={**versions(), **machine()},
-        notes={**made_ready.notes, "run": run},
-        layout=evaluation.layout,
-    ) as made:
-        for change in made.changes:
-            print(f"deqcert: note: {change} since this run began; recorded", file=sys.stderr)
 
-        def tell(outcome: Outcome) -> None:
-            for alarm in outcome.alarms:
-                print(alarm.sentence(), flush=True)
-            if not quiet:
-                _progress(outcome, made)
+    def tell(outcome: Outcome, made: Run) -> None:
+        for alarm in outcome.alarms:
+            print(alarm.sentence(), flush=True)
+        if not quiet:
+            _progress(outcome, made)
 
-        try:
-            evaluation.run(made, attacked, made_ready.dataset, tell)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"interrupted; {made.done} of {len(attacked)} images are safe in {place}, "
-                "and the same command goes on from there"
-            ) from None
-        _conclude(made, evaluation, asked_radii, results.about or "the model")
-
-
-def parse_attack(text: str) -> Attack:
-    """Read NAME[:KEY=VALUE,...].
-
-    Raises:
-        ConfigError: If there is no such attack or option, or a value is out of range.
-    """
-    name, _, pairs = text.partition(":")
-    attack = ATTACKS.get(name)
-    given = pairs.split(",") if pairs else []
-    return attack.with_options(**parse_pairs("attack option", given, attack.options))
+    place = Path(out or f"{Path(run)}-attacks")
+    finished = attack_certificates(certified, named, place, tell=tell, note=say, radii=asked_radii)
+    _conclude(finished, certified.about)
 
 
 def _progress(outcome: Outcome, made: Run) -> None:
@@ -185,33 +140,25 @@ def _refuse_noise(run: str) -> None:
             )
 
 
-def _conclude(made: Run, evaluation: Evaluation, radii: list[float] | None, about: str) -> None:
-    """Write the summary and the picture, print the table, and exit with 1 after an alarm."""
-    from deqcert.report.attacks import attack_rows, attack_table, draw_attacks, read_attacks
-    from deqcert.report.tables import radii_until
+def _conclude(finished: Finished, about: str) -> None:
+    """Print the table, and exit with 1 after an alarm."""
+    from deqcert.report.attacks import attack_table
 
-    attacked, reach = read_attacks(made.folder), max(evaluation.grid)
-    at = radii or [r for r in radii_until(reach, evaluation.norm) if r <= reach * (1.0 + 1e-9)]
-    alarms = {str(image): list(names) for image, names in attacked.alarms.items()}
-    summary = {"radii": at, "rows": attack_rows(attacked, at), "alarms": alarms}
-    made.finish(summary)
-    picture = made.folder / "attacks.png"
-    certified = f"{about}, smoothed" if attacked.smoothed else about
-    draw_attacks(attacked, picture, reach=reach, title=f"Attacks on {certified}")
-    print(attack_table(attacked, at))
-    print(f"certified and attacked: {certified}")
-    print(f"folder: {made.folder}\npicture: {picture}")
-    attacks = "1 attack" if len(evaluation.attacks) == 1 else f"{len(evaluation.attacks)} attacks"
+    attacked, folder = finished.attacked, finished.folder
+    print(attack_table(attacked, finished.radii))
+    print(f"certified and attacked: {about}")
+    print(f"folder: {folder}\npicture: {folder / 'attacks.png'}")
+    count = len(finished.evaluation.attacks)
+    attacks = "1 attack" if count == 1 else f"{count} attacks"
     if not attacked.alarms:
-        alpha = made.manifest.parameters.get("alpha", 0)
         odds = (
-            f"a verdict of the run is wrong with probability at most {alpha:g}"
+            f"a verdict of the run is wrong with probability at most {finished.alpha:g}"
             if attacked.smoothed
             else "a class counts as another only where that is proven"
         )
         print(f"no alarm: {attacked.certified.sum()} certificates held against {attacks} ({odds})")
         return
     for image, names in attacked.alarms.items():
-        files = ", ".join(f"{made.folder}/alarms/{image}-{name}.npz" for name in names)
+        files = ", ".join(f"{folder}/alarms/{image}-{name}.npz" for name in names)
         print(f"ALARM: image {image} is broken inside its certified radius: {files}")
     raise click.exceptions.Exit(1)

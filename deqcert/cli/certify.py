@@ -9,10 +9,12 @@ from click.core import ParameterSource
 
 from deqcert.api import SmoothedClassifier
 from deqcert.certifiers import CERTIFIERS
-from deqcert.cli.fields import FILLED
+from deqcert.cli.fields import FILLED, options_from
 from deqcert.cli.options import parse_radii, quiet_option, radii_option, say, settings_options
 from deqcert.data import LOADERS
 from deqcert.errors import ConfigError, DeqcertError
+from deqcert.scale.shard import Shard
+from deqcert.settings import Spreading
 
 
 class WithMethods(click.Command):
@@ -60,6 +62,13 @@ def _seed_advice(context: click.Context, smooth: SmoothedClassifier, data: str) 
 @click.option(
     "--out", type=FILLED, metavar="DIR", help="The run folder; default: runs/MODEL-METHOD-sigmaS."
 )
+@click.option(
+    "--keep-votes",
+    is_flag=True,
+    help="Keep the votes sample by sample in the run folder, for deqcert recertify; of a run that "
+    "was made without, too.",
+)
+@options_from(Spreading)
 @radii_option
 @quiet_option()
 def command(
@@ -67,6 +76,10 @@ def command(
     split: str,
     images: str,
     out: str | None,
+    keep_votes: bool,
+    shard: Shard | None,
+    workers: int | None,
+    ray: str | None,
     radii: str | None,
     quiet: bool,
     **settings: Any,
@@ -88,11 +101,15 @@ def command(
         split=split,
         images=images,
         out=out,
+        shard=shard,
+        workers=workers,
+        ray=ray,
         radii=asked,
         progress=not quiet,
         note=say,
         advice=_seed_advice(click.get_current_context(), smooth, data),
+        keep_votes=keep_votes,
     )
-    folder = smooth.folder(out)
+    folder = smooth.folder(out, shard)
     print(table([results], asked or smooth.goal_radii).text())
     print(f"run folder: {folder}\ncurve: {folder / 'curve.png'}")

@@ -66,9 +66,9 @@ def command(
     nothing from them. Alpha and radius are chosen when sets are made: one calibration serves all.
     The same command given again continues a calibration that was stopped.
     """
-    from deqcert.calibrating import calibrate_votes
+    from deqcert.conformal import SetPredictor
+    from deqcert.conformal.calibrate import calibrate_votes
     from deqcert.progress import Ticks
-    from deqcert.set_predictor import SetPredictor
 
     given = split_pairs("--method-option", options, "score=margin")
     if votes is not None:

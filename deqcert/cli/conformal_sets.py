@@ -9,8 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from deqcert.attacking import parse_attack
 from deqcert.attacks import ATTACKS
-from deqcert.cli.attack import parse_attack
 from deqcert.cli.fields import FILLED, options_from
 from deqcert.cli.options import quiet_option, say
 from deqcert.errors import ConfigError
@@ -84,9 +84,9 @@ def command(
     perturbation within the radius whose author does not know the noise. The same command given
     again continues a run that was stopped.
     """
+    from deqcert.conformal import SetPredictor
     from deqcert.progress import Ticks
     from deqcert.report.sets import sets_table
-    from deqcert.set_predictor import SetPredictor
 
     context = click.get_current_context()
 

@@ -3,6 +3,7 @@ from .base import SetMethod as SetMethod
 from .binarised import Binarised as Binarised
 from .calibration import Calibration as Calibration
 from .one_draw import OneDraw as OneDraw
+from .predictor import SetPredictor as SetPredictor
 from .proven import Proven as Proven
 from .registry import SET_METHODS as SET_METHODS
 from .scores import SCORES as SCORES

@@ -153,6 +153,22 @@ class Binarised(SetMethod):
         return self.threshold
 
 
+def parted(images: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Part images at random into those that choose a threshold and those to calibrate on.
+
+    Files are often in the order of their classes: cut off at an end, a part would take classes
+    away, and what is left would not be exchangeable with test images. The same images are parted in
+    the same way each time.
+
+    Returns:
+        One image of :data:`SHARE`, rounded down, and the rest, both in the order given.
+    """
+    order = np.random.default_rng(SHARE).permutation(len(images))
+    chosen = set(order[: len(images) // SHARE].tolist())
+    rest = [image for place, image in enumerate(images) if place not in chosen]
+    return tuple(images[place] for place in sorted(chosen)), tuple(rest)
+
+
 def _finite(found: Answers) -> NDArray[np.float64]:
     return np.where(found.solved[:, :, None], found.logits, 0.0)
 

@@ -46,7 +46,8 @@ class Calibration:
         method: How sets are made, with its options.
         values: Evidence for the true class per image, shape (n,); -inf where there is none.
         images: Indices of the images in their data.
-        seen: A hash of each image's pixels, as :func:`image_hash` makes it.
+        seen: A hash of each image's pixels, as :func:`image_hash` makes it; after them those of the
+            images that chose a threshold, whose indices are ``notes["tuned"]``.
         parameters: What decided the values: hashes of model and data, sigma, solve, noise.
         classes: Number of classes.
         pixels: Values of an image.
@@ -66,7 +67,7 @@ class Calibration:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not len(self.values) == len(self.images) == len(self.seen) > 0:
+        if not 0 < len(self.values) == len(self.images) <= len(self.seen):
             raise ConfigError("a calibration needs one value and one hash for each of its images.")
 
     def __len__(self) -> int:
@@ -115,7 +116,7 @@ class Calibration:
     def check_images(
         self, data_hash: str, split: str, images: Iterable[int], hashes: Iterable[str]
     ) -> None:
-        """Refuse images that were calibrated on.
+        """Refuse images that were calibrated on, or chose the threshold.
 
         In the same data they are known by their index; in others by their pixels.
 
@@ -130,7 +131,9 @@ class Calibration:
         """
         mine = (self.parameters.get("data_hash"), self.parameters.get("split"))
         if mine == (data_hash, split):
-            both = sorted({*images} & {*self.images})
+            tuned = self.notes.get("tuned")
+            used = {*self.images, *(tuned if isinstance(tuned, list) else ())}
+            both = sorted({*images} & used)
         else:
             known = {*self.seen}
             both = [i for i, found in zip(images, hashes, strict=True) if found in known]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,9 @@ def load(name: str, place: str, split: str) -> Dataset:
         DataError: If the file is missing or its arrays are not of that form.
     """
     path = Path(place)
-    try:
-        with open_regular(path) as opened, np.load(opened, allow_pickle=False) as arrays:
-            x, y = np.asarray(arrays["x"]), np.asarray(arrays["y"])
-            classes = [str(c) for c in arrays["classes"]] if "classes" in arrays else None
-    except KeyError:
-        raise DataError(
-            f"{path} lacks x or y; save it with numpy.savez(FILE, x=..., y=...)."
-        ) from None
-    except FileNotFoundError:
-        raise DataError(f"there is no file {path}; give the path of an .npz file.") from None
-    except (OSError, ValueError, EOFError, MemoryError, AttributeError, TypeError, *_DAMAGE):
-        raise DataError(f"{path} is not an .npz file of plain arrays; use numpy.savez.") from None
+    arrays = read_arrays(path, ("x", "y"), optional=("classes",))
+    x, y = arrays["x"], arrays["y"]
+    classes = [str(c) for c in arrays["classes"]] if "classes" in arrays else None
     x = _images(x, path)
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
         raise DataError(
@@ -51,6 +43,34 @@ def load(name: str, place: str, split: str) -> Dataset:
 
 
 LOADER = Loader(load, "FILE")
+
+
+def read_arrays(
+    path: Path, names: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, NDArray[Any]]:
+    """Read arrays of an .npz file by name.
+
+    Args:
+        path: The file.
+        names: Those that must be there.
+        optional: Those that may be.
+
+    Raises:
+        DataError: If the file is missing, lacks one of them, or is no archive of plain arrays.
+    """
+    try:
+        with open_regular(path) as opened, np.load(opened, allow_pickle=False) as arrays:
+            wanted = (*names, *(name for name in optional if name in arrays))
+            return {name: np.asarray(arrays[name]) for name in wanted}
+    except KeyError:
+        example = ", ".join(f"{name}=..." for name in names)
+        raise DataError(
+            f"{path} lacks {' or '.join(names)}; save it with numpy.savez(FILE, {example})."
+        ) from None
+    except FileNotFoundError:
+        raise DataError(f"there is no file {path}; give the path of an .npz file.") from None
+    except (OSError, ValueError, EOFError, MemoryError, AttributeError, TypeError, *_DAMAGE):
+        raise DataError(f"{path} is not an .npz file of plain arrays; use numpy.savez.") from None
 
 
 def _images(x: NDArray[Any], path: Path) -> NDArray[Any]:

@@ -2,8 +2,10 @@ from .encoder import encode as encode
 from .evidence import Normality as Normality
 from .evidence import estimate_gap as estimate_gap
 from .evidence import normality as normality
+from .head_file import read_head as read_head
 from .heads import fit_head as fit_head
 from .mixture import Mixture as Mixture
+from .mixture import divergence as divergence
 from .mixture import fit_mixture as fit_mixture
 from .names import HEADS as HEADS
 from .prediction import label_band as label_band

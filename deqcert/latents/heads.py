@@ -15,6 +15,9 @@ from deqcert.models.quadratic import Quadratics
 RIDGES = 25
 """Ridges that a robust head is chosen from."""
 
+CONSTANT = 1.01
+"""A head must be so many times as good as a constant answer; less is the prediction's own error."""
+
 
 def fit_head(name: str, mixture: Mixture, radius: float = 0.0) -> Quadratics:
     """Return the scores of a head, in float32 numbers.
@@ -26,7 +29,7 @@ def fit_head(name: str, mixture: Mixture, radius: float = 0.0) -> Quadratics:
         radius: Latent radius that "robust-lda" is the best for.
 
     Raises:
-        ConfigError: If there is no such head.
+        ConfigError: If there is no such head, or none that holds the radius.
     """
     if name == "lda":
         return linear_head(*lda(mixture))
@@ -66,15 +69,23 @@ def robust_lda(
         mixture: With a shared covariance.
         radius: Latent radius, from 0.
 
+    Raises:
+        ConfigError: If no head holds the radius better than one that always answers one class.
+
     **Source:** for two classes it is the robust linear classifier of a known Gaussian law (H.
     Dobriban, H. Hassani, D. Hong, A. Robey 2020); the rule for more classes is ours.
     """
     scale = float(np.trace(mixture.covariance(0))) / mixture.means.shape[1]
     ridges = [0.0, *(scale * np.logspace(-3.0, 4.0, RIDGES - 1))]
     heads = [(*lda(mixture, ridge), ridge) for ridge in ridges]
-    return max(
-        heads, key=lambda head: float(linear_accuracy(mixture, head[0], head[1], [radius])[0])
-    )
+    shares = [float(linear_accuracy(mixture, *head[:2], [radius])[0]) for head in heads]
+    best = int(np.argmax(shares))
+    if shares[best] <= CONSTANT * float(mixture.priors.max()):
+        raise ConfigError(
+            f"at a latent radius of {radius:g} no linear head is better than one that always "
+            "answers the same class; give a smaller reach."
+        )
+    return heads[best]
 
 
 def linear_head(rows: NDArray[np.float64], offsets: NDArray[np.float64]) -> Quadratics:

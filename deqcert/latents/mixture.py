@@ -64,6 +64,26 @@ class Mixture:
         return found
 
 
+def divergence(law: Mixture, fitted: Mixture) -> float:
+    """Return KL(law || fitted) of latent and class together, in nats, in closed form.
+
+    The sum over classes of pi_k (ln(pi_k / pi'_k) + KL(N(mu_k, S_k) || N(mu'_k, S'_k))).
+
+    Args:
+        law: The true law.
+        fitted: Another one, of as many classes and elements.
+    """
+    total, size = 0.0, law.means.shape[1]
+    for k, prior in enumerate(law.priors):
+        mine, root = law.covariance(k), np.linalg.cholesky(fitted.covariance(k))
+        whitened = scipy.linalg.solve_triangular(root, np.linalg.cholesky(mine), lower=True)
+        apart = scipy.linalg.solve_triangular(root, fitted.means[k] - law.means[k], lower=True)
+        volumes = -2.0 * np.log(np.abs(np.diag(whitened))).sum()
+        gaussian = 0.5 * (np.square(whitened).sum() - size + np.square(apart).sum() + volumes)
+        total += prior * (np.log(prior / fitted.priors[k]) + gaussian)
+    return float(total)
+
+
 def fit_mixture(
     z: ArrayLike, y: ArrayLike, *, shared: bool, shrinkage: float | None = None
 ) -> Mixture:

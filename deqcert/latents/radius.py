@@ -19,6 +19,8 @@ STEPS = 30
 FACTOR = 1e9
 """By how much, both ways, the multiplier may differ from where the search begins."""
 
+NOT_QUADRATIC = "the published radius is about quadratic discriminant analysis; fit the head qda."
+
 
 @dataclass(frozen=True)
 class Reach:
@@ -104,9 +106,7 @@ class LatentRadius:
         """
         head = self.head
         if head.precisions is None or bool(head.linear.any()):
-            raise ConfigError(
-                "the published radius is about quadratic discriminant analysis; fit the head qda."
-            )
+            raise ConfigError(NOT_QUADRATIC)
         top, order = head.scores(z).topk(2, dim=1)
         m, best = top[:, 0] - top[:, 1], order[:, 0]
         pulled = torch.einsum("bki,kij->bkj", z[:, None] - head.means, head.precisions)

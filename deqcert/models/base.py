@@ -173,6 +173,26 @@ class FoldableModel(ImplicitModel, Protocol):
 
 
 @runtime_checkable
+class NarrowableModel(ImplicitModel, Protocol):
+    """An implicit model that knows a copy of itself with fewer channels."""
+
+    def narrowed(self, sparsity: float) -> tuple[TrainableModel, Mapping[str, tuple[int, int]]]:
+        """Return a copy without its least channels, in evaluation mode.
+
+        Args:
+            sparsity: Share of the channels that goes, rounded to what the architecture allows.
+
+        Returns:
+            The copy, and of each narrowed layer by name how many channels have gone, and of how
+            many.
+
+        Raises:
+            ConfigError: If it cannot be narrowed by about that much.
+        """
+        ...
+
+
+@runtime_checkable
 class MappedModel(ImplicitModel, Protocol):
     """An implicit model whose state is a pyramid of feature maps, as its injection's is one map.
 

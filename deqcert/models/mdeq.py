@@ -152,6 +152,12 @@ class MDEQ(TrainableModel):
 
         return fold(self, channels_last=channels_last)
 
+    def narrowed(self, sparsity: float) -> tuple[MDEQ, dict[str, tuple[int, int]]]:
+        """Return a copy with fewer channels; see :func:`deqcert.models.narrowing.narrow`."""
+        from deqcert.models.narrowing import narrow
+
+        return narrow(self, sparsity)
+
     def start_layout(self, injection: Tensor) -> tuple[StateLayout, int]:
         """Return the maps of a state, and the groups of the normalisations that its maps end in."""
         groups = self.config.num_groups

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from deqcert.runs.agreement import Agreements
 from deqcert.runs.environment import machine, versions
-from deqcert.runs.folder import Run, certify_images
+from deqcert.runs.folder import Run, certify_images, keep_certificate
 from deqcert.runs.journal import COLUMNS, Journal, Layout, Line, Row, certificate_layout
 from deqcert.runs.manifest import Manifest, describe_images
+from deqcert.runs.votes import VotedRun, VoteKeeper, refuse_without_votes
 
 __all__ = [
     "COLUMNS",
@@ -24,9 +25,13 @@ __all__ = [
     "Manifest",
     "Row",
     "Run",
+    "VoteKeeper",
+    "VotedRun",
     "certificate_layout",
     "certify_images",
     "describe_images",
+    "keep_certificate",
     "machine",
+    "refuse_without_votes",
     "versions",
 ]

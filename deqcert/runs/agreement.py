@@ -70,16 +70,20 @@ class Agreements:
         if self._behind:
             assert self._journal is not None
             for drawn in _drawn(self._run)[self._journal.done :]:
-                self._append(drawn)
+                self._append(self._look(drawn))
 
-    def take(self, row: Row) -> None:
+    def take(self, row: Row, looked: Looked | None = None) -> None:
         """Audit the image whose certificate was just made safe.
+
+        Args:
+            row: Its line.
+            looked: Its audit, where it was made together with the certificate.
 
         Raises:
             RunError: If the line could not be written; everything before it is safe.
         """
         if self._behind:
-            self._append(row.certificate.details.n)
+            self._append(self._look(row.certificate.details.n) if looked is None else looked)
 
     def __enter__(self) -> Self:
         return self
@@ -98,12 +102,15 @@ class Agreements:
         """Whether a certificate has no line here; where somebody cut its file, a line has none."""
         return self._journal is not None and self._journal.done < self._run.done
 
-    def _append(self, drawn: int) -> None:
+    def _look(self, drawn: int) -> Looked:
         assert self._journal is not None
         assert self._audit is not None
         index = self._run.images[self._journal.done]
-        looked = self._audit.look(Input(self._dataset.image(index), index), drawn)
-        self._journal.append(_Line(index, looked))
+        return self._audit.look(Input(self._dataset.image(index), index), drawn)
+
+    def _append(self, looked: Looked) -> None:
+        assert self._journal is not None
+        self._journal.append(_Line(self._run.images[self._journal.done], looked))
 
 
 def _drawn(run: Run) -> list[int]:

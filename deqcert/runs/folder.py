@@ -19,7 +19,7 @@ from deqcert.smoothing.input import Input
 from deqcert.smoothing.seed import RANDOM
 
 if TYPE_CHECKING:
-    from deqcert.certifiers import Certifier
+    from deqcert.certifiers import Certificate, Certifier
     from deqcert.data import Dataset
 
 T = TypeVar("T")
@@ -101,13 +101,13 @@ class Run:
         """The journal's file, of certificates or of whatever the layout says."""
         return self._journal.path
 
-    def append(self, row: Line) -> None:
-        """Put the next image's line on the disk.
+    def append(self, *rows: Line) -> None:
+        """Put the next images' lines on the disk, all of them or none.
 
         Raises:
-            RunError: If it could not be written; everything before it is safe.
+            RunError: If they could not be written; everything before them is safe.
         """
-        self._journal.append(row)
+        self._journal.append(*rows)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json, whole or not at all.
@@ -241,12 +241,35 @@ def certify_images(
     """
     for index in run.remaining:
         certificate = certifier.certify(subject, Input(dataset.image(index), index))
-        if (certificate.method, certificate.norm) != (certifier.name, certifier.norm):
-            raise ConfigError(
-                f"method '{certifier.name}' ({certifier.norm}) returned a certificate of method "
-                f"'{certificate.method}' ({certificate.norm}); it must return its own."
-            )
-        row = Row(index, dataset.label(index), certificate)
-        run.append(row)
+        row = keep_certificate(run, certifier, certificate, dataset)
         if tell is not None:
             tell(row)
+
+
+def keep_certificate(
+    run: Run, certifier: Certifier[Any], certificate: Certificate, dataset: Dataset
+) -> Row:
+    """Put the next image's certificate on the disk.
+
+    Args:
+        run: An open run.
+        certifier: What certified.
+        certificate: Its certificate.
+        dataset: The images; the label is only compared with the answer.
+
+    Returns:
+        Its line.
+
+    Raises:
+        ConfigError: If the certificate is of another method or norm than its certifier.
+        RunError: If the line could not be written; everything before it is safe.
+    """
+    if (certificate.method, certificate.norm) != (certifier.name, certifier.norm):
+        raise ConfigError(
+            f"method '{certifier.name}' ({certifier.norm}) returned a certificate of method "
+            f"'{certificate.method}' ({certificate.norm}); it must return its own."
+        )
+    index = run.remaining[0]
+    row = Row(index, dataset.label(index), certificate)
+    run.append(row)
+    return row

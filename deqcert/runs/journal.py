@@ -65,6 +65,28 @@ class Layout:
     real: tuple[str, ...]
     other: Mapping[str, Callable[[str], bool]] = field(default_factory=dict)
 
+    @property
+    def header(self) -> str:
+        """The first line, its newline included."""
+        return "\t".join(self.columns) + "\n"
+
+    def is_row(self, line: bytes, index: int) -> bool:
+        """Whether a line, without its newline, is a whole row of the image with that index."""
+        try:
+            cells = line.decode("ascii").split("\t")
+            if len(cells) != len(self.columns):
+                return False
+            entry = dict(zip(self.columns, cells, strict=True))
+            for key in self.whole:
+                int(entry[key])
+            for key in self.real:
+                float(entry[key])
+            if not all(valid(entry[key]) for key, valid in self.other.items()):
+                return False
+            return int(entry["idx"]) == index
+        except ValueError:
+            return False
+
 
 CERTIFICATES = Layout(
     NAME,
@@ -182,7 +204,7 @@ class Journal:
     def __init__(self, folder: Path, images: Sequence[int], layout: Layout = CERTIFICATES) -> None:
         self.path = folder / layout.name
         self._images, self._layout = images, layout
-        self._header = ("\t".join(layout.columns) + "\n").encode()
+        self._header = layout.header.encode()
         try:
             new = not self.path.exists()
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
@@ -199,21 +221,22 @@ class Journal:
             self.close()
             raise
 
-    def append(self, row: Line) -> None:
-        """Put one line on the disk.
+    def append(self, *rows: Line) -> None:
+        """Put lines on the disk, all of them or none.
 
         Args:
-            row: The result of the next image in order.
+            *rows: The results of the next images in order.
 
         Raises:
-            RunError: If it could not be written; the lines before it are safe.
+            RunError: If they could not be written; the lines before them are safe.
         """
-        assert row.idx == self._images[self.done], "rows come in the order of the run"
-        line = row.line()
+        expected = self._images[self.done : self.done + len(rows)]
+        assert [row.idx for row in rows] == list(expected), "rows come in the order of the run"
+        lines = [row.line() for row in rows]
         width = len(self._layout.columns)
-        assert line.count("\t") + 1 == width, "lines hold what the layout says"
+        assert all(line.count("\t") + 1 == width for line in lines), "lines hold what it says"
         try:
-            self._put(line.encode())
+            self._put("".join(lines).encode())
         except OSError as error:
             raise explain(
                 error,
@@ -221,7 +244,7 @@ class Journal:
                 f"{self.done} of {len(self._images)} images are safe there, so make room and "
                 "give the same command again",
             ) from None
-        self.done += 1
+        self.done += len(rows)
 
     def close(self) -> None:
         """Close the file; the journal takes no more rows."""
@@ -253,7 +276,9 @@ class Journal:
                 "restore it or give another folder with --out"
             )
         whole = 1
-        while whole < len(lines) and self._is_row(whole - 1, lines[whole]):
+        for line, index in zip(lines[1:], self._images, strict=False):
+            if not self._layout.is_row(line, index):
+                break
             whole += 1
         if whole < len(lines) - 1 or len(lines) - 1 > len(self._images):
             bad = min(whole, len(self._images) + 1) + 1
@@ -266,20 +291,3 @@ class Journal:
             os.ftruncate(self._descriptor, self._length)
             os.fsync(self._descriptor)
         return whole - 1
-
-    def _is_row(self, position: int, line: bytes) -> bool:
-        """Whether a line is a whole row of the image at that position."""
-        try:
-            cells = line.decode("ascii").split("\t")
-            if len(cells) != len(self._layout.columns) or position >= len(self._images):
-                return False
-            entry = dict(zip(self._layout.columns, cells, strict=True))
-            for key in self._layout.whole:
-                int(entry[key])
-            for key in self._layout.real:
-                float(entry[key])
-            if not all(valid(entry[key]) for key, valid in self._layout.other.items()):
-                return False
-            return int(entry["idx"]) == self._images[position]
-        except ValueError:
-            return False

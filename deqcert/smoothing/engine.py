@@ -92,6 +92,16 @@ class VoteBatch:
     z: Tensor
     injection: Tensor
 
+    @property
+    def margins(self) -> NDArray[np.float32]:
+        """Gap between the two largest logits per sample, shape (b,); 0 without a vote."""
+        gaps = np.zeros(len(self.predictions), dtype=np.float32)
+        if self.logits.shape[1] > 1:
+            leading = self.logits.topk(2, dim=1).values.float()
+            gaps[:] = (leading[:, 0] - leading[:, 1]).cpu().numpy()
+        gaps[self.predictions == NO_VOTE] = 0.0
+        return gaps
+
 
 class Callback(Protocol):
     """What looks on while votes are cast; it changes none."""
@@ -250,7 +260,7 @@ class SmoothingEngine:
         cells = readouts = overhead = classes = 0
         for batch in self.batches(predictor, input, stage, samples):
             at = places[np.searchsorted(ordered, batch.samples)]
-            predictions[at], margins[at] = batch.predictions, _margins(batch)
+            predictions[at], margins[at] = batch.predictions, batch.margins
             cells, overhead = cells + int(batch.nfe.sum()), overhead + batch.overhead
             readouts += predictor.readouts(batch.nfe)
             classes = batch.logits.shape[1]
@@ -425,16 +435,6 @@ class SmoothingEngine:
         if start is None:
             start = self.model.initial_state(injection)
         return predictor.solver.solve(bind(self.model.cell, injection), start, stop)
-
-
-def _margins(batch: VoteBatch) -> NDArray[np.float32]:
-    """Return the gap between the two largest logits per row, shape (b,)."""
-    gaps = np.zeros(len(batch.predictions), dtype=np.float32)
-    if batch.logits.shape[1] > 1:
-        leading = batch.logits.topk(2, dim=1).values.float()
-        gaps[:] = (leading[:, 0] - leading[:, 1]).cpu().numpy()
-    gaps[batch.predictions == NO_VOTE] = 0.0
-    return gaps
 
 
 def check_classes(count: int | None) -> None:

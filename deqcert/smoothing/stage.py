@@ -27,6 +27,8 @@ class Stage(enum.IntEnum):
         CALIBRATE: Prediction sets are calibrated.
         SETS: A prediction set is answered. No adversary may know this noise, so attacks on sets
             climb on that of ATTACK.
+        RECERTIFY: The votes of an earlier run that a changed model casts again are chosen.
+        EVALUATE: Shares of votes are looked at, for calibration and for detection.
         ATTACK: Attacks climb, and choose at random.
         ANSWER: An attack learns the class of an image whose certificate abstains.
         SEARCH: An attack guesses on the way to a verdict.
@@ -43,6 +45,8 @@ class Stage(enum.IntEnum):
     AGREEMENT = 6
     CALIBRATE = 7
     SETS = 8
+    RECERTIFY = 10
+    EVALUATE = 16
     ATTACK = 2**16
     ANSWER = 2**17
     SEARCH = 2**17 + 1

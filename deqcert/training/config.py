@@ -35,8 +35,11 @@ class TrainConfig:
         init: Checkpoint to begin with, or the name of a builtin one, instead of random weights. It
             brings its own configuration; the last layer is new where the classes are others.
             Usually with a pre-training share of 0.
+        keep_zeros: Whether weights of that checkpoint that are exactly zero stay so: for one that
+            was pruned.
         extra: Further images, whose labels are not used; a teacher labels them.
-        teacher: Checkpoint, or the name of a builtin one, that labels the extra images.
+        teacher: Checkpoint, or the name of a builtin one, that labels the extra images, or that the
+            objective distill learns from.
         objective: What is minimised.
         objective_options: Options of the objective, by name, as
             :func:`deqcert.training.objective_options` lists them.
@@ -87,6 +90,7 @@ class TrainConfig:
     architecture: str = choice("tiny", ARCHITECTURES)
     model_config: Path | None = path(None)
     init: str | None = text(None, metavar="NAME|FILE")
+    keep_zeros: bool = flag(False)
     extra: str | None = text(None, metavar="SPEC", words=dataset_names)
     teacher: str | None = text(None, metavar="NAME|FILE")
     objective: str = choice("gaussian", OBJECTIVES)
@@ -120,8 +124,19 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if (self.extra is None) != (self.teacher is None):
-            raise ConfigError("extra images need a teacher, and a teacher needs extra; give both.")
-        get_objective(self.objective, self.sigma, **self.objective_options)
+        if self.keep_zeros and self.init is None:
+            raise ConfigError("keep_zeros is about a checkpoint's zeros; give one with init.")
+        objective = get_objective(self.objective, self.sigma, **self.objective_options)
+        if objective.needs_teacher and self.teacher is None:
+            raise ConfigError(
+                f"objective {self.objective} learns from a teacher; give one with teacher."
+            )
+        if self.extra is not None and self.teacher is None:
+            raise ConfigError("extra images need a teacher, which labels them; give both.")
+        if self.teacher is not None and self.extra is None and not objective.needs_teacher:
+            raise ConfigError(
+                "a teacher needs extra images or an objective that learns from it, as distill "
+                "does; give both."
+            )
         if not self.name or Path(self.name).name != self.name:
             raise ConfigError(f"name is '{self.name}', but it must be a file name without folder.")

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from deqcert.data import Dataset, load_dataset
 from deqcert.errors import ConfigError
-from deqcert.models import load_model
 from deqcert.training.config import TrainConfig
 from deqcert.training.measure import ROWS, classify
+from deqcert.training.teacher import load_teacher
 
 
 class Joined(Dataset):
@@ -75,18 +75,13 @@ def with_extra(config: TrainConfig, data: Dataset) -> Joined:
     """
     assert config.extra is not None
     assert config.teacher is not None
-    extra, teacher = load_dataset(config.extra, "train"), load_model(config.teacher)
-    if extra.shape != data.shape or teacher.input_shape != data.shape:
+    extra = load_dataset(config.extra, "train")
+    if extra.shape != data.shape:
         raise ConfigError(
-            f"images of {data.name} have {data.shape} (channels, height, width), those of extra "
-            f"{extra.shape}, and the teacher takes {teacher.input_shape}; all must be the same."
+            f"images of {data.name} have {data.shape} (channels, height, width), and those of "
+            f"extra {extra.shape}; both must be the same."
         )
-    if teacher.num_classes != len(data.classes):
-        raise ConfigError(
-            f"the teacher knows {teacher.num_classes} classes, but {data.name} has "
-            f"{len(data.classes)}; give a teacher of the same data."
-        )
-    teacher = teacher.to(config.device)
+    teacher = load_teacher(config.teacher, data, config.device)
     labels, usable = [], []
     for begin in range(0, len(extra), ROWS):
         rows = np.arange(begin, min(begin + ROWS, len(extra)))

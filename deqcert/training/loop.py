@@ -17,6 +17,7 @@ from torch import Tensor
 from deqcert.data import Dataset, load_dataset
 from deqcert.errors import ConfigError
 from deqcert.models import TrainableModel, file_hash
+from deqcert.models.prunable import hold_zeros
 from deqcert.options import options_of
 from deqcert.starts.file import StartFile, load_start, save_start, start_path
 from deqcert.training.architecture import initial_model
@@ -36,6 +37,7 @@ from deqcert.training.proof import proven_norm
 from deqcert.training.record import claim, save
 from deqcert.training.registry import AUGMENTATIONS, get_objective
 from deqcert.training.schedule import Schedule
+from deqcert.training.teacher import Teacher, load_teacher
 from deqcert.training.unfinished import (
     ALREADY,
     SAVE_AT_END,
@@ -102,6 +104,8 @@ def _train(config: TrainConfig, workers: Workers) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = initial_model(config, data).to(config.device)
+    if config.keep_zeros:
+        hold_zeros(model)
     if config.extra is not None:
         data = with_extra(config, data)
     hashes = {"train": data.hash(), "test": test.hash()}
@@ -178,6 +182,14 @@ def _start_of(objective: Objective, config: TrainConfig) -> StartFile | None:
     return load_start(file, config.init)
 
 
+def _teacher_of(objective: Objective, config: TrainConfig, data: Dataset) -> Teacher | None:
+    """Load the model that an objective learns from."""
+    if not objective.needs_teacher:
+        return None
+    assert config.teacher is not None  # the configuration has checked it
+    return Teacher(load_teacher(config.teacher, data, config.device))
+
+
 class _Training:
     """The state of one training: model, optimiser, and where it stands.
 
@@ -211,6 +223,7 @@ class _Training:
         self.average = Average(model, config.ema) if config.ema > 0.0 else None
         self.best = model if self.average is None else self.average.model
         self.objective = get_objective(config.objective, config.sigma, **config.objective_options)
+        self.teacher = _teacher_of(self.objective, config, data)
         self.norm = proven_norm(model)
         self.objective.check(self.norm)
         self.radii = self.objective.radii if isinstance(self.objective, Certified) else None
@@ -309,6 +322,7 @@ class _Training:
                 self.passes.quick,
                 self.passes.latents,
                 self.passes.prove if self.norm is not None else None,
+                self.teacher,
             )
         )
         total = loss

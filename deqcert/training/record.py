@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import deqcert
-from deqcert.errors import CheckpointError, RunError
+from deqcert.errors import CheckpointError, ConfigError, RunError
 from deqcert.files import Lock, explain, write_atomically
 from deqcert.models import TrainableModel, file_hash
 from deqcert.training.config import TrainConfig
@@ -55,6 +55,17 @@ def claim(path: Path, other: str = "another out or name") -> Lock:
         lock.close()
         raise RunError(f"{path} exists already; choose {other}.")
     return lock
+
+
+def of_ending(out: Path, suffix: str) -> Path:
+    """Return the name of a file to be written, if it will be known by it as what it is.
+
+    Raises:
+        ConfigError: If it does not end in ``suffix``.
+    """
+    if out.suffix != suffix:
+        raise ConfigError(f"out is {out}, but the file's name must end in {suffix}.")
+    return out
 
 
 def describes(path: Path) -> bool:

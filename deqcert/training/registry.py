@@ -19,6 +19,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "smoothadv": "deqcert.training.objectives.smoothadv:SmoothAdv",
         "consistency": "deqcert.training.objectives.consistency:Consistency",
         "macer": "deqcert.training.objectives.macer:Macer",
+        "distill": "deqcert.training.objectives.distill:Distill",
         "faithful": "deqcert.training.objectives.faithful:Faithful",
         "gaussian-latent": "deqcert.training.objectives.gaussian_latent:GaussianLatent",
         "adaptive": "deqcert.training.objectives.adaptive:Adaptive",

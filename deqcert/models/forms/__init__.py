@@ -1,7 +1,7 @@
 """Named ways to evaluate one model: the same classifier up to rounding, at another speed.
 
-A form is part of what is declared and certified: its last bits are its own, and in bfloat16 more
-than the last.
+A form is part of what is declared and certified: its last bits are its own, and in bfloat16 and
+int8 more than the last.
 """
 
 from __future__ import annotations

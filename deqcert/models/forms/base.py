@@ -15,9 +15,12 @@ class Form(ABC):
 
     Attributes:
         summary: What it is, in a line without a stop.
+        rounds: Whether it rounds more than float32 does, which makes it another classifier. Such a
+            form is never chosen for its speed.
     """
 
     summary: ClassVar[str]
+    rounds: ClassVar[bool] = False
 
     @abstractmethod
     def applies(self, model: ImplicitModel) -> bool:

@@ -13,6 +13,7 @@ class Bfloat16(Form):
     """The folded copy with its cell and readout in bfloat16."""
 
     summary = "folded, cell and readout in bfloat16 with states in float32"
+    rounds = True
 
     def applies(self, model: ImplicitModel) -> bool:
         """Return whether the model can be folded."""

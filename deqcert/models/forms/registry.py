@@ -18,6 +18,7 @@ FORMS: Registry[Form] = Registry(
         "folded": "deqcert.models.forms.folded:FOLDED",
         "compiled": "deqcert.models.forms.compiled:COMPILED",
         "bfloat16": "deqcert.models.forms.bfloat16:BFLOAT16",
+        "int8": "deqcert.models.forms.int8:INT8",
     },
 )
 

@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deqcert.data import dataset_names
+from deqcert.errors import ConfigError
 from deqcert.latents.names import HEADS
-from deqcert.options import check_options, choice, number, path, text
+from deqcert.options import check_options, choice, number, options_of, path, text
+
+OF_MODELS = ("model", "model_config", "data", "sigma", "tol", "max_nfe", "batch", "device")
+"""Options that say which latents a model makes, and how."""
 
 
 @dataclass(frozen=True)
@@ -17,13 +21,15 @@ class LatentConfig:
     Args:
         model: Checkpoint whose latents are fitted, or the name of a builtin one; it stays as it is.
         model_config: YAML configuration of the checkpoint; the .yaml beside it if not given.
+        features: Latents of any other encoder in place of a model: an .npz file with z, shape
+            (N, m), and y, their classes. What is written is the head alone.
         head: What is fitted. lda is linear, under a covariance that all classes share; qda is
             quadratic, with one covariance per class; robust-lda is the best linear one for a latent
             radius.
         out: Checkpoint to write; beside the model's, as NAME-HEAD.pth, if not given. For a builtin
-            model it must be given.
+            model it must be given. For features an .npz file.
         data: Training images: a name and a place, such as digits, mnist:DIR or npz:FILE.
-        images: Which of them: START:STOP[:STEP]; ':' is all.
+        images: Which of them, or of the features: START:STOP[:STEP]; ':' is all.
         held: Part of them, evenly spread, that the head is not fitted to, but measured on.
         sigma: Standard deviation of the noise on the images, in [0,1] pixel units; what will be
             certified with, where the head will be smoothed.
@@ -45,6 +51,7 @@ class LatentConfig:
 
     model: str = text("digits", metavar="NAME|FILE")
     model_config: Path | None = path(None)
+    features: Path | None = path(None)
     head: str = choice("lda", HEADS)
     out: Path | None = path(None)
     data: str = text("digits", metavar="SPEC", words=dataset_names)
@@ -63,3 +70,10 @@ class LatentConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.features is not None:
+            for name in OF_MODELS:
+                if getattr(self, name) != options_of(LatentConfig)[name].default:
+                    raise ConfigError(
+                        f"features are latents already, so that {name.replace('_', '-')} has no "
+                        "use; leave it out, or the features."
+                    )

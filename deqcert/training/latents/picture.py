@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from deqcert.latents.prediction import label_band
 from deqcert.report.picture import COLOURS, new_figure, save_figure
 from deqcert.training.latents.config import LatentConfig
 
@@ -16,23 +17,26 @@ def draw(
     path: Path,
     curves: Mapping[str, Any],
     *,
-    band: float,
     config: LatentConfig,
     lipschitz: float | None,
+    n: int,
 ) -> Path:
     """Draw certified accuracy against latent radius.
+
+    Two curves, each with what it may lose: the measured one by the luck of n labels, the predicted
+    one by a drift within the budget.
 
     Args:
         path: File to write.
         curves: ``radius``, and shares at these: ``measured``, ``predicted``, ``under_drift``.
-        band: How far below the measured curve the true one may lie, from 0.
         config: What was fitted.
-        lipschitz: Proven constant of the encoder, for a second axis in pixel units.
+        lipschitz: Proven constant of the encoder, for a second axis in pixel units; None for none.
+        n: Held-out latents that the measured curve is of.
     """
     figure, axes = new_figure()
     radii, measured = curves["radius"], 100.0 * curves["measured"]
-    low = (measured - 100.0 * band).clip(min=0.0)
-    axes.plot(radii, measured, color=COLOURS[0], label="held-out images", drawstyle="steps-pre")
+    low = (measured - 100.0 * label_band(n, config.alpha)).clip(min=0.0)
+    axes.plot(radii, measured, color=COLOURS[0], label=f"{n} held-out", drawstyle="steps-pre")
     axes.fill_between(
         radii,
         low,
@@ -43,20 +47,21 @@ def draw(
         color=COLOURS[0],
         label=f"one-sided {100 * (1 - config.alpha):g}% band",
     )
-    axes.plot(
-        radii, 100.0 * curves["predicted"], "--", color=COLOURS[1], label="the mixture's prediction"
-    )
-    axes.plot(
+    predicted, drifted = 100.0 * curves["predicted"], 100.0 * curves["under_drift"]
+    axes.plot(radii, predicted, "--", color=COLOURS[1], label="the mixture's prediction")
+    axes.fill_between(
         radii,
-        100.0 * curves["under_drift"],
-        ":",
-        color=COLOURS[2],
-        label=f"left of it under a drift of {config.kappa:g} nats",
+        drifted,
+        predicted,
+        alpha=0.2,
+        linewidth=0.0,
+        color=COLOURS[1],
+        label=f"within a drift of {config.kappa:g} nats",
     )
     axes.set_xlim(0.0, float(radii[-1]) or 1.0)
     axes.set_ylim(-1, 101)
     axes.set_xlabel(r"latent radius ($\ell_2$)")
-    axes.set_ylabel("certified accuracy (% of held-out images)")
+    axes.set_ylabel("certified accuracy (%)")
     axes.legend(loc="best", frameon=False, fontsize=9)
     if lipschitz:
         upper = axes.secondary_xaxis(

@@ -2,6 +2,7 @@ from .adaptive import Adaptive
 from .base import Forward, Objective, Prove, TrainingBatch, each, log_average
 from .certified import Certified
 from .consistency import Consistency
+from .distill import Distill
 from .faithful import Faithful
 from .fixed_radius import FixedRadius
 from .gaussian import Gaussian
@@ -13,6 +14,7 @@ __all__ = [
     "Adaptive",
     "Certified",
     "Consistency",
+    "Distill",
     "Faithful",
     "FixedRadius",
     "Forward",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ class TrainingBatch:
             on the images of the latest pass of ``forward``, of that very pass.
         prove: What the model proves of images while it is trained, differentiable; None where it
             proves nothing.
+        teacher: Another model's logits, without a gradient; None where there is none.
     """
 
     x: Tensor
@@ -54,6 +56,7 @@ class TrainingBatch:
     quick: Quick
     latents: Forward
     prove: Prove | None = None
+    teacher: Forward | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,12 @@ class Objective(ABC):
 
     Args:
         sigma: Standard deviation of the noise, in [0, 1] pixel units.
+
+    Attributes:
+        needs_teacher: Whether it learns from another model: from ``TrainingBatch.teacher``.
     """
+
+    needs_teacher: ClassVar[bool] = False
 
     sigma: float
 

@@ -1,24 +1,26 @@
-"""A finished run, made ready to be attacked: its classifier again, as it was certified."""
+"""A finished run under attack: its classifier again, as it was certified, and its certificates."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deqcert.api import SmoothedClassifier
 from deqcert.attacks import ATTACKS
-from deqcert.options import number
+from deqcert.errors import ConfigError, Interrupted, RunError
+from deqcert.options import number, parse_pairs
 
 if TYPE_CHECKING:
     from deqcert.attacks import Attack
-    from deqcert.attacks.evaluation import CertifiedImage, Evaluation
+    from deqcert.attacks.evaluation import CertifiedImage, Evaluation, Outcome
     from deqcert.certifiers import Norm
     from deqcert.compose import Loaded
     from deqcert.data import Dataset
     from deqcert.report import Results
-    from deqcert.runs import Manifest
+    from deqcert.report.attacks import Attacked
+    from deqcert.runs import Manifest, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +75,55 @@ class Certified:
     data: str | None = None
     start: str | None = None
 
+    @classmethod
+    def of_run(
+        cls, run: str | Path, choose: Callable[[int], range], asked: Attacking, **places: str | None
+    ) -> Certified:
+        """Read a finished run.
+
+        Args:
+            run: The run folder.
+            choose: Returns the places that are attacked of so many images.
+            asked: How.
+            **places: Where its parts are now, see the attributes.
+
+        Raises:
+            RunError: If it is no finished run.
+            ConfigError: If a learned start is given for certificates that are of none.
+        """
+        from deqcert.attacks.evaluation.certified import learned_start
+        from deqcert.report import read_results
+        from deqcert.runs import Manifest
+
+        manifest = Manifest.read(Path(run))
+        if manifest is None:
+            raise RunError(f"{run} is no run folder; give one that deqcert certify has finished")
+        results = read_results(run)
+        if results.pending:
+            raise RunError(f"{run} is not a finished run of deqcert certify; finish it first")
+        if places.get("start") and learned_start(manifest) is None:
+            raise ConfigError(
+                f"the certificates of {run} are of no learned start; leave --start out"
+            )
+        return cls(
+            run=str(run),
+            manifest=manifest,
+            results=results,
+            chosen=choose(len(results)),
+            asked=asked,
+            **places,
+        )
+
     @property
     def noise(self) -> bool:
         """Whether its certificates are about a smoothed classifier."""
         return "predictor" in self.manifest.parameters
+
+    @property
+    def about(self) -> str:
+        """What was certified, in a few words."""
+        about = self.results.about or "the model"
+        return f"{about}, smoothed" if self.noise else about
 
     @property
     def images(self) -> list[CertifiedImage]:
@@ -125,12 +172,111 @@ class Prepared:
     notes: dict[str, Any]
 
 
-def prepare(certified: Certified, attacks: Sequence[Attack]) -> Prepared:
+@dataclass(frozen=True)
+class Finished:
+    """Certificates that were attacked.
+
+    Attributes:
+        folder: The run folder of the attacks.
+        evaluation: The attacks.
+        attacked: The outcomes.
+        radii: Where accuracy was summed up.
+        rows: The summary: see :func:`deqcert.report.attacks.attack_rows`.
+        alpha: Probability that any verdict is wrong; 0 for proofs.
+    """
+
+    folder: Path
+    evaluation: Evaluation
+    attacked: Attacked
+    radii: list[float]
+    rows: list[dict[str, Any]]
+    alpha: float
+
+
+def parse_attack(text: str) -> Attack:
+    """Read NAME[:KEY=VALUE,...].
+
+    Raises:
+        ConfigError: If there is no such attack or option, or a value is out of range.
+    """
+    name, _, pairs = text.partition(":")
+    attack = ATTACKS.get(name)
+    given = pairs.split(",") if pairs else []
+    return attack.with_options(**parse_pairs("attack option", given, attack.options))
+
+
+def attack_certificates(
+    certified: Certified,
+    attacks: Sequence[Attack],
+    out: Path,
+    *,
+    tell: Callable[[Outcome, Run], None],
+    note: Callable[[str], None],
+    radii: list[float] | None = None,
+) -> Finished:
+    """Attack a run into a folder; called again, it goes on where it stopped.
+
+    Args:
+        certified: The run.
+        attacks: Those that were named; none for all that fit.
+        out: Folder of the attacks.
+        tell: Called after each image.
+        note: Called with a sentence about what a reader should know.
+        radii: Where accuracy is summed up; None for the usual grid.
+
+    Raises:
+        DeqcertError: If model, images or start are not those that were certified, an attack does
+            not fit the certificates, or the folder holds something else.
+        Interrupted: On Ctrl-C; what was attacked is safe.
+    """
+    from deqcert.models import file_hash
+    from deqcert.report.attacks import attack_rows, draw_attacks, read_attacks
+    from deqcert.report.tables import radii_until
+    from deqcert.runs import Run, machine, versions
+
+    made_ready = prepare(certified, attacks, note)
+    evaluation, images = made_ready.evaluation, certified.images
+    parameters = {
+        "certificates": file_hash(Path(certified.run) / "certificates.tsv"),
+        **made_ready.parameters,
+    }
+    with Run(
+        out,
+        parameters,
+        [image.index for image in images],
+        environment={**versions(), **machine()},
+        notes={**made_ready.notes, "run": certified.run},
+        layout=evaluation.layout,
+    ) as made:
+        for change in made.changes:
+            note(f"{change} since this run began; recorded")
+        try:
+            evaluation.run(made, images, made_ready.dataset, lambda outcome: tell(outcome, made))
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted; {made.done} of {len(images)} images are safe in {out}, "
+                "and the same command goes on from there"
+            ) from None
+        attacked, reach = read_attacks(out), max(evaluation.grid)
+        at = radii or [r for r in radii_until(reach, evaluation.norm) if r <= reach * (1.0 + 1e-9)]
+        rows = attack_rows(attacked, at)
+        alarms = {str(image): list(names) for image, names in attacked.alarms.items()}
+        made.finish({"radii": at, "rows": rows, "alarms": alarms})
+        title = f"Attacks on {certified.about}"
+        draw_attacks(attacked, out / "attacks.png", reach=reach, title=title)
+    alpha = float(parameters.get("alpha", 0.0))
+    return Finished(out, evaluation, attacked, at, rows, alpha)
+
+
+def prepare(
+    certified: Certified, attacks: Sequence[Attack], note: Callable[[str], None]
+) -> Prepared:
     """Load what was certified and make the evaluation.
 
     Args:
         certified: The run.
         attacks: Those that were named; none for all that fit.
+        note: Called with a sentence about what a reader should know.
 
     Raises:
         DeqcertError: If model, images or start are not those that were certified, or an attack does
@@ -147,7 +293,7 @@ def prepare(certified: Certified, attacks: Sequence[Attack]) -> Prepared:
     compose.check_fit(loaded.model, dataset, range(len(dataset)))
     about = {**loaded.identity, **compose.describe_data(spec, split, dataset)}
     make = _smoothed if certified.noise else _proven
-    evaluation, more = make(certified, smooth, loaded, about, attacks)
+    evaluation, more = make(certified, smooth, loaded, about, attacks, note)
     return Prepared(evaluation, dataset, more, {**loaded.notes, "data": spec})
 
 
@@ -157,6 +303,7 @@ def _smoothed(
     loaded: Loaded,
     about: dict[str, Any],
     attacks: Sequence[Attack],
+    note: Callable[[str], None],
 ) -> tuple[Evaluation, dict[str, Any]]:
     from deqcert import compose
     from deqcert.attacks.evaluation import SmoothedEvaluation
@@ -168,7 +315,7 @@ def _smoothed(
     levels = manifest.parameters.get("levels")
     engine = compose.make_engine(loaded.model, smooth, manifest.parameters["sigma"], levels)
     about = {**about, **compose.describe_evaluation(smooth, engine.sigma, loaded.form, levels)}
-    _check(certified, about)
+    _check(certified, about, note)
     predictor, depth = certified_predictor(
         manifest,
         lambda: make_start(certified.start or "learned", model=smooth.model, device=smooth.device)[
@@ -204,6 +351,7 @@ def _proven(
     loaded: Loaded,
     about: dict[str, Any],
     attacks: Sequence[Attack],
+    note: Callable[[str], None],
 ) -> tuple[Evaluation, dict[str, Any]]:
     from deqcert import compose
     from deqcert.attacks.evaluation import ProvenEvaluation
@@ -212,7 +360,7 @@ def _proven(
     asked = certified.asked
     norm: Norm = "linf" if certified.results.norm == "linf" else "l2"
     about = {**about, **compose.describe_evaluation(smooth, None, loaded.form)}
-    _check(certified, about)
+    _check(certified, about, note)
     fitting = attacks or [
         attack
         for attack in map(ATTACKS.get, ATTACKS.names())
@@ -231,8 +379,8 @@ def _proven(
     return evaluation, {**evaluation.parameters(), "norm": norm, "seed": asked.seed, **about}
 
 
-def _check(certified: Certified, about: dict[str, Any]) -> None:
+def _check(certified: Certified, about: dict[str, Any], note: Callable[[str], None]) -> None:
     from deqcert.attacks.evaluation.certified import check_same
 
     for change in check_same(certified.manifest, about, certified.run):
-        print(f"deqcert: note: {change} since the certificates were made", file=sys.stderr)
+        note(f"{change} since the certificates were made")

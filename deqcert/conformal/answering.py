@@ -50,10 +50,10 @@ class Answering:
         from deqcert import compose
 
         smooth = self.classifier
-        found = dict(smooth.loaded.identity)
+        found, source = dict(smooth.loaded.identity), self.source  # refused before a run begins
         if not self.method.noise:
             return found
-        engine = self.source.engine
+        engine = source.engine
         return {
             **found,
             "predictor": compose.describe_predictor(smooth.predictor),

@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from deqcert.answering import Answering, interruptible, open_run
 from deqcert.api import SmoothedClassifier
-from deqcert.calibrating import Told, calibrate
+from deqcert.conformal.answering import Answering, interruptible, open_run
+from deqcert.conformal.calibrate import Told, calibrate
 from deqcert.data.indices import parse_images
 from deqcert.errors import ConfigError
 from deqcert.options import check_options, number

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deqcert.answering import Answering, interruptible, open_run
 from deqcert.api import SmoothedClassifier
+from deqcert.conformal.answering import Answering, interruptible, open_run
 from deqcert.data.indices import parse_images
 from deqcert.errors import ConfigError
 
@@ -58,20 +58,20 @@ def calibrate(
 
     dataset, chosen = answering.classifier.dataset(data, split=split, images=images)
     this = answering.on_grid(dataset.levels)
+    source = this.source  # refuses what the method cannot use, before anything is written
     _refuse_trained(this.classifier.model, dataset, split, note)
     stage, method, indices = int(Stage.CALIBRATE), this.method, tuple(chosen)
     labels = {index: dataset.label(index) for index in indices}
     tuned: tuple[int, ...] = ()
     if getattr(method, "threshold", 0.0) is None and not method.of_votes:  # type: ignore[attr-defined]
-        from deqcert.conformal.binarised import SHARE
+        from deqcert.conformal.binarised import SHARE, parted
 
-        count = len(indices) // SHARE
-        if not count:
+        tuned, indices = parted(indices)
+        if not tuned:
             raise ConfigError(
                 f"a threshold is chosen by one image of {SHARE}, but there are {len(indices)}; "
                 "give more, or a threshold"
             )
-        tuned, indices = indices[:count], indices[count:]
     parameters = {
         **method.parameters(),
         **this.described(dataset, split),
@@ -85,7 +85,7 @@ def calibrate(
         if tuned:  # again the same one, where a run goes on
             some = [Input(dataset.image(i), i) for i in tuned]
             own = [labels[i] for i in tuned]
-            method = method.tuned(this.source, some, own, stage)  # type: ignore[attr-defined]
+            method = method.tuned(source, some, own, stage)  # type: ignore[attr-defined]
         done = 0 if run is None else run.done
         if run is not None:
             lines.extend(CalibrationLine.read(run.certificates))
@@ -94,7 +94,7 @@ def calibrate(
             part = indices[first : first + size]
             began = time.perf_counter()
             inputs = [Input(dataset.image(i), i) for i in part]
-            found = method.evidence(this.source, inputs, stage=stage, radius=0.0)
+            found = method.evidence(source, inputs, stage=stage, radius=0.0)
             seconds = (time.perf_counter() - began) / len(part)
             for i, one in zip(part, found, strict=True):
                 line = CalibrationLine(
@@ -112,7 +112,7 @@ def calibrate(
             method=method,
             values=tuple(line.value for line in lines),
             images=indices,
-            seen=tuple(image_hash(dataset.image(i)) for i in indices),
+            seen=tuple(image_hash(dataset.image(i)) for i in (*indices, *tuned)),
             parameters=parameters,
             classes=getattr(this.classifier.loaded.model, "num_classes", len(dataset.classes)),
             pixels=int(np.prod(dataset.shape)),

@@ -1,0 +1,2 @@
+from .config import PruneConfig as PruneConfig
+from .pruning import prune as prune

@@ -1,0 +1,16 @@
+from .alarms import RATES as RATES
+from .alarms import Rate as Rate
+from .betting import Evidence as Evidence
+from .betting import delay as delay
+from .making import reference_of as reference_of
+from .observations import Observation as Observation
+from .observations import Source as Source
+from .promise import Promise as Promise
+from .reference import Reference as Reference
+from .reference import make_reference as make_reference
+from .run_source import RunSource as RunSource
+from .table import alarm_table as alarm_table
+from .table import draw_evidence as draw_evidence
+from .tolerance import tolerated_rank as tolerated_rank
+from .tolerance import tolerated_rate as tolerated_rate
+from .watcher import Watch as Watch

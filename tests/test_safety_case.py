@@ -20,7 +20,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import deqcert
-from deqcert.cli import COMMANDS as KNOWN
 from deqcert.cli import main
 from deqcert.docstrings import guarantee
 from deqcert.errors import ConfigError, RunError
@@ -680,6 +679,18 @@ def test_radii_without_a_theorem_are_never_a_guarantee(tmp_path):
     assert yaml.safe_load(head)["model-index"][0]["results"] == []
 
 
+def test_agreement_with_the_converged_model_is_a_measurement_with_its_interval(tmp_path):
+    run = tmp_path / "three"
+    given = "certify --tol 0 --depth 3 --images 0:2 --n 200 --sigma 0.25 --agreement 0.2"
+    assert main([*given.split(), "--out", str(run), "--quiet"]) == 0
+    case = write_case([run], tmp_path / "case")
+    assert verify_case(tmp_path / "case").faults == ()
+    (claim,) = (claim for claim in case.claims if claim.item == "MEASURE 2.5")
+    told = json.loads((run / "summary.json").read_text())["agreement"]
+    assert (claim.ground, claim.artefact) == ("measurement", "artefacts/three/agreement.tsv")
+    assert [f.value for f in claim.figures] == [told["share"], *told["interval"], told["audited"]]
+
+
 def test_proofs_state_their_norm_and_need_no_probability(tmp_path):
     torch.manual_seed(0)
     config = MonotoneConfig(
@@ -717,13 +728,13 @@ LATER = {
         "watch old --reference reference.json --alarms abstention --quiet --state evidence",
     ],
 }
-"""Commands of rooms that a version may have, and what makes evidence by them."""
+"""Commands of other rooms whose folders are evidence, and what makes some by them."""
 
 
-@pytest.mark.parametrize("command", LATER)
+@pytest.mark.parametrize(
+    "command", ["recertify", "watch", pytest.param("evaluate", marks=pytest.mark.long)]
+)
 def test_what_other_commands_write_is_evidence(command, tmp_path):
-    if command not in KNOWN:
-        pytest.skip(f"this version has no deqcert {command}")
     with chdir(tmp_path):
         for line in LATER[command]:
             assert main(line.split()) == 0

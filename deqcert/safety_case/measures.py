@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 SOURCE = "NIST AI 100-1, Artificial Intelligence Risk Management Framework (AI RMF 1.0), 2023"
 
@@ -28,8 +27,7 @@ class Item:
 
 
 _CERTIFY = "deqcert certify --model MODEL --data DATA --sigma S --out runs/certified"
-_WATCH = "deqcert watch RUN --reference FILE" if find_spec("deqcert.watch") else ""
-"""Of a version that watches."""
+_WATCH = "deqcert watch RUN --reference FILE"
 
 ITEMS = (
     Item(

@@ -98,7 +98,7 @@ class Certified(Kind):
                     "MEASURE 2.5",
                     f"the classifier that is certified answers as {results.compared}",
                     "With probability at least 95% over the choice of the audited votes the share "
-                    f"lies in the interval. {'. '.join(seen['said'])}.",
+                    f"lies in the interval. The run states: {'; '.join(seen['said'])}.",
                     "measurement",
                     [
                         Figure.share("agreement", seen["share"]),

@@ -93,7 +93,7 @@ class Cluster:
 
     @property
     def seconds(self) -> float:
-        """Processor seconds of all nodes while they were watched, up to a tenth of a second each."""
+        """Processor seconds of all nodes while they were watched, but for the last tenth."""
         return sum(self.used.values()) / os.sysconf("SC_CLK_TCK")
 
 

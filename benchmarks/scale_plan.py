@@ -2,9 +2,9 @@
 
     python benchmarks/scale_plan.py --rows 4
 
-One thread evaluates the model with random weights of the public sizes: injection, cell and readout of
-a row, in processor time (the smallest of some rounds), so that a shared machine says little of it. A
-vote is taken as one injection, one readout and so many cells as the method makes in the mean.
+One thread evaluates models with random weights of the public sizes: injection, cell and readout of
+a row, in processor time (the smallest of some rounds), because a machine that is shared says little
+in wall time. A vote is taken as one injection, one readout and as many cells as the method makes.
 """
 
 from __future__ import annotations
@@ -38,6 +38,19 @@ def least(run: Callable[[], object], rounds: int) -> float:
     return min(times[1:])
 
 
+def costs(name: str, rows: int, rounds: int) -> tuple[float, float]:
+    """Return what injection and readout cost together, and a cell; in milliseconds a row."""
+    model = MDEQ(ARCHITECTURES.get(name)).eval()
+    formed = in_form(model, "folded", rows=rows)
+    with torch.no_grad():
+        x = torch.rand(rows, *model.input_shape)
+        injection = formed.inject(x)
+        z = formed.initial_state(injection)
+        once = least(lambda: (formed.inject(x), formed.readout(z)), rounds)
+        cell = least(lambda: formed.cell(z, injection), rounds)
+    return 1000 * once / rows, 1000 * cell / rows
+
+
 def main() -> None:
     """Print the costs of a row and the table."""
     parser = argparse.ArgumentParser()
@@ -47,15 +60,7 @@ def main() -> None:
     prepare_process(1)
     torch.manual_seed(0)
     for title, (name, votes) in RUNS.items():
-        plain = MDEQ(ARCHITECTURES.get(name)).eval()
-        model = in_form(plain, "folded", rows=given.rows)
-        with torch.no_grad():
-            x = torch.rand(given.rows, *plain.input_shape)
-            injection = model.inject(x)
-            z = model.initial_state(injection)
-            once = least(lambda: (model.inject(x), model.readout(z)), given.rounds)
-            cell = least(lambda: model.cell(z, injection), given.rounds)
-        once, cell = 1000 * once / given.rows, 1000 * cell / given.rows
+        once, cell = costs(name, given.rows, given.rounds)
         print(f"\n{title} ({name}): cell {cell:.2f} ms a row, injection and readout {once:.2f} ms")
         print("| solve | ms a vote | core hours | " + " | ".join(f"{w} workers" for w in WORKERS))
         for solve, cells in CELLS.items():

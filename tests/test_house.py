@@ -52,18 +52,9 @@ ROOMS["presets"] = ERRORS
 ROOMS["settings"] = ERRORS | {"solvers", "starts", "models", "data", "certifiers", "scale"}
 ROOMS["progress"] = ERRORS | {"runs", "smoothing", "certifiers"}
 ROOMS["certifying"] = ROOMS["certifiers"] | {"certifiers", "compose", "settings"}
-ROOMS["compose"] = (EVERYTHING - {"training", "attacks"}) | {"form_cache", "settings"}
-DOOR = {
-    "api",
-    "certifying",
-    "compose",
-    "finishing",
-    "form_cache",
-    "presets",
-    "progress",
-    "scale",
-    "settings",
-}
+ROOMS["compose"] = (EVERYTHING - {"training", "attacks"}) | {"form_cache", "scale", "settings"}
+DOOR = {"api", "compose", "form_cache", "presets", "progress", "settings"}
+DOOR |= {"certifying", "finishing", "scale"}
 SETS = {"answering", "calibrating", "set_predictor"}
 ROOMS["api"] = EVERYTHING - {"training", "attacks", "conformal"} | DOOR
 ROOMS |= dict.fromkeys(SETS, EVERYTHING - {"training"} | DOOR | SETS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from collections.abc import Callable, Hashable
@@ -49,13 +50,14 @@ class RayCluster(Pool):
                 "--workers N for the cores of this machine"
             ) from None
         self._ray: Any = ray
+        self._local: Any
         self._address, self._gpu = address, gpu
         self._needs = {"num_cpus": threads, "num_gpus": 1 if gpu else 0}
         self._actors: dict[int, Any] = {}
         self._waiting: dict[Any, tuple[int, bool]] = {}
         self._open: set[int] = set()
         self._next = self.size = 0
-        self._mine = False
+        self._mine, self._local = False, None
 
     def start(self, work: bytes) -> None:
         """Join the cluster, put the work there once, and start an actor for each share of it."""
@@ -113,30 +115,39 @@ class RayCluster(Pool):
             self._forget(worker)
         if self._mine:
             self._ray.shutdown()
+        if self._local is not None:
+            self._local.shutdown()
 
     def _join(self, size: int) -> None:
         ray = self._ray
         if ray.is_initialized():
             return
-        quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-        if self._address == LOCAL:
-            quiet |= {
-                "address": "local",
-                "num_cpus": cores(),
-                "include_dashboard": False,
-                "object_store_memory": max(SMALLEST_STORE, 4 * size),
-            }
-        else:
-            quiet["address"] = self._address
         self._mine = True
+        logging.getLogger("ray").setLevel(logging.ERROR)
         try:
-            ray.init(**quiet)
+            address = self._address if self._address != LOCAL else self._start_local(size)
+            ray.init(address=address, logging_level="ERROR", log_to_driver=False)
         except Exception as error:  # Ray raises that very class where a node does not start in time
             first = " ".join(str(error).split())[:200] or type(error).__name__
             raise ConfigError(
                 f"cannot use the Ray cluster {self._address!r} ({first}); give --ray HOST:PORT of "
                 "a node that ray start --head began, or --ray local"
             ) from None
+
+    def _start_local(self, size: int) -> str:
+        """Start a node on the loopback, without dashboard, autoscaler and log monitor."""
+        from ray.cluster_utils import Cluster
+
+        node = {
+            "num_cpus": cores(),
+            "include_dashboard": False,
+            "include_log_monitor": False,
+            "no_monitor": True,
+            "node_ip_address": "127.0.0.1",
+            "object_store_memory": max(SMALLEST_STORE, 4 * size),
+        }
+        self._local = Cluster(initialize_head=True, head_node_args=node)
+        return str(self._local.address)
 
     def _start_one(self) -> None:
         actor = self._kind.remote(self._work)

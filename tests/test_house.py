@@ -54,7 +54,8 @@ DOOR = {"api", "compose", "form_cache", "presets", "progress", "settings"}
 SETS = {"answering", "calibrating", "set_predictor"}
 ROOMS["api"] = EVERYTHING - {"training", "attacks", "conformal"} | DOOR
 ROOMS |= dict.fromkeys(SETS, EVERYTHING - {"training"} | DOOR | SETS)
-ROOMS["cli"] = EVERYTHING | {"bench"} | DOOR | SETS
+ROOMS["serve"] = EVERYTHING - {"training"} | DOOR | SETS
+ROOMS["cli"] = EVERYTHING | {"bench", "serve"} | DOOR | SETS
 ROOMS["__main__"] = {"cli"}
 
 FILES = sorted(ROOT.rglob("*.py"))

@@ -43,6 +43,8 @@ BASE = {
     "conformal calibrate": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:6 --tol 0 "
     "--depth 2 --out new",
     "conformal sets": "--data npz:data.npz --images 6:8 --alpha 0.3 --out new",
+    "serve": "--sigma 0.25 --port 0 --batch 10 --out new",
+    "replay": "0123456789abcdef --service served",
     "report": "",
     "bench starts": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 50 --n0 10 "
     "--starts cold --depths 1 --tol 0.3 --depth 5 --reference-tol 0.3 --reference-depth 5",
@@ -52,7 +54,12 @@ BASE = {
 }
 """What makes each command right and small; the files are those of :func:`make_files`."""
 
-ARGUMENTS = {"attack": ["run"], "conformal sets": ["held"], "report": ["run"]}
+ARGUMENTS = {
+    "attack": ["run"],
+    "conformal sets": ["held"],
+    "report": ["run"],
+    "serve": ["ok.pth"],
+}
 
 NUMBERS = [
     "",
@@ -167,6 +174,15 @@ ROLES: dict[str, Sequence[str]] = {
     "--picture": _IMAGES,
     "attack run": [*FILES, "ok.pth", "ok.yaml", "run/manifest.json"],
     "conformal sets calibration": [*FILES, "ok.pth", "ok.yaml", "run", "held/manifest.json"],
+    "serve model": _CHECKPOINTS,
+    "serve --host": ["", "x y", "256.1.1.1", "-1", NO_TEXT, "x" * 300, "192.0.2.1"],
+    "serve --out": _FOLDERS,
+    "serve --keys": [*FILES, "ok.pth", "ok.yaml", "run/manifest.json"],
+    "serve --names": [*FILES, "ok.pth", "run/manifest.json"],
+    "serve --calibration": [*FILES, "ok.pth", "ok.yaml", "run", "held/manifest.json"],
+    "replay id": ["", "x", "0123456789abcdef", NO_TEXT, "x" * 300, "' OR 1=1 --", "*"],
+    "replay --service": [*FILES, "ok.pth", "run", "held"],
+    "replay --calibration": FILES,
     "conformal sets --out": [*_FOLDERS, "folder", "run", "held"],
     "conformal calibrate --method": ["", "standard", "one_draw", NO_TEXT, "ONE-DRAW", "proven"],
     "conformal calibrate --method-option": ["x", "=", "score=", "score=best", "n=3", NO_TEXT, "=1"],

@@ -63,9 +63,10 @@ ROOMS["safety_case"] = ROOMS["attacks"] | {"attacks", "conformal", "report"}
 ROOMS["attacking"] = EVERYTHING - {"training", "changes"} | DOOR
 ROOMS["recertifying"] = EVERYTHING - {"training", "changes"} | DOOR
 ROOMS["watch"] = EVERYTHING - {"training", "changes", "attacks"} | DOOR | {"conformal"}
+ROOMS["serve"] = EVERYTHING - {"training", "changes", "attacks"} | DOOR | {"conformal"}
 ROOMS["evaluation"] = EVERYTHING - {"training", "changes"} | DOOR | {"attacking"}
 AFTER = {"attacking", "bench", "conformal", "evaluation", "recertifying", "safety_case"}
-AFTER |= {"watch"}
+AFTER |= {"serve", "watch"}
 ROOMS["cli"] = EVERYTHING | AFTER | DOOR
 ROOMS["__main__"] = {"cli"}
 

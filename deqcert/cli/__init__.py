@@ -34,6 +34,8 @@ COMMANDS = (
     "attack",
     "conformal",
     "evaluate",
+    "serve",
+    "replay",
     "report",
     "watch-reference",
     "watch",

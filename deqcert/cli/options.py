@@ -40,7 +40,7 @@ def settings_options(
         skip: Settings that the command does not have.
         defaults: Other defaults of some settings, in this command.
         data: Default of ``--images`` for a command that works on a data set; None for none.
-        model: Whether the model is an option; else only its configuration is.
+        model: Whether there is ``--model``; a command whose argument is the model has none.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from deqcert.api import SmoothedClassifier
 from deqcert.cli import main
+from deqcert.conformal.predictor import SetPredictor
 from deqcert.data import load_dataset
 from deqcert.errors import ConfigError, DataError, RunError
 from deqcert.serve.app import make_app
@@ -30,7 +31,6 @@ from deqcert.serve.limits import Admission, Refused, Serving
 from deqcert.serve.records import NAME, Record, RecordReader, Records
 from deqcert.serve.replay import replay
 from deqcert.serve.service import Service
-from deqcert.set_predictor import SetPredictor
 from deqcert.smoothing import Input, SmoothingEngine, Stage
 
 with warnings.catch_warnings():

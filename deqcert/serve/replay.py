@@ -12,13 +12,13 @@ import numpy as np
 
 from deqcert.api import SmoothedClassifier
 from deqcert.certifiers.independent import Independent
+from deqcert.conformal.predictor import SetPredictor
 from deqcert.errors import RunError
 from deqcert.serve.batches import WatchedCopies
 from deqcert.serve.goals import AfterLooks
 from deqcert.serve.records import Record, RecordReader
 from deqcert.serve.service import describe
 from deqcert.serve.votes import Cast, count_votes
-from deqcert.set_predictor import SetPredictor
 from deqcert.smoothing import Input, SmoothingEngine, Stage
 from deqcert.smoothing.stream import solve_stream
 

@@ -18,6 +18,7 @@ from deqcert.api import SmoothedClassifier
 from deqcert.certifiers.certificate import Certificate
 from deqcert.certifiers.goals import Goal, parse_goal
 from deqcert.certifiers.independent import Independent
+from deqcert.conformal.predictor import SetPredictor
 from deqcert.data.base import BYTES
 from deqcert.errors import ConfigError
 from deqcert.files import Lock, explain, read_regular
@@ -29,7 +30,6 @@ from deqcert.serve.limits import Admission, Refused, Serving
 from deqcert.serve.metrics import Metrics
 from deqcert.serve.records import Record, RecordReader, Records
 from deqcert.serve.votes import Cast
-from deqcert.set_predictor import SetPredictor
 from deqcert.smoothing import Input, SmoothingEngine, Stage, Votes
 from deqcert.smoothing.engine import VoteBatch
 from deqcert.smoothing.seed import draw_seed

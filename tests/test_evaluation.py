@@ -31,8 +31,8 @@ from deqcert.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt, fit
 from deqcert.evaluation.corruptions.blur import disc
 from deqcert.evaluation.corruptions.light import plasma
 from deqcert.evaluation.detected import tell_apart
-from deqcert.evaluation.folder import name_models
 from deqcert.evaluation.foreign import fit, short_name
+from deqcert.evaluation.run import name_models
 from deqcert.files import Lock
 from deqcert.report.certified import band, describe_run
 from deqcert.report.page import percent

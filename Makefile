@@ -1,4 +1,5 @@
 # make certify   installs into .venv and certifies test digits with the model that ships
+# make serve     installs into .venv and serves the model that ships, until Ctrl-C
 # make test      installs into .venv with the test tools and runs the test suite
 # make kills     stops trainings at random, fifty times each by kill -9 and by Ctrl-C
 # make docs      builds the documentation site into build/site; a broken link is an error
@@ -23,11 +24,14 @@ TORCH_WITHOUT_GPU := torch==2.13.0
 SAY_KERNELS = $(BIN)/python -c 'from deqcert.kernels import status; s = status(); \
   print("Kernels:", s.path, s.isa, "with CUDA:" if s.cuda_built else "without CUDA:", s.reason)'
 
-.PHONY: certify test fuzz kills sanitize lint types format docs trainings clean
+.PHONY: certify serve test fuzz kills sanitize lint types format docs trainings clean
 
 certify: $(VENV)/.installed
 	$(BIN)/deqcert $(CERTIFY)
 	$(BIN)/deqcert report runs/digits
+
+serve: $(VENV)/.installed-serve
+	$(BIN)/deqcert serve digits
 
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
@@ -110,9 +114,9 @@ $(VENV)/.installed-test: $(VENV)/.torch $(BUILD)
 	@$(SAY_KERNELS)
 	@touch $@ $(VENV)/.installed
 
-# The extra's requirements alone: the package is there, and its kernels need not be compiled again.
-$(VENV)/.installed-docs: $(VENV)/.installed pyproject.toml
+# An extra's requirements alone: the package is there, and its kernels need not be compiled again.
+$(VENV)/.installed-docs $(VENV)/.installed-serve: $(VENV)/.installed-%: $(VENV)/.installed pyproject.toml
 	$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-	  print(*p["optional-dependencies"]["docs"], sep="\n")' > $@.txt
+	  print(*p["optional-dependencies"]["$*"], sep="\n")' > $@.txt
 	$(BIN)/python -m pip install --quiet --requirement $@.txt
 	@touch $@

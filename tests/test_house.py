@@ -54,8 +54,9 @@ DOOR = {"api", "compose", "form_cache", "presets", "progress", "settings"}
 SETS = {"answering", "calibrating", "set_predictor"}
 ROOMS["api"] = EVERYTHING - {"training", "attacks", "conformal"} | DOOR
 ROOMS |= dict.fromkeys(SETS, EVERYTHING - {"training"} | DOOR | SETS)
-ROOMS["watch"] = EVERYTHING - {"training", "attacks"} | DOOR
-ROOMS["cli"] = EVERYTHING | {"bench", "watch"} | DOOR | SETS
+ROOMS["serve"] = EVERYTHING - {"training"} | DOOR | SETS
+ROOMS["watch"] = EVERYTHING - {"training", "attacks"} | DOOR | {"serve"}
+ROOMS["cli"] = EVERYTHING | {"bench", "serve", "watch"} | DOOR | SETS
 ROOMS["__main__"] = {"cli"}
 
 FILES = sorted(ROOT.rglob("*.py"))

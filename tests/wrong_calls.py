@@ -44,6 +44,8 @@ BASE = {
     "conformal calibrate": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:6 --tol 0 "
     "--depth 2 --out new",
     "conformal sets": "--data npz:data.npz --images 6:8 --alpha 0.3 --out new",
+    "serve": "--sigma 0.25 --port 0 --batch 10 --out new",
+    "replay": "0123456789abcdef --service served",
     "report": "",
     "watch-reference": "--out new.json --no-clean",
     "watch": "--reference normal.json --state new --delta 0.5 --alarms abstention",
@@ -55,8 +57,14 @@ BASE = {
 }
 """What makes each command right and small; the files are those of :func:`make_files`."""
 
-ARGUMENTS = {"attack": ["run"], "conformal sets": ["held"], "report": ["run"]}
-ARGUMENTS |= {"watch": ["run"], "watch-reference": ["run"]}
+ARGUMENTS = {
+    "attack": ["run"],
+    "conformal sets": ["held"],
+    "report": ["run"],
+    "serve": ["ok.pth"],
+    "watch": ["run"],
+    "watch-reference": ["run"],
+}
 
 NUMBERS = [
     "",
@@ -165,6 +173,7 @@ ROLES: dict[str, Sequence[str]] = {
     "watch run": [*FILES, "ok.pth", "ok.yaml", "held", "run/manifest.json"],
     "--reference": [*FILES, "ok.pth", "ok.yaml", "run", "run/manifest.json"],
     "--state": _FOLDERS,
+    "--labels": [*FILES, "run"],
     "--alarms": ["", "energy", "abstention,", "Abstention", ",", NO_TEXT, "x" * 500],
     "--model-config": _CONFIGS,
     "train --model": _CONFIGS,  # its name of the last version
@@ -180,6 +189,15 @@ ROLES: dict[str, Sequence[str]] = {
     "--picture": _IMAGES,
     "attack run": [*FILES, "ok.pth", "ok.yaml", "run/manifest.json"],
     "conformal sets calibration": [*FILES, "ok.pth", "ok.yaml", "run", "held/manifest.json"],
+    "serve model": _CHECKPOINTS,
+    "serve --host": ["", "x y", "256.1.1.1", "-1", NO_TEXT, "x" * 300, "192.0.2.1"],
+    "serve --out": _FOLDERS,
+    "serve --keys": [*FILES, "ok.pth", "ok.yaml", "run/manifest.json"],
+    "serve --names": [*FILES, "ok.pth", "run/manifest.json"],
+    "serve --calibration": [*FILES, "ok.pth", "ok.yaml", "run", "held/manifest.json"],
+    "replay id": ["", "x", "0123456789abcdef", NO_TEXT, "x" * 300, "' OR 1=1 --", "*"],
+    "replay --service": [*FILES, "ok.pth", "run", "held"],
+    "replay --calibration": FILES,
     "conformal sets --out": [*_FOLDERS, "folder", "run", "held"],
     "conformal calibrate --method": ["", "standard", "one_draw", NO_TEXT, "ONE-DRAW", "proven"],
     "conformal calibrate --method-option": ["x", "=", "score=", "score=best", "n=3", NO_TEXT, "=1"],

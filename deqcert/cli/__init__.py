@@ -30,6 +30,8 @@ COMMANDS = (
     "predict",
     "attack",
     "conformal",
+    "serve",
+    "replay",
     "report",
     "watch-reference",
     "watch",

@@ -32,6 +32,7 @@ def settings_options(
     skip: Sequence[str] = (),
     data: str | None = None,
     defaults: Mapping[str, Any] | None = None,
+    model: bool = True,
 ) -> Decorator:
     """Give a command the model, settings, and files and presets that hold settings.
 
@@ -39,6 +40,7 @@ def settings_options(
         skip: Settings that the command does not have.
         defaults: Other defaults of some settings, in this command.
         data: Default of ``--images`` for a command that works on a data set; None for none.
+        model: Whether there is ``--model``; a command whose argument is the model has none.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,7 +52,7 @@ def settings_options(
             command = options_from(Data, defaults={"images": data})(command)
         for option in reversed(_SETTINGS):
             command = option(command)
-        return model_options(command)
+        return model_options(command) if model else config_option(command)
 
     return decorate
 
@@ -150,14 +152,16 @@ def read_settings(path: Path) -> dict[str, Any]:
     return content
 
 
+config_option = click.option(
+    "--model-config",
+    type=FILLED,
+    metavar="FILE",
+    help="The checkpoint's YAML configuration; default: the .yaml beside it.",
+)
+
+
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command a checkpoint and its configuration."""
-    configuration = click.option(
-        "--model-config",
-        type=FILLED,
-        metavar="FILE",
-        help="The checkpoint's YAML configuration; default: the .yaml beside it.",
-    )
     checkpoint = click.option(
         "--model",
         type=FILLED,
@@ -166,7 +170,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="NAME|FILE",
         help="Checkpoint of the MDEQ-Vision family, or digits: the one that is shipped.",
     )
-    return checkpoint(configuration(command))
+    return checkpoint(config_option(command))
 
 
 radii_option = click.option(

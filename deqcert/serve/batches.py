@@ -1,0 +1,304 @@
+"""Batches over requests: rows of many requests are solved together, and no vote changes by it.
+
+A row is a function of its own pixels and noise, and every evaluation has the declared shape, so who
+else is in a batch cannot be seen in a result (:class:`deqcert.models.shaped.ShapedModel`).
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deqcert.serve.limits import Refused
+from deqcert.smoothing import Copies, Input, Predictor, SmoothingEngine
+from deqcert.smoothing.engine import VoteBatch
+from deqcert.smoothing.many import Answers
+from deqcert.smoothing.noise import check_counters, noisy_copies
+from deqcert.smoothing.stream import solve_stream
+
+LONGEST = 64
+"""Batches after which a stream of rows ends and another one begins."""
+
+
+class Job:
+    """Rows of one request, in the order of their samples.
+
+    Args:
+        copies: Makes the pixels of some samples, shape (b, C, H, W).
+        samples: Indices of the samples, shape (n,).
+    """
+
+    def __init__(
+        self, copies: Callable[[NDArray[np.int64]], Tensor], samples: NDArray[np.int64]
+    ) -> None:
+        self.copies, self.samples = copies, samples
+        self.taken = 0
+        self.cancelled = False
+        self.ended: queue.SimpleQueue[VoteBatch | Exception] = queue.SimpleQueue()
+
+    @property
+    def left(self) -> int:
+        """Rows that nobody has taken yet."""
+        return len(self.samples) - self.taken
+
+    def batches(self) -> Iterator[VoteBatch]:
+        """Yield solved rows as they come.
+
+        Raises:
+            Refused: If the service stops before all of them are solved.
+        """
+        solved = 0
+        try:
+            while solved < len(self.samples):
+                part = self.ended.get()
+                if isinstance(part, Exception):
+                    raise part
+                solved += len(part.samples)
+                yield part
+        finally:
+            self.cancelled = True  # of no effect once all rows are solved
+
+
+class Batches:
+    """One thread that solves rows of all requests, a full batch at a time where there are enough.
+
+    Args:
+        engine: The model in its declared shape, and the rows that run at once.
+        predictor: How rows are solved; its start is independent.
+        note: Called with the rows of each batch that was solved, and the evaluations spent.
+    """
+
+    def __init__(
+        self,
+        engine: SmoothingEngine,
+        predictor: Predictor,
+        note: Callable[[int, float], None] = lambda rows, nfe: None,
+    ) -> None:
+        self.engine, self.predictor, self._note = engine, predictor, note
+        self._waiting: deque[Job] = deque()
+        self._change = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self, copies: Callable[[NDArray[np.int64]], Tensor], samples: NDArray[np.int64]
+    ) -> Job:
+        """Give rows to be solved.
+
+        Raises:
+            Refused: If the service is stopping.
+        """
+        job = Job(copies, samples)
+        with self._change:
+            if self._closed:
+                raise Refused(503, "the service is stopping.", 1)
+            self._waiting.append(job)
+            self._change.notify()
+        return job
+
+    @property
+    def rows(self) -> int:
+        """Rows that wait."""
+        with self._change:
+            return sum(job.left for job in self._waiting)
+
+    @property
+    def alive(self) -> bool:
+        """Whether rows are being solved."""
+        return self._thread.is_alive() and not self._closed
+
+    def close(self) -> None:
+        """End the thread; what still waits is refused."""
+        with self._change:
+            self._closed = True
+            self._change.notify()
+        self._thread.join()
+
+    def take(self, most: int) -> list[tuple[Job, NDArray[np.int64]]]:
+        """Take rows from those who wait, the same share for each, a short job before a long one.
+
+        Returns:
+            Jobs with the samples to solve now; at most ``most`` of them together.
+        """
+        taken: dict[int, tuple[Job, list[NDArray[np.int64]]]] = {}
+        with self._change:
+            while most and self._waiting:
+                share = max(1, most // len(self._waiting))
+                job = self._waiting.popleft()
+                if job.cancelled:
+                    continue
+                count = min(share, job.left)
+                part = job.samples[job.taken : job.taken + count]
+                taken.setdefault(id(job), (job, []))[1].append(part)
+                job.taken += count
+                most -= count
+                if job.left:
+                    self._waiting.append(job)
+        return [(job, np.concatenate(parts)) for job, parts in taken.values()]
+
+    def _work(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._waiting or self._closed)
+                if self._closed:
+                    for job in self._waiting:
+                        job.ended.put(Refused(503, "the service is stopping.", 1))
+                    self._waiting.clear()
+                    return
+            stream = _Stream(self)
+            try:
+                self._solve(stream)
+            except Exception as error:
+                stream.fail(error)
+
+    @torch.no_grad()
+    def _solve(self, stream: _Stream) -> None:
+        engine, predictor = self.engine, self.predictor
+        for rows in solve_stream(engine.model, predictor, iter(stream), engine.batch):
+            batch = engine.read(rows, predictor.stop)
+            cells = int(batch.nfe.sum())
+            spent = predictor.spent(cells, len(batch.samples), predictor.readouts(batch.nfe))
+            self._note(len(batch.samples), float(spent))
+            stream.deliver(batch)
+
+
+class _Stream:
+    """Blocks of rows for one call of the solver, and whose they are.
+
+    It ends with the first block that is not full: slots that ran empty would never be filled again.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self._owners: list[Job] = []
+        self._firsts: list[int] = []
+        self._samples: list[NDArray[np.int64]] = []
+        self._count = 0
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        engine = self._batches.engine
+        for _ in range(LONGEST):
+            parts = self._batches.take(engine.batch)
+            if not parts:
+                return
+            first = self._count
+            for job, samples in parts:
+                self._owners.append(job)
+                self._firsts.append(self._count)
+                self._samples.append(samples)
+                self._count += len(samples)
+            pixels = torch.cat([job.copies(samples) for job, samples in parts])
+            yield (
+                np.arange(first, self._count, dtype=np.int64),
+                engine.model.inject(pixels.to(engine.dtype)),
+            )
+            if self._count - first < engine.batch:
+                return
+
+    def deliver(self, batch: VoteBatch) -> None:
+        """Give solved rows to those who asked for them."""
+        firsts = np.asarray(self._firsts)
+        places = np.searchsorted(firsts, batch.samples, side="right") - 1
+        for place in np.unique(places):
+            where = np.flatnonzero(places == place)
+            samples = self._samples[place][batch.samples[where] - firsts[place]]
+            rows = torch.from_numpy(where).to(batch.logits.device)
+            self._owners[place].ended.put(
+                VoteBatch(
+                    samples=samples,
+                    logits=batch.logits[rows],
+                    predictions=batch.predictions[where],
+                    residual=batch.residual[where],
+                    nfe=batch.nfe[where],
+                    overhead=0,
+                    z=batch.z[rows],
+                    injection=batch.injection[rows],
+                )
+            )
+
+    def fail(self, error: Exception) -> None:
+        """Tell everybody whose rows were under way."""
+        for job in self._owners:
+            job.cancelled = True
+            job.ended.put(error)
+
+
+class SharedEngine(SmoothingEngine):
+    """An engine that solves its rows with those of other requests, and gives the same votes.
+
+    Args:
+        engine: The engine whose votes it gives.
+        batches: Where its rows are solved.
+    """
+
+    def __init__(self, engine: SmoothingEngine, batches: Batches) -> None:
+        self.__dict__.update(copy.copy(engine).__dict__)
+        self.shared = batches
+
+    def of_request(self, seed: int) -> Self:
+        """Return an engine that draws the noise of one request; nobody looks on yet."""
+        twin = copy.copy(self)
+        twin.seed, twin.callbacks = seed, []
+        return twin
+
+    def clean(self, input: Input) -> VoteBatch:
+        """Solve the input itself, without noise: one row."""
+        pixels = self.prepare(input.x)
+        job = self.shared.submit(
+            lambda samples: pixels.expand(len(samples), *pixels.shape), np.zeros(1, dtype=np.int64)
+        )
+        (solved,) = job.batches()
+        return solved
+
+    def batches(
+        self, predictor: Predictor, input: Input, stage: int, samples: NDArray[np.int64]
+    ) -> Iterator[VoteBatch]:
+        """Solve noisy copies; see :meth:`deqcert.smoothing.SmoothingEngine.batches`."""
+        assert predictor is self.shared.predictor
+        pixels = self.prepare(input.x)
+        check_counters(seed=self.seed, index=input.index, stage=self.base_stage + stage)
+        place: dict[str, Any] = {
+            "sigma": self.sigma,
+            "seed": self.seed,
+            "index": input.index,
+            "stage": self.base_stage + stage,
+            "levels": self.levels,
+        }
+        job = self.shared.submit(functools.partial(noisy_copies, pixels, **place), samples)
+        for number, batch in enumerate(job.batches()):
+            for callback in self.callbacks:
+                callback(batch, predictor=predictor, stage=stage, number=number)
+            yield batch
+
+
+class WatchedCopies(Copies):
+    """Noisy copies for prediction sets, solved as votes are, so that callbacks see them."""
+
+    def answers(self, inputs: Sequence[Input], stage: int, n: int) -> Answers:
+        """Solve the first n noisy copies of each input; see :class:`deqcert.smoothing.Copies`."""
+        each = [self._of_one(input, stage, n) for input in inputs]
+        logits, predictions, nfe = zip(*each, strict=True)
+        return Answers(np.stack(logits), np.stack(predictions), np.array(nfe, dtype=np.float64))
+
+    def _of_one(
+        self, input: Input, stage: int, n: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int16], float]:
+        samples = np.arange(n, dtype=np.int64)
+        parts = list(self.engine.batches(self.predictor, input, stage, samples))
+        order = np.argsort(np.concatenate([part.samples for part in parts]))
+        cells = np.concatenate([part.nfe for part in parts])
+        logits = torch.cat([part.logits for part in parts]).double().cpu().numpy()
+        predictions = np.concatenate([part.predictions for part in parts])
+        spent = self.predictor.spent(int(cells.sum()), n, self.predictor.readouts(cells))
+        return logits[order], predictions[order], float(spent)

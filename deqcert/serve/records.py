@@ -1,0 +1,325 @@
+"""The record of every answer: appended, on the disk before the answer is given, never changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import secrets
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deqcert.errors import RunError
+
+NAME = "answers.sqlite"
+"""The file in a service's folder."""
+
+MOST_AT_ONCE = 256
+"""Records that one write to the disk holds at most."""
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS services (
+    number INTEGER PRIMARY KEY, began REAL NOT NULL, about TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS answers (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, service INTEGER NOT NULL,
+    time REAL NOT NULL, client TEXT, mode TEXT NOT NULL, image BLOB NOT NULL,
+    image_sha256 TEXT NOT NULL, seed TEXT, asked TEXT NOT NULL, answer TEXT NOT NULL,
+    votes TEXT NOT NULL, digest TEXT NOT NULL
+);
+"""
+_FIXED = "".join(
+    f"CREATE TRIGGER IF NOT EXISTS no_{what}_{table} BEFORE {what} ON {table} "
+    f"BEGIN SELECT RAISE(ABORT, 'records are not changed'); END;"
+    for what in ("UPDATE", "DELETE")
+    for table in ("services", "answers")
+)
+_COLUMNS = (
+    "id, service, time, client, mode, image, image_sha256, seed, asked, answer, votes, digest"
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One answer and all that it came from.
+
+    Attributes:
+        mode: "predict", "certify" or "set".
+        pixels: What the model saw, shape (C, H, W), float32.
+        seed: Seed of the noise; None where none was drawn.
+        asked: Parameters of the request, as JSON values.
+        answer: The answer as it was given, as JSON values.
+        votes: By stage of the noise the class per sample, shape (n,), int16; -1 for no vote.
+        client: Name of who asked; None where nobody has one.
+        id: Name of the answer.
+        time: When it was made, in seconds since 1970.
+        number: Place in the record, from 1; 0 before it is written.
+        about: What answered, as JSON values; see :class:`Records`.
+        digest: SHA-256 over this record and the digest of the one before it.
+    """
+
+    mode: str
+    pixels: NDArray[np.float32]
+    seed: int | None
+    asked: Mapping[str, Any]
+    answer: Mapping[str, Any]
+    votes: Mapping[int, NDArray[np.int16]] = field(default_factory=dict)
+    client: str | None = None
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    time: float = field(default_factory=time.time)
+    number: int = 0
+    about: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
+
+    @property
+    def image_sha256(self) -> str:
+        """SHA-256 of the pixels: shape, then float32 numbers, little-endian."""
+        head = ",".join(map(str, self.pixels.shape)).encode()
+        return hashlib.sha256(head + self.pixels.astype("<f4").tobytes()).hexdigest()
+
+
+class Records:
+    """Write answers to the disk; many requests share one write.
+
+    The file is SQLite, with a write-ahead log that is synchronised with the disk at every commit
+    (``synchronous = FULL``): what :meth:`add` has returned from survives a kill and a power cut.
+    Triggers refuse changes, and each record's digest covers the one before it.
+
+    Args:
+        folder: The service's folder.
+        about: What answers, as JSON values: model, hashes, settings, versions.
+
+    Raises:
+        RunError: If the file cannot be written.
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+        self.path = folder / NAME
+        self.failed: str | None = None
+        self._queue: queue.SimpleQueue[tuple[Record, Future[Record]] | None] = queue.SimpleQueue()
+        self._about = dict(about)
+        try:
+            if not self.path.exists():  # it holds images and seeds: for its owner alone
+                os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))
+            self._base = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
+            self._base.execute("PRAGMA journal_mode = WAL")
+            self._base.execute("PRAGMA synchronous = FULL")
+            self._base.executescript(_TABLES + _FIXED)
+            made = self._base.execute(
+                "INSERT INTO services (began, about) VALUES (?, ?)",
+                (time.time(), json.dumps(self._about, sort_keys=True)),
+            )
+            last = self._base.execute(
+                "SELECT digest FROM answers ORDER BY number DESC LIMIT 1"
+            ).fetchone()
+        except (sqlite3.Error, OSError) as error:
+            raise RunError(
+                f"cannot keep records in {self.path}: {error}; give another folder with --out"
+            ) from None
+        self._service, self._last = made.lastrowid, "" if last is None else str(last[0])
+        self._thread = threading.Thread(target=self._write, name="records", daemon=True)
+        self._thread.start()
+
+    def add(self, record: Record) -> Record:
+        """Put a record on the disk; return it with its number and digest.
+
+        Raises:
+            RunError: If it could not be written; the answer must not be given then.
+        """
+        done: Future[Record] = Future()
+        self._queue.put((record, done))
+        return done.result()
+
+    def close(self) -> None:
+        """Write what waits and close the file."""
+        self._queue.put(None)
+        self._thread.join()
+        self._base.close()
+
+    def _write(self) -> None:
+        ends = False
+        while not ends:
+            group = [self._queue.get()]
+            while len(group) < MOST_AT_ONCE and not self._queue.empty():
+                group.append(self._queue.get())
+            ends = None in group
+            self._commit([entry for entry in group if entry is not None])
+
+    def _commit(self, group: list[tuple[Record, Future[Record]]]) -> None:
+        last, made = self._last, []
+        try:
+            self._base.execute("BEGIN IMMEDIATE")
+            for record, _ in group:
+                values = self._values(record)
+                last = _digest(last, values)
+                done = self._base.execute(
+                    f"INSERT INTO answers ({_COLUMNS}) VALUES ({', '.join('?' * 12)})",
+                    (*values, last),
+                )
+                made.append((int(done.lastrowid or 0), last))
+            self._base.execute("COMMIT")
+        except sqlite3.Error as error:
+            self.failed = f"the record cannot be written: {error}"
+            if self._base.in_transaction:
+                self._base.execute("ROLLBACK")
+            for _, future in group:
+                future.set_exception(RunError(self.failed))
+            return
+        self.failed, self._last = None, last
+        for (record, future), (number, digest) in zip(group, made, strict=True):
+            held = {**record.__dict__, "number": number, "digest": digest, "about": self._about}
+            future.set_result(Record(**held))
+
+    def _values(self, record: Record) -> tuple[Any, ...]:
+        votes = {str(stage): _packed(found) for stage, found in record.votes.items()}
+        return (
+            record.id,
+            self._service,
+            record.time,
+            record.client,
+            record.mode,
+            _image(record.pixels),
+            record.image_sha256,
+            None if record.seed is None else f"{record.seed:032x}",
+            json.dumps(record.asked, sort_keys=True),
+            json.dumps(record.answer, sort_keys=True),
+            json.dumps(votes, sort_keys=True),
+        )
+
+
+class RecordReader:
+    """Read the answers of a service, which may be running.
+
+    Args:
+        folder: The service's folder.
+
+    Raises:
+        RunError: If there are none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / NAME
+        if not path.is_file():
+            raise RunError(f"there are no answers in {folder}; name the folder of a service")
+        self._path = path
+
+    def find(self, name: str) -> Record | None:
+        """Return the record of an answer; None if there is none.
+
+        Raises:
+            RunError: If the file cannot be read.
+        """
+        return next(self._select("WHERE answers.id = ?", name), None)
+
+    def since(self, number: int) -> Iterator[Record]:
+        """Yield the records after a number, in their order.
+
+        Raises:
+            RunError: If the file cannot be read.
+        """
+        return self._select("WHERE answers.number > ? ORDER BY answers.number", number)
+
+    def check(self) -> int:
+        """Compute every digest again.
+
+        Returns:
+            Number of the first record that is not as it was written; 0 where all are.
+        """
+        last = ""
+        names = ", ".join(f"answers.{name}" for name in _COLUMNS.split(", "))
+        for number, *values, digest in self._rows(
+            f"SELECT answers.number, {names} FROM answers ORDER BY number", ()
+        ):
+            last = _digest(last, tuple(values))
+            if last != digest:
+                return int(number)
+        return 0
+
+    def _select(self, where: str, value: str | int) -> Iterator[Record]:
+        names = ", ".join(f"answers.{name}" for name in _COLUMNS.split(", "))
+        rows = self._rows(
+            f"SELECT answers.number, {names}, services.about FROM answers JOIN services "
+            f"ON services.number = answers.service {where}",
+            (value,),
+        )
+        for (
+            number,
+            id,
+            _,
+            at,
+            client,
+            mode,
+            image,
+            _,
+            seed,
+            asked,
+            answer,
+            votes,
+            hash,
+            about,
+        ) in rows:
+            try:
+                yield Record(
+                    mode=mode,
+                    pixels=_pixels(image),
+                    seed=None if seed is None else int(seed, 16),
+                    asked=json.loads(asked),
+                    answer=json.loads(answer),
+                    votes={int(k): _unpacked(v) for k, v in json.loads(votes).items()},
+                    client=client,
+                    id=id,
+                    time=at,
+                    number=number,
+                    about=json.loads(about),
+                    digest=hash,
+                )
+            except (ValueError, zlib.error) as error:
+                raise RunError(f"record {id} in {self._path} is damaged: {error}") from None
+
+    def _rows(self, statement: str, values: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+        try:
+            base = sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=ro", uri=True)
+            try:
+                yield from base.execute(statement, values)
+            finally:
+                base.close()
+        except sqlite3.Error as error:
+            raise RunError(f"cannot read {self._path}: {error}") from None
+
+
+def _digest(last: str, values: tuple[Any, ...]) -> str:
+    found = hashlib.sha256(last.encode())
+    for value in values:
+        part = value if isinstance(value, bytes) else repr(value).encode()
+        found.update(len(part).to_bytes(8, "little") + part)
+    return found.hexdigest()
+
+
+def _image(pixels: NDArray[np.float32]) -> bytes:
+    head = np.array(pixels.shape, dtype="<i4").tobytes()
+    return zlib.compress(head + pixels.astype("<f4").tobytes(), 1)
+
+
+def _pixels(image: bytes) -> NDArray[np.float32]:
+    data = zlib.decompress(image)
+    shape = np.frombuffer(data[:12], dtype="<i4")
+    return np.frombuffer(data[12:], dtype="<f4").reshape(shape).astype(np.float32)
+
+
+def _packed(predictions: NDArray[np.int16]) -> str:
+    return zlib.compress(predictions.astype("<i2").tobytes(), 1).hex()
+
+
+def _unpacked(text: str) -> NDArray[np.int16]:
+    return np.frombuffer(zlib.decompress(bytes.fromhex(text)), dtype="<i2").astype(np.int16)

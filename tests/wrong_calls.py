@@ -47,7 +47,7 @@ BASE = {
     "serve": "--sigma 0.25 --port 0 --batch 10 --out new",
     "replay": "0123456789abcdef --service served",
     "report": "",
-    "watch-reference": "--out new.json --no-clean",
+    "watch-reference": "--out made.json --no-clean",
     "watch": "--reference normal.json --state new --delta 0.5 --alarms abstention",
     "bench starts": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 50 --n0 10 "
     "--starts cold --depths 1 --tol 0.3 --depth 5 --reference-tol 0.3 --reference-depth 5",

@@ -186,6 +186,7 @@ ROLES: dict[str, Sequence[str]] = {
     "watch run": [*FILES, "ok.pth", "ok.yaml", "held", "run/manifest.json"],
     "--reference": [*FILES, "ok.pth", "ok.yaml", "run", "run/manifest.json"],
     "--state": _FOLDERS,
+    "--labels": [*FILES, "run"],
     "--alarms": ["", "energy", "abstention,", "Abstention", ",", NO_TEXT, "x" * 500],
     "--model-config": _CONFIGS,
     "train --model": _CONFIGS,  # its name of the last version

@@ -26,10 +26,11 @@ def listen(serving: Serving) -> socket.socket:
         opened = socket.socket(family, socket.SOCK_STREAM)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind((serving.host, serving.port))
+        opened.listen(2048)  # whoever comes before the model is loaded waits
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = getattr(error, "strerror", None) or "there is no such address"
         raise ConfigError(
-            f"cannot listen on {serving.host} port {serving.port} ({reason}); give another --host "
+            f"cannot listen on {serving.host[:80]} port {serving.port} ({reason}); give another --host "
             "or --port"
         ) from None
     return opened

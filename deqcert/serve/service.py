@@ -112,12 +112,16 @@ class Service:
         self.reader = RecordReader(serving.out)
         self.batches = Batches(self.engine, smooth.predictor, self.metrics.solved)
         self.shared = SharedEngine(self.engine, self.batches)
+        self._closed = False
         self._checked = -KNOWN_FOR
         self._fault: str | None = None
         self._checking = threading.Lock()
 
     def close(self) -> None:
-        """Stop solving, put what is answered on the disk, and let another service in."""
+        """Stop solving, put what is answered on the disk, and let another service in; once."""
+        if self._closed:
+            return
+        self._closed = True
         self.batches.close()
         self.records.close()
         self._lock.close()

@@ -52,7 +52,7 @@ BASE = {
     "serve": "--sigma 0.25 --port 0 --batch 10 --out new",
     "replay": "0123456789abcdef --service served",
     "report": "",
-    "watch-reference": "--out new.json --no-clean",
+    "watch-reference": "--out made.json --no-clean",
     "watch": "--reference normal.json --state new --delta 0.5 --alarms abstention",
     "safety-case": "--out new",
     "bench starts": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 50 --n0 10 "
@@ -186,6 +186,7 @@ ROLES: dict[str, Sequence[str]] = {
     "watch run": [*FILES, "ok.pth", "ok.yaml", "held", "run/manifest.json"],
     "--reference": [*FILES, "ok.pth", "ok.yaml", "run", "run/manifest.json"],
     "--state": _FOLDERS,
+    "--labels": [*FILES, "run"],
     "--alarms": ["", "energy", "abstention,", "Abstention", ",", NO_TEXT, "x" * 500],
     "--model-config": _CONFIGS,
     "train --model": _CONFIGS,  # its name of the last version

@@ -39,6 +39,12 @@ ALARM = 1
     metavar="DIR",
     help="Folder of what is remembered, of incidents and of the picture; default: RUN-watch.",
 )
+@click.option(
+    "--labels",
+    type=FILLED,
+    metavar="FILE",
+    help="For a service: lines of an answer's id, a tab and its true class, as they become known.",
+)
 @json_option
 @quiet_option()
 def command(
@@ -46,20 +52,21 @@ def command(
     reference: str,
     alarms: str | None,
     state: str | None,
+    labels: str | None,
     as_json: bool,
     quiet: bool,
     **promise: Any,
 ) -> None:
     """Read the answers that came since the last time, and say whether an alarm is raised.
 
-    RUN is a run folder of deqcert certify, growing or finished, or a folder to which such folders
-    are added. Give the same command again, from cron for instance: it goes on where it was, and
-    reads each answer once. The exit code is 0 while no alarm is raised, 1 while one is, and 2 where
-    something is wrong with the command or its files.
+    RUN is a run folder of deqcert certify, growing or finished, a folder to which such folders are
+    added, or the folder of deqcert serve. Give the same command again, from cron for instance: it
+    goes on where it was, and reads each answer once. The exit code is 0 while no alarm is raised, 1
+    while one is, and 2 where something is wrong with the command or its files.
     """
-    from deqcert.watch import Reference, RunSource, Watch, alarm_table, draw_evidence
+    from deqcert.watch import Reference, Watch, alarm_table, draw_evidence, open_source
 
-    known, source = Reference.read(reference), RunSource(run)
+    known, source = Reference.read(reference), open_source(run, labels)
     names = None if alarms is None else alarms.split(",")
     folder = Path(state or f"{run.rstrip('/')}-watch")
     with Watch(known, source, folder, Promise(**promise), alarms=names) as watch:

@@ -31,19 +31,25 @@ class Normal:
 @click.argument("run", type=FILLED, metavar="RUN")
 @options_from(Normal)
 @click.option(
+    "--labels",
+    type=FILLED,
+    metavar="FILE",
+    help="For a service: lines of an answer's id, a tab and its true class, as they become known.",
+)
+@click.option(
     "--out", type=FILLED, metavar="FILE", help="The reference; default: RUN-reference.json."
 )
-def command(run: str, radius: float, clean: bool, out: str | None) -> None:
+def command(run: str, radius: float, clean: bool, labels: str | None, out: str | None) -> None:
     """Count what a run of deqcert certify says of images that are as they should be.
 
     The images must be like those that will be watched and independent of each other, and the run
     must have the model, noise and method that will be watched: a reference is refused elsewhere.
     The more images, the smaller the changes that can be told from chance.
     """
-    from deqcert.watch import Reference, RunSource, reference_of
+    from deqcert.watch import Reference, open_source, reference_of
 
     file = Path(out or f"{run.rstrip('/')}-reference.json")
-    source = RunSource(run)
+    source = open_source(run, labels)
     if not file.parent.is_dir():
         raise RunError(f"there is no folder {file.parent}; give a file in another with --out")
     if file.exists() or file.is_symlink():

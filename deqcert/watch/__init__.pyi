@@ -9,6 +9,7 @@ from .promise import Promise as Promise
 from .reference import Reference as Reference
 from .reference import make_reference as make_reference
 from .run_source import RunSource as RunSource
+from .sources import open_source as open_source
 from .table import alarm_table as alarm_table
 from .table import draw_evidence as draw_evidence
 from .tolerance import tolerated_rank as tolerated_rank

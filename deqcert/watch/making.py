@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from deqcert.errors import RunError
@@ -24,11 +26,14 @@ def reference_of(source: Source, radius: float, *, clean: bool) -> Reference:
             has too few rows.
     """
     rows = list(source.observations())
+    known = {row.key: row.label for row in source.labelled()}
+    rows = [dataclasses.replace(row, label=known.get(row.key, row.label)) for row in rows]
     if not rows:
         raise RunError(f"{source.name} holds no answers yet; certify at least one image first")
     parameters = source.parameters[0]
+    notes = {**source.notes, "position": source.position}
     if not clean:
-        return make_reference(rows, parameters, radius, notes=source.notes)
+        return make_reference(rows, parameters, radius, notes=notes)
     from deqcert.watch.clean import CleanLook, fit_distance
 
     look, x = CleanLook.of_notes(source), source.images(rows)
@@ -41,6 +46,4 @@ def reference_of(source: Source, radius: float, *, clean: bool) -> Reference:
     scores = {"energy": [row.scores["energy"] for row in looked]}
     if distance is not None:
         scores["mahalanobis"] = [row.scores["mahalanobis"] for row in looked[1::2]]
-    return make_reference(
-        looked, parameters, radius, scores=scores, distance=distance, notes=source.notes
-    )
+    return make_reference(looked, parameters, radius, scores=scores, distance=distance, notes=notes)

@@ -28,7 +28,8 @@ ABOUT = (*SCORED, "method", "n0", "n", "alpha", "audit", "goal", "norm")
 """Parameters that decide an answer: a reference says nothing of others."""
 
 WHERE = ("data_hash", "split", "seed", "images")
-"""What tells the reference's own run from others."""
+RECORD = "record"
+"""What tells the reference's own run from others; and a service's record from another."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def make_reference(
                 f"a score '{name}' of the reference is not finite: the model diverges on a clean "
                 "image; leave the looks without noise out with --no-clean"
             )
-    kept = {key: parameters[key] for key in (*ABOUT, *WHERE) if key in parameters}
+    kept = {key: parameters[key] for key in (*ABOUT, *WHERE, RECORD) if key in parameters}
     return Reference(kept, radius, events, given, distance, dict(notes or {}))
 
 

@@ -21,7 +21,7 @@ from deqcert.watch.incidents import entry, write_incident
 from deqcert.watch.observations import Observation, Source
 from deqcert.watch.pool import Pool
 from deqcert.watch.promise import Promise
-from deqcert.watch.reference import Reference
+from deqcert.watch.reference import RECORD, Reference
 from deqcert.watch.state import State, Trace
 from deqcert.watch.tolerance import RARE, least_rows, tolerated_rank, tolerated_rate
 
@@ -208,7 +208,10 @@ class Watch:
     def _open(self, about: dict[str, Any], traces: dict[str, Trace]) -> State:
         found = State.read(self.folder)
         if found is None:
-            return State(about, draw_seed(), traces)
+            mine, theirs = self.reference, self.source.parameters[0]
+            same = mine.parameters.get(RECORD) == theirs.get(RECORD) is not None
+            begins = mine.notes.get("position") if same else None  # after its own answers
+            return State(about, draw_seed(), traces, begins)
         for key, value in about.items():
             if found.about.get(key) != value:
                 said = "another" if key == "reference" else f"{found.about.get(key)}, not {value}"

@@ -1,0 +1,135 @@
+"""Answers in the record of a service, which may be running; labels come later, in a file."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deqcert.errors import ConfigError, RunError
+from deqcert.report.columns import parse_whole, read_text, shown
+from deqcert.serve.records import RecordReader
+from deqcert.watch.observations import Observation
+
+if TYPE_CHECKING:
+    from deqcert.serve.records import Record
+
+ASKED = ("n0", "n", "alpha", "goal", "deadline")
+"""What a request may ask for: answers to the same question are compared."""
+
+
+class RecordSource:
+    """The certificates that a service has given, in the order of its record.
+
+    Answers to another question than the first one's (n, alpha, goal, deadline) are passed over, and
+    so are those of modes predict and set.
+
+    Args:
+        folder: The service's folder.
+        labels: A file to which lines of an answer's id, a tab and its true class are appended as
+            they become known; the first line of an answer counts. None where there are no labels.
+
+    Raises:
+        RunError: If there is no record, no certificate in it, or it cannot be read.
+    """
+
+    def __init__(self, folder: str | Path, labels: str | Path | None = None) -> None:
+        self.folder, self._labels = Path(folder), labels
+        self.name = self.folder.resolve().name
+        self.position: Any = None
+        self._reader = RecordReader(self.folder)
+        first = next((one for one in self._reader.since(0) if one.mode == "certify"), None)
+        if first is None:
+            raise RunError(f"{self.folder} has no certificates on record yet; ask for one first")
+        self._asked = _asked(first)
+        self._about = _about(first)
+        self.parameters = [{**self._about, **self._asked, "record": first.id}]
+        self.notes: dict[str, Any] = {"settings": dict(first.about["settings"])}
+
+    def observations(self) -> Iterator[Observation]:
+        """Yield the certificates that were given since.
+
+        Raises:
+            RunError: If the record is damaged, or has lost answers that were read.
+            ConfigError: If the service answers with another model now.
+        """
+        number, labels = self.position or (0, 0)
+        if number and not any(True for _ in self._reader.since(number - 1)):
+            raise RunError(
+                f"{self.folder} has lost answers that were watched; restore it, or begin anew with "
+                "another --state"
+            )
+        for record in self._reader.since(number):
+            self.position = [record.number, labels]
+            if record.mode != "certify" or _asked(record) != self._asked:
+                continue
+            if _about(record) != self._about:
+                raise ConfigError(
+                    f"from answer {record.id} on {self.folder} answers with another model, solve "
+                    "or noise; keep the record of each in a folder of its own"
+                )
+            yield self._seen(record)
+
+    def labelled(self) -> Iterator[Observation]:
+        """Yield the answers whose label was appended since; those that are not on record are none.
+
+        Raises:
+            RunError: If the file of labels cannot be read.
+        """
+        if self._labels is None:
+            return
+        number, done = self.position or (0, 0)
+        file, known = Path(self._labels), set()
+        text = read_text(file, "give lines of an answer's id, a tab, and its class")
+        for place, line in enumerate(text.split("\n")[:-1], start=1):
+            id, _, cell = line.rstrip("\r").partition("\t")
+            label = parse_whole(cell)
+            if label is None:
+                raise RunError(
+                    f"{file}, line {place}: {shown(line)} is not an answer's id, a tab and a class"
+                )
+            if id not in known and place > done:
+                record = self._reader.find(id)
+                if record is not None and record.mode == "certify":
+                    self.position = [number, place]
+                    yield self._seen(record, label)
+            known.add(id)
+            self.position = [number, max(done, place)]
+
+    def images(self, observations: Sequence[Observation]) -> NDArray[np.float32]:
+        """Return the images from the record."""
+        found = [self._reader.find(seen.key) for seen in observations]
+        return np.stack([record.pixels for record in found if record is not None])
+
+    def _seen(self, record: Record, label: int | None = None) -> Observation:
+        answer = record.answer
+        clean = answer["clean"]["class"]
+        told = {key: answer[key] for key in ("votes", "n", "p_lower", "alpha", "sigma")}
+        seed = None if record.seed is None else str(record.seed)
+        return Observation(
+            key=record.id,
+            predict=answer["class"],
+            radius=float(answer["radius"]),
+            label=label,
+            clean=-1 if clean is None else int(clean),
+            evidence={"time": record.time, "client": record.client, **told, "seed": seed},
+            replay=f"deqcert replay {record.id} --service {shlex.quote(str(self.folder))}",
+        )
+
+
+def _asked(record: Record) -> dict[str, Any]:
+    return {key: record.asked.get(key) for key in ASKED}
+
+
+def _about(record: Record) -> dict[str, Any]:
+    """Return what answered, in the words of a run's manifest."""
+    found: Mapping[str, Any] = record.about
+    kept = {k: v for k, v in found.items() if k not in ("settings", "versions", "machine")}
+    evaluation = dict(kept.pop("evaluation", {}))
+    for key in ("deqcert", "threads", "kernels", "device"):
+        evaluation.pop(key, None)
+    return {**kept, **evaluation, "method": "independent"}

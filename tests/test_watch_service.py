@@ -1,0 +1,81 @@
+"""A watch of a service's record: certificates on record, labels that come later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deqcert.errors import ConfigError, RunError
+from deqcert.serve.records import Record, Records
+from deqcert.watch import Watch, open_source, reference_of
+
+ABOUT = {"checkpoint_sha256": "0" * 64, "evaluation": {"sigma": 0.25}, "settings": {}}
+ASKED = {"n0": 10, "n": 100, "alpha": 0.001, "goal": "budget", "deadline": None}
+
+
+def give(folder: Path, seed: int, count: int, abstain: float, **changed: Any) -> list[str]:
+    """Put answers on record; return their ids."""
+    draw, ids = np.random.default_rng(seed), []
+    records = Records(folder, ABOUT | changed)
+    try:
+        for _ in range(count):
+            silent = bool(draw.random() < abstain)
+            answer = {
+                "class": None if silent else 1,
+                "radius": 0.0 if silent else 0.5,
+                "clean": {"class": 1},
+                "votes": [1, 99],
+                "n": 100,
+                "p_lower": 0.9,
+                "alpha": 0.001,
+                "sigma": 0.25,
+            }
+            pixels = draw.random((1, 2, 2), dtype=np.float32)
+            ids.append(records.add(Record("certify", pixels, 7, ASKED, answer)).id)
+            records.add(Record("predict", pixels, None, {}, {"class": 1}))
+    finally:
+        records.close()
+    return ids
+
+
+def test_a_service_is_watched_from_where_its_reference_ends(tmp_path: Path) -> None:
+    service = tmp_path / "service"
+    service.mkdir()
+    labels = tmp_path / "labels.tsv"
+    known = give(service, 0, 120, 0.05)
+    labels.write_text("".join(f"{id}\t1\n" for id in known))
+    reference = reference_of(open_source(service, labels), 0.25, clean=False)
+    assert reference.events["error"] == (0, 120)
+    assert reference.events["abstention"][1] == 120
+
+    later = give(service, 1, 60, 0.9)
+    with labels.open("a") as file:  # in another order, one twice, one of nobody's
+        file.write("".join(f"{id}\t2\n" for id in [*reversed(later), later[0], "nobody"]))
+    for _ in range(2):  # the second time there is nothing new
+        with Watch(reference, open_source(service, labels), tmp_path / "state") as watch:
+            watch.go_on()
+            rows = {row["alarm"]: row for row in watch.rows()}
+    assert watch.state.answers == 60
+    assert rows["abstention"]["answers"] == rows["error"]["answers"] == 60
+    assert rows["abstention"]["standing"]
+    text = next((tmp_path / "state" / "incidents").glob("abstention*")).read_text()
+    assert "deqcert replay " in text
+
+
+def test_another_model_behind_the_same_record_is_refused(tmp_path: Path) -> None:
+    give(tmp_path, 0, 3, 0.0)
+    give(tmp_path, 1, 3, 0.0, checkpoint_sha256="1" * 64)
+    with pytest.raises(ConfigError, match="another model"):
+        list(open_source(tmp_path).observations())
+
+
+def test_labels_of_runs_and_damaged_labels_are_one_sentence(tmp_path: Path) -> None:
+    give(tmp_path, 0, 1, 0.0)
+    (tmp_path / "labels").write_text("what\n")
+    with pytest.raises(RunError, match="line 1"):
+        list(open_source(tmp_path, tmp_path / "labels").labelled())
+    with pytest.raises(ConfigError, match="leave --labels out"):
+        open_source(tmp_path / "elsewhere", tmp_path / "labels")

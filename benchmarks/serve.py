@@ -148,11 +148,11 @@ def main() -> None:
 HEAD = """# A service beside its engine
 
 `python benchmarks/serve.py --seconds 3 --out benchmarks/results/serve.md` on two shared cores:
-`deqcert serve digits` at sigma 0.25 and batch 100, one thread for the model, asked over the loopback
-by clients that each wait for their answer. "Engine alone" is the same work by calling the engine
-directly, in the same run, before and after (mean); for `predict` as many images in one call as there
-are clients. Clients and service share the two cores, on which other programs ran: read the last
-column, which swings by tens of percent from run to run.
+`deqcert serve digits` at sigma 0.25 and batch 100, one thread for the model, asked over the
+loopback by clients that each wait for their answer. "Engine alone" is the same work by calling
+the engine directly, in the same run, before and after (mean); for `predict` as many images in
+one call as there are clients. Clients and service share the two cores, on which other programs
+ran: read the last column, which swings by tens of percent from run to run.
 
 """
 

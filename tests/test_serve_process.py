@@ -102,7 +102,7 @@ def test_the_page_answers_somebody_who_has_never_seen_a_terminal(tmp_path: Path)
         (service.folder / "alarms.json").write_text('{"sentence": "No alarm was raised."}')
         for width, scheme in (("desktop", "light"), ("phone", "dark")):
             with opened(service.address, width, scheme=scheme) as page:
-                assert "No alarm was raised." in page.locator("#alarms").inner_text()
+                page.get_by_text("No alarm was raised.").wait_for(timeout=30_000)
                 # A picture is dropped.
                 page.evaluate(
                     """async (address) => {

@@ -30,8 +30,8 @@ def listen(serving: Serving) -> socket.socket:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "there is no such address"
         raise ConfigError(
-            f"cannot listen on {serving.host[:80]} port {serving.port} ({reason}); give another --host "
-            "or --port"
+            f"cannot listen on {serving.host[:80]} port {serving.port} ({reason}); give another "
+            "--host or --port"
         ) from None
     return opened
 

@@ -5,7 +5,7 @@
 Every model is certified on the same images with the same noise (sigma 0.25, n 1000). Pruned ones
 are certified as they are, and the harder ones after ten epochs more, which keep the zeros; students
 have half the channels inside their blocks and a schedule of ``--epochs``, with a teacher and
-without. The quick ones make three plain evaluations a vote. DIR gets the models, the table
+without. The quick ones make three plain evaluations per vote. DIR gets the models, the table
 changes.md and the picture changes.png; what is there already is not made again. Milliseconds are
 the processor's, of one thread: the least of ``--rounds`` turns over all models, a certificate each.
 """
@@ -61,7 +61,7 @@ class Changed:
         file: Checkpoint.
         how: Settings of the classifier that are not the usual ones.
         radii: Radius of each image, 0 where the class is wrong.
-        evaluations: Cell evaluations a vote.
+        evaluations: Cell evaluations per vote.
         milliseconds: A vote.
     """
 
@@ -143,7 +143,7 @@ def certify(model: Changed, indices: Sequence[int], n: int) -> None:
 
 
 def clock(models: Sequence[Changed], rounds: int, n: int) -> None:
-    """Measure the processor's milliseconds a vote, in turns."""
+    """Measure the processor's milliseconds per vote, in turns."""
     image = load_dataset("digits", "test").image(0)
     smooth = [classifier(model, n) for model in models]
     for _ in range(rounds):
@@ -156,7 +156,7 @@ def clock(models: Sequence[Changed], rounds: int, n: int) -> None:
 
 def table(models: Sequence[Changed]) -> str:
     """Markdown, one line a model."""
-    head = ["model", "right", *(f"at {r:g}" for r in RADII), "ACR", "evaluations", "ms a vote"]
+    head = ["model", "right", *(f"at {r:g}" for r in RADII), "ACR", "evaluations", "ms per vote"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for one in models:
         cells = [one.name, f"{(one.radii > 0).mean():.0%}"]
@@ -167,28 +167,25 @@ def table(models: Sequence[Changed]) -> str:
 
 
 def draw(path: Path, models: Sequence[Changed]) -> None:
-    """Certified accuracy at the first radius, and the mean radius, against milliseconds."""
+    """Mean certified radius and milliseconds per vote, one line a model."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.5, 4.2), dpi=100, layout="constrained")
-    axes = figure.subplots()
-    seen = set()
-    for one in models:
-        if one.name.startswith("bfloat16"):
-            continue  # far to the right where the processor emulates it
-        label = None if one.group in seen else one.group
-        seen.add(one.group)
-        place = one.milliseconds, one.radii.mean()
-        axes.plot(*place, "o", color=COLOURS[one.group], label=label)
-        axes.annotate(
-            one.name, place, fontsize=6, xytext=(4, 3), textcoords="offset points",
-            color=COLOURS[one.group],
-        )  # fmt: skip
-    axes.set(xlabel="milliseconds a vote (one thread)", ylabel="mean certified l2 radius (ACR)")
-    axes.margins(x=0.25)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    figure = Figure(figsize=(8, 4.6), dpi=100, layout="constrained")
+    places = -np.arange(len(models))
+    colours = [COLOURS[one.group] for one in models]
+    values = {
+        "mean certified l2 radius (ACR)": [one.radii.mean() for one in models],
+        "milliseconds per vote (one thread)": [one.milliseconds for one in models],
+    }
+    for axes, (label, found) in zip(
+        figure.subplots(1, 2, sharey=True), values.items(), strict=True
+    ):
+        axes.scatter(found, places, c=colours)
+        axes.axvline(found[0], color="#999999", linewidth=0.8)
+        axes.set(xlabel=label, xlim=(0.0, None), yticks=places)
+        axes.set_yticklabels([one.name for one in models], fontsize=8)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
 
 

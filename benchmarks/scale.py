@@ -1,6 +1,7 @@
 """One run computed in other ways: are the bytes equal, and what does Ray cost?
 
-    python benchmarks/scale.py --images 40 --n 1000 --out build/scale
+    python benchmarks/scale.py --images 24 --n 300 --out build/scale
+    python benchmarks/scale.py --images 20 --n 6000 --pairs-only --out build/pairs
 
 starts a Ray cluster of three nodes on this machine (127.0.0.1, ports of its own, one core each),
 certifies digits in one process, on the cluster, on the cluster with a node killed by ``kill -9``,
@@ -54,14 +55,14 @@ def lines(folder: Path) -> int:
 
 
 class Cluster:
-    """Three nodes of one core each."""
+    """Nodes of one core each."""
 
-    def __init__(self) -> None:
+    def __init__(self, nodes: int) -> None:
         from ray.cluster_utils import Cluster
 
         head = {**NODE, "include_dashboard": False, "no_monitor": True}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
-        self.nodes = [self.add() for _ in range(2)]
+        self.nodes = [self.add() for _ in range(nodes - 1)]
 
     def add(self) -> Any:
         """Start one more node."""
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--pairs", type=int, default=1)
+    parser.add_argument("--pairs-only", action="store_true", help="No kills and no shards.")
     parser.add_argument("--out", type=Path, default=Path("build/scale"))
     given = parser.parse_args()
     shutil.rmtree(given.out, ignore_errors=True)
@@ -161,35 +163,48 @@ def main() -> None:
     def same(name: str) -> bool:
         return essence(given.out / name / "run") == whole
 
-    cluster = Cluster()
+    cluster = Cluster(2 if given.pairs_only else 3)
     address = f"--ray {cluster.cluster.address}"
-    tell(way="cluster of three nodes", wall_seconds=round(time.monotonic() - began, 1))
+    tell(way="cluster", wall_seconds=round(time.monotonic() - began, 1))
 
-    own = run("ray", address, cluster.watch)
-    tell(
-        way="ray",
-        equal=same("ray"),
-        driver_seconds=round(own, 2),
-        cluster_seconds=round(cluster.seconds, 2),
-    )
+    def break_it() -> None:
+        own = run("ray", address, cluster.watch)
+        tell(
+            way="ray",
+            equal=same("ray"),
+            driver_seconds=round(own, 2),
+            cluster_seconds=round(cluster.seconds, 2),
+        )
 
-    def kill_node(process: subprocess.Popen[bytes]) -> None:
-        until(given.images // 4, "killed")(process)
-        cluster.kill()
-        tell(way="node killed", after_images=lines(given.out / "killed" / "run"))
+        def kill_node(process: subprocess.Popen[bytes]) -> None:
+            until(given.images // 4, "killed")(process)
+            cluster.kill()
+            tell(way="node killed", after_images=lines(given.out / "killed" / "run"))
 
-    run("killed", address, kill_node)
-    tell(way="ray, node killed", equal=same("killed"))
+        run("killed", address, kill_node)
+        tell(way="ray, node killed", equal=same("killed"))
 
-    def kill_driver(process: subprocess.Popen[bytes]) -> None:
-        until(given.images // 4, "driver")(process)
-        process.kill()
+        def kill_driver(process: subprocess.Popen[bytes]) -> None:
+            until(given.images // 4, "driver")(process)
+            process.kill()
 
-    run("driver", address, kill_driver)
-    done = lines(given.out / "driver" / "run")
-    run("driver", address, None)
-    tell(way="ray, driver killed and resumed", after_images=done, equal=same("driver"))
+        run("driver", address, kill_driver)
+        done = lines(given.out / "driver" / "run")
+        run("driver", address, None)
+        tell(way="ray, driver killed and resumed", after_images=done, equal=same("driver"))
 
+    def cut_it() -> None:
+        for part in ("1/2", "2/2"):
+            run(f"shard{part[0]}", f"--shard {part}", None)
+        shards = [str(given.out / f"shard{part}" / "run") for part in "12"]
+        merge = [sys.executable, "-m", "deqcert", "merge", *shards, "--quiet", "--out"]
+        subprocess.run(
+            [*merge, str(given.out / "merged" / "run")], check=True, stdout=subprocess.DEVNULL
+        )
+        tell(way="two shards, merged", equal=same("merged"))
+
+    if not given.pairs_only:
+        break_it()
     # Two nodes are left: two actors of one core beside two workers of one thread.
     for pair in range(given.pairs):
         plain = run(f"workers{pair}", "--workers 2", None)
@@ -203,14 +218,8 @@ def main() -> None:
             equal=same(f"workers{pair}") and same(f"pair{pair}"),
         )
 
-    for part in ("1/2", "2/2"):
-        run(f"shard{part[0]}", f"--shard {part}", None)
-    shards = [str(given.out / f"shard{part}" / "run") for part in "12"]
-    merge = [sys.executable, "-m", "deqcert", "merge", *shards, "--quiet", "--out"]
-    subprocess.run(
-        [*merge, str(given.out / "merged" / "run")], check=True, stdout=subprocess.DEVNULL
-    )
-    tell(way="two shards, merged", equal=same("merged"))
+    if not given.pairs_only:
+        cut_it()
     cluster.cluster.shutdown()
 
 

@@ -23,7 +23,7 @@ RUNS = {
     "50000 ImageNet images, n = 100000": ("imagenet-small", 50000 * 100100),
 }
 CELLS = {"to 1e-3, cold": 12.1, "learned start, one cell": 1.33}
-"""Mean evaluations a vote: benchmarks/results/certify_cifar10_8003.md and faithful.md."""
+"""Mean evaluations per vote: benchmarks/results/certify_cifar10_8003.md and faithful.md."""
 
 WORKERS = (1, 10, 100, 1000)
 

@@ -31,8 +31,8 @@ from deqcert.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt, fit
 from deqcert.evaluation.corruptions.blur import disc
 from deqcert.evaluation.corruptions.light import plasma
 from deqcert.evaluation.detected import tell_apart
-from deqcert.evaluation.folder import name_models
-from deqcert.evaluation.foreign import fit, short_name
+from deqcert.evaluation.foreign import fit
+from deqcert.evaluation.run import name_models
 from deqcert.files import Lock
 from deqcert.report.certified import band, describe_run
 from deqcert.report.page import percent
@@ -211,6 +211,8 @@ def test_foreign_images_are_brought_into_shape_by_the_stated_rule() -> None:
     assert found.shape == (3, 9, 7)
     np.testing.assert_allclose(found, np.repeat(grey, 3, axis=0), atol=1e-6)
     assert fit(grey, (1, 9, 7)) is grey
+    from deqcert.evaluation.foreign import short_name
+
     assert [short_name(s) for s in ("digits", "mnist:a/b", "folder:a/birds", "npz:x/y.npz")] == [
         "digits",
         "mnist",

@@ -158,7 +158,7 @@ def test_every_option_says_what_it_does_not_take() -> None:
 def test_the_calls_that_are_made_wrong_are_right(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("run", "held"):
+    for name in ("run", "held", "shard"):
         shutil.copytree(place / name, tmp_path / name)
     for name in ("ok.pth", "ok.yaml", "data.npz", "other.npz", "normal.json"):
         shutil.copy(place / name, tmp_path / name)

@@ -73,7 +73,7 @@ def command(
     cannot be measured is named there and costs no other. The same command given again does what is
     not done.
     """
-    from deqcert.evaluation.folder import evaluate, name_models
+    from deqcert.evaluation.run import evaluate, name_models
     from deqcert.report.evaluation import text
 
     if not models:

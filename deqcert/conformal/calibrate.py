@@ -123,6 +123,7 @@ def calibrate(
             },
         )
 
+    method.check(this.source)  # before there is a folder
     if out is None:
         go_on(None)
         return made()

@@ -1,5 +1,5 @@
 from .config import Evaluating
-from .folder import Evaluated, evaluate
 from .parts import PARTS, parse_parts
+from .run import Evaluated, evaluate
 
 __all__ = ["PARTS", "Evaluated", "Evaluating", "evaluate", "parse_parts"]

@@ -25,7 +25,7 @@ from deqcert.errors import ConfigError, DataError, RunError
 from deqcert.serve.app import make_app
 from deqcert.serve.batches import Batches, SharedEngine
 from deqcert.serve.goals import Deadline
-from deqcert.serve.images import read_upload
+from deqcert.serve.images import Upload, read_upload
 from deqcert.serve.keys import Keys
 from deqcert.serve.limits import Admission, Refused, Serving
 from deqcert.serve.records import NAME, Record, RecordReader, Records
@@ -513,7 +513,7 @@ def test_exact_noise_takes_pictures_and_refuses_arrays_off_their_grid(tmp_path: 
         assert service.engine.levels == 255
         asked = service.question(None, None, None, None)
         with pytest.raises(DataError, match="1/255"):
-            service.certify(np.full(SHAPE, 0.3001, np.float32), asked, None, arrived=0.0)
+            service.certify(Upload(np.full(SHAPE, 0.3001, np.float32)), asked, None, arrived=0.0)
     finally:
         service.close()
 

@@ -151,7 +151,7 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
     service = _service(request)
 
     def work(upload: Upload, client: str | None) -> dict[str, Any]:
-        return service.predict(upload.pixels, client)
+        return service.predict(upload, client)
 
     return await _answered(request, "predict", query.resize, work)
 
@@ -170,7 +170,7 @@ async def certify(request: Request, query: Annotated[CertifyQuery, Query()]) -> 
         return await _told(request, query.resize, asked, arrived)
 
     def work(upload: Upload, client: str | None) -> dict[str, Any]:
-        return service.certify(upload.pixels, asked, client, arrived=arrived)
+        return service.certify(upload, asked, client, arrived=arrived)
 
     return await _answered(request, "certify", query.resize, work)
 
@@ -180,7 +180,7 @@ async def answer_set(request: Request, query: Annotated[SetQuery, Query()]) -> A
     service = _service(request)
 
     def work(upload: Upload, client: str | None) -> dict[str, Any]:
-        return service.set(upload.pixels, query.alpha, query.radius, client)
+        return service.set(upload, query.alpha, query.radius, client)
 
     return await _answered(request, "set", query.resize, work)
 
@@ -331,7 +331,7 @@ async def _answered(
 
         def whole() -> dict[str, Any]:
             upload = read_upload(body, kind, service.shape, service.serving, resize=resize)
-            return {**work(upload, place.client), "changed": upload.changed}
+            return work(upload, place.client)
 
         answer = await asyncio.get_running_loop().run_in_executor(request.app.state.pool, whole)
         place.status, place.id = 200, answer["id"]
@@ -366,7 +366,7 @@ async def _told(request: Request, resize: bool, asked: Any, arrived: float) -> R
     def work() -> None:
         try:
             answer = service.certify(
-                upload.pixels,
+                upload,
                 asked,
                 place.client,
                 arrived=arrived,
@@ -374,7 +374,7 @@ async def _told(request: Request, resize: bool, asked: Any, arrived: float) -> R
                 given_up=lambda: gone,
             )
             place.status, place.id = 200, answer["id"]
-            send("answer", {**answer, "changed": upload.changed})
+            send("answer", answer)
         except Exception as error:
             place.failed(error)
             if place.status == 500:

@@ -25,8 +25,8 @@ ASKED = ("n0", "n", "alpha", "goal", "deadline")
 class RecordSource:
     """The certificates that a service has given, in the order of its record.
 
-    Answers of modes predict and set are passed over; certificates that answer another question (n,
-    alpha, goal, deadline) and those of pictures that had to be made to fit are so, too, but counted.
+    Answers of modes predict and set are none. Certificates that answer another question (n, alpha,
+    goal, deadline) and those of pictures that had to be made to fit are passed over, and counted.
 
     Args:
         folder: The service's folder.

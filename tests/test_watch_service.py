@@ -12,6 +12,7 @@ import pytest
 from deqcert.cli import main
 from deqcert.errors import ConfigError, RunError
 from deqcert.serve.alarms import read_alarms
+from deqcert.serve.labels import Label
 from deqcert.serve.records import Record, Records
 from deqcert.watch import Observation, Watch, make_reference, open_source, reference_of
 
@@ -117,6 +118,27 @@ def test_the_service_hands_on_what_the_watch_says(
     give(service, 3, 400, 0.0)
     assert main(given) == 0
     assert "some were before (abstention" in read_alarms(service)["state"]["sentence"]
+
+
+def test_what_clients_tell_the_service_counts_without_a_file(tmp_path: Path) -> None:
+    def tell(ids: list[str], label: int) -> None:
+        records = Records(tmp_path, ABOUT)
+        for id in ids:
+            records.tell(Label(id, label))
+        records.close()
+
+    tell(give(tmp_path, 0, 120, 0.0), 1)
+    reference = reference_of(open_source(tmp_path), 0.25, clean=False)
+    assert reference.events["error"] == (0, 120)
+    later = give(tmp_path, 1, 60, 0.0)
+    for count, part in ((30, later[30:]), (60, later)):  # those that were told before stay
+        tell(part, 2)
+        source = open_source(tmp_path, like=reference.parameters)
+        with Watch(reference, source, tmp_path / "state") as watch:
+            watch.go_on()
+        (row,) = (row for row in watch.rows() if row["alarm"] == "error")
+        assert (row["answers"], row["mean"], row["standing"]) == (count, 1.0, True)
+    assert watch.state.answers == 60
 
 
 def test_another_model_behind_the_same_record_is_refused(tmp_path: Path) -> None:

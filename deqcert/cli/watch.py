@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from deqcert.cli.fields import FILLED, options_from
-from deqcert.cli.options import json_option, quiet_option
+from deqcert.cli.options import json_option, labels_option, quiet_option
 from deqcert.watch.promise import Promise
 
 ALARM = 1
@@ -40,12 +40,7 @@ ALARM = 1
     metavar="DIR",
     help="Folder of what is remembered, of incidents and of the picture; default: RUN-watch.",
 )
-@click.option(
-    "--labels",
-    type=FILLED,
-    metavar="FILE",
-    help="For a service: lines of an answer's id, a tab and its true class, as they become known.",
-)
+@labels_option
 @json_option
 @quiet_option()
 def command(

@@ -24,6 +24,8 @@ from deqcert.serve.alarms import read_alarms
 from deqcert.serve.answers import (
     CertifyAnswer,
     CertifyQuery,
+    FeedbackAnswer,
+    FeedbackQuery,
     PredictAnswer,
     PredictQuery,
     Problem,
@@ -131,6 +133,14 @@ def make_app(service: Service) -> FastAPI:
         response_model=RecordAnswer,
         responses=missing | {s: _REFUSALS[s] for s in (401, 503)},
     )(record)
+    told: dict[int | str, Any] = {
+        409: {"model": Problem, "description": "Another class was told before."}
+    }
+    app.post(
+        "/v1/feedback",
+        response_model=FeedbackAnswer,
+        responses=missing | told | {s: _REFUSALS[s] for s in (401, 422, 503)},
+    )(feedback)
     app.get("/healthz")(healthz)
     app.get("/readyz", responses={503: _REFUSALS[503]})(readyz)
     app.get("/metrics", response_class=Response)(metrics)
@@ -221,6 +231,17 @@ async def record(request: Request, id: str) -> dict[str, Any]:
         "digest": found.digest,
         "replay": f"deqcert replay {found.id} --service {service.serving.out}",
     }
+
+
+async def feedback(request: Request, query: Annotated[FeedbackQuery, Query()]) -> dict[str, Any]:
+    """Tell the true class of one of your answers, once; whoever watches the service counts errors.
+
+    What was told stays. The same class may be told again.
+    """
+    service, client = _service(request), _client(request)
+    known = await asyncio.to_thread(service.feedback, query.id, query.class_, client)
+    log("feedback", id=query.id, client=client)
+    return {"id": query.id, "class": known}
 
 
 async def healthz() -> dict[str, str]:

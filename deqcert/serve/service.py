@@ -27,6 +27,7 @@ from deqcert.serve.batches import Batches, SharedEngine, WatchedCopies
 from deqcert.serve.goals import Deadline
 from deqcert.serve.images import Upload
 from deqcert.serve.keys import Keys
+from deqcert.serve.labels import Label
 from deqcert.serve.limits import Admission, Refused, Serving
 from deqcert.serve.metrics import Metrics
 from deqcert.serve.records import Record, RecordReader, Records
@@ -270,6 +271,26 @@ class Service:
         }
         question = {**given, "calibration_sha256": calibration.sha256}
         return self._recorded("set", upload, seed, question, answer, cast.votes(), client)
+
+    def feedback(self, name: str, label: int, client: str | None) -> int:
+        """Put the true class of an answer on record, and return it.
+
+        Raises:
+            ConfigError: If the model has no such class.
+            Refused: If the answer is not the client's, or another class was told before.
+        """
+        if label >= self.classes:
+            raise ConfigError(
+                f"class is {label}, but the model's classes end at {self.classes - 1}"
+            )
+        found = self.reader.find(name)
+        if found is None or found.client != client:
+            raise Refused(404, "there is no such answer of yours.")
+        self.records.tell(Label(name, label, client))
+        known = self.reader.label(name)
+        if known != label:
+            raise Refused(409, f"class {known} was told before, and what was told stays.")
+        return label
 
     def fault(self) -> str | None:
         """Say in a sentence why the service cannot answer; None where the known input's votes hold.

@@ -31,7 +31,8 @@ class RecordSource:
     Args:
         folder: The service's folder.
         labels: A file to which lines of an answer's id, a tab and its true class are appended as
-            they become known; the first line of an answer counts. None where there are no labels.
+            they become known; the first line of an answer counts. If not given, what clients told
+            the service counts.
         like: Parameters of a reference, whose question counts; if not given, the first one's.
 
     Raises:
@@ -68,7 +69,7 @@ class RecordSource:
             RunError: If the record is damaged, or has lost answers that were read.
             ConfigError: If the service answers with another model now.
         """
-        number, labels, skipped = self.position or (0, 0, 0)
+        number, lines, skipped, told = self.position or (0, 0, 0, 0)
         if number and not any(True for _ in self._reader.since(number - 1)):
             raise RunError(
                 f"{self.folder} has lost answers that were watched; restore it, or begin anew with "
@@ -77,7 +78,7 @@ class RecordSource:
         for record in self._reader.since(number):
             known = record.mode == "certify"
             skipped += known and not self._counts(record)
-            self.position = [record.number, labels, skipped]
+            self.position = [record.number, lines, skipped, told]
             if not known or not self._counts(record):
                 continue
             if _about(record) != self._about:
@@ -88,15 +89,26 @@ class RecordSource:
             yield self._seen(record)
 
     def labelled(self) -> Iterator[Observation]:
-        """Yield the answers whose label was appended since; those that are not on record are none.
+        """Yield the answers whose label came since; those that are not on record are none.
 
         Raises:
-            RunError: If the file of labels cannot be read.
+            RunError: If the labels cannot be read.
         """
-        if self._labels is None:
-            return
-        number, done, skipped = self.position or (0, 0, 0)
-        file, known = Path(self._labels), set()
+        known = self._told_the_service() if self._labels is None else self._lines(self._labels)
+        for id, label in known:
+            record = self._reader.find(id)
+            if record is not None and record.mode == "certify" and self._counts(record):
+                yield self._seen(record, label)
+
+    def _told_the_service(self) -> Iterator[tuple[str, int]]:
+        number, lines, skipped, done = self.position or (0, 0, 0, 0)
+        for place, id, label in self._reader.labels(done):
+            self.position = [number, lines, skipped, place]
+            yield id, label
+
+    def _lines(self, labels: str | Path) -> Iterator[tuple[str, int]]:
+        number, done, skipped, told = self.position or (0, 0, 0, 0)
+        file, known = Path(labels), set()
         text = read_text(file, "give lines of an answer's id, a tab, and its class")
         for place, line in enumerate(text.split("\n")[:-1], start=1):
             id, _, cell = line.rstrip("\r").partition("\t")
@@ -105,13 +117,10 @@ class RecordSource:
                 raise RunError(
                     f"{file}, line {place}: {shown(line)} is not an answer's id, a tab and a class"
                 )
+            self.position = [number, max(done, place), skipped, told]
             if id not in known and place > done:
-                record = self._reader.find(id)
-                if record is not None and record.mode == "certify" and self._counts(record):
-                    self.position = [number, place, skipped]
-                    yield self._seen(record, label)
+                yield id, label
             known.add(id)
-            self.position = [number, max(done, place), skipped]
 
     def images(self, observations: Sequence[Observation]) -> NDArray[np.float32]:
         """Return the images from the record."""

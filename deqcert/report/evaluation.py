@@ -102,11 +102,11 @@ def summary_rows(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
             row["clean"] = parts["clean"]["accuracy"]
         if "certified" in parts:
             run = parts["certified"]["runs"][0]
-            radius = run["radii"][min(len(run["radii"]) - 1, 1 if run["norm"] == "l2" else 2)]
-            row["radius"] = radius
+            row["radius"] = radius = _told(run)
             row["smoothed"], row["certified"] = accuracy_at(run, [0.0, radius])
         if "attacks" in parts:
             run = parts["attacks"]["runs"][0]
+            row["radius"] = _told(run) if row["radius"] is None else row["radius"]
             left = next(one for one in run["rows"] if one["name"] == "all attacks")
             places = [
                 i
@@ -151,7 +151,19 @@ def summary_table(evaluation: Mapping[str, Any]) -> TableBlock:
         for key, question in questions.items()
         if any(row[key] is not None for row in rows)
     ]
-    return TableBlock("", ["", *(row["name"] for row in rows)], body)
+    unsound = {
+        name
+        for name, found in parts_found(evaluation, "certified").items()
+        if not found["runs"][0]["sound"]
+    }
+    names = [f"{row['name']} UNSOUND" if row["name"] in unsound else row["name"] for row in rows]
+    return TableBlock("", ["", *names], body)
+
+
+def _told(run: Mapping[str, Any]) -> float:
+    """Return the radius of a run that a short table tells of."""
+    radii: Sequence[float] = run["radii"]
+    return radii[min(len(radii) - 1, 1 if run["norm"] == "l2" else 2)]
 
 
 def _images(evaluation: Mapping[str, Any], part: str) -> str:

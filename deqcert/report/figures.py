@@ -165,14 +165,20 @@ def curves(
     lines: Sequence[tuple[str, Sequence[float], Sequence[float], int, int]],
     *,
     top: float | None = 101.0,
+    steps: bool = False,
 ) -> str:
-    """Draw lines: name, places, heights, the colour's number and the dashes' number each."""
+    """Draw lines: name, places, heights, the colour's number and the dashes' number each.
+
+    With steps, each height holds back to the place before it: of shares that only fall, nothing
+    between two places is drawn too high.
+    """
     plot = Plot(about, x, y)
     for name, places, heights, hue, dash in lines:
         marker = "o" if len(places) <= 12 else ""
         plot.axes.plot(
             places,
             heights,
+            drawstyle="steps-pre" if steps else "default",
             color=colour(hue),
             linestyle=line_style(dash),
             marker=marker,

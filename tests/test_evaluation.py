@@ -37,6 +37,7 @@ from deqcert.files import Lock
 from deqcert.report.certified import band, describe_run
 from deqcert.report.evaluation import summary_table, text
 from deqcert.report.page import percent
+from deqcert.report.sections.certified import certified_section
 
 SHAPES = {"grey": (1, 28, 28), "colour": (3, 32, 32), "odd": (3, 21, 30), "small": (1, 8, 8)}
 
@@ -462,6 +463,14 @@ def test_the_short_table_calls_unsound_what_no_theorem_supports(made) -> None:
     found["models"][1]["parts"]["certified"]["found"]["runs"][0]["sound"] = False
     assert summary_table(found).head == ["", "digits", "again UNSOUND"]
     assert text(found).startswith(" ") and "again UNSOUND" in text(found).splitlines()[0]
+
+
+def test_no_band_holds_for_radii_that_no_theorem_supports(made) -> None:
+    run = read(made / "e")["models"][0]["parts"]["certified"]["found"]["runs"][0]
+    for sound in (True, False):
+        section = certified_section({"digits": {"runs": [{**run, "sound": sound}]}})
+        assert ("the band holds" in section.figures[0].caption) is sound
+        assert any("The band" in note for note in section.notes) is sound
 
 
 def test_the_short_table_of_attacks_alone_has_their_figure(made) -> None:

@@ -12,7 +12,7 @@ from deqcert.report.certified import accuracy_at, describe_results
 from deqcert.report.page import Cell, Section, TableBlock, percent, write_page
 from deqcert.report.reader import Results
 from deqcert.report.sections.attacks import attacks_section
-from deqcert.report.sections.base import DASH
+from deqcert.report.sections.base import DASH, images
 from deqcert.report.sections.brier import brier_section
 from deqcert.report.sections.calibration import calibration_section
 from deqcert.report.sections.certified import certified_section
@@ -170,7 +170,9 @@ def _images(evaluation: Mapping[str, Any], part: str) -> str:
     """Say how many images a part looked at, where that is one number."""
     found = parts_found(evaluation, part).values()
     counts = {run["images"] for one in found for run in one["runs"][:1]}
-    return f" of {counts.pop()} images" if len(counts) == 1 else ""
+    if len(counts) != 1:
+        return ""
+    return f" of {images(counts.pop())}"
 
 
 def _figure(key: str, value: float | None) -> str:
@@ -224,7 +226,7 @@ def write_evaluation_page(evaluation: Mapping[str, Any], path: Path) -> None:
         verb = "is" if len(names) == 1 else "are"
         title = f"What {_listed(names)} {verb} worth on {data['name']}"
         lead = (
-            f"{data['images']} images ({data['split']}, {data['shape']}). Each section says first "
+            f"{images(data['images'])} ({data['split']}, {data['shape']}). Each section says first "
             "what it shows; the grey box below is the command that makes its figures again."
         )
     facts = {name: str(value) for name, value in evaluation["environment"].items()}

@@ -117,11 +117,12 @@ def certified_curves(runs: Sequence[dict[str, Any]]) -> str:
     styles = dashes(seen)
     for i, run in enumerate(runs):
         steps, heights = (np.array(run["curve"][key]) for key in ("radii", "shares"))
-        low = np.clip(heights - run["band"]["below"], 0.0, 1.0)
-        high = np.clip(heights + run["band"]["above"], 0.0, 1.0)
-        plot.axes.fill_between(
-            steps, 100 * low, 100 * high, step="pre", color=colour(i), alpha=0.15, linewidth=0
-        )
+        if run["sound"]:
+            low = np.clip(heights - run["band"]["below"], 0.0, 1.0)
+            high = np.clip(heights + run["band"]["above"], 0.0, 1.0)
+            plot.axes.fill_between(
+                steps, 100 * low, 100 * high, step="pre", color=colour(i), alpha=0.15, linewidth=0
+            )
         plot.axes.plot(
             steps,
             100 * heights,

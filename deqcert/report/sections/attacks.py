@@ -7,7 +7,7 @@ from typing import Any
 
 from deqcert.report.figures import curves
 from deqcert.report.page import FigureBlock, Section, TableBlock, percent
-from deqcert.report.sections.base import DASH, Found, runs_of, shaded, the
+from deqcert.report.sections.base import DASH, Found, images, runs_of, shaded, the
 
 
 def attacks_section(found: Found) -> Section:
@@ -48,7 +48,7 @@ def attacks_section(found: Found) -> Section:
             ]
             for row in one["rows"]
         ]
-        tables.append(TableBlock(f"{called}: right (%) of {one['images']} images", head, rows))
+        tables.append(TableBlock(f"{called}: right (%) of {images(one['images'])}", head, rows))
     notes = [
         f"{called}: {', '.join(one['attacks'])}"
         + (

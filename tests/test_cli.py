@@ -201,6 +201,7 @@ def bad_inputs() -> list[tuple[str, str]]:
         ("--data cifar100", "no data set 'cifar100'"),
         ("--split validation", "split is 'validation', but it must be one of test, train"),
         ("--images 5:5", "selects no image"),
+        ("--images 900:", "reaches outside"),
         ("--images 0:13", "reaches outside the 12 images"),
         ("--images -3", "reaches outside"),
         ("--images 0:9:0", "step must be at least 1"),

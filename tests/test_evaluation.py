@@ -35,7 +35,9 @@ from deqcert.evaluation.foreign import fit
 from deqcert.evaluation.run import name_models
 from deqcert.files import Lock
 from deqcert.report.certified import band, describe_run
+from deqcert.report.evaluation import summary_table, text
 from deqcert.report.page import percent
+from deqcert.report.sections.certified import certified_section
 
 SHAPES = {"grey": (1, 28, 28), "colour": (3, 32, 32), "odd": (3, 21, 30), "small": (1, 8, 8)}
 
@@ -367,6 +369,8 @@ def test_another_evaluation_is_not_mixed_in(made, capsys) -> None:
     assert "votes was 12 and is now 13" in capsys.readouterr().err
     assert main([*EVALUATE.split(), "--out", str(made)]) == 2
     assert "holds" in capsys.readouterr().err
+    assert main([*EVALUATE.split(), "--out", str(made / "e" / "digits" / "certified")]) == 2
+    assert "holds a run and no evaluation" in capsys.readouterr().err
 
 
 def test_a_folder_that_another_process_writes_is_left_alone(made, capsys) -> None:
@@ -452,6 +456,31 @@ def test_a_report_writes_the_page_of_runs_alone(made, tmp_path, capsys) -> None:
     for wrong in ("page.txt", "missing/page.html"):
         assert main([*words, str(tmp_path / wrong)]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_short_table_calls_unsound_what_no_theorem_supports(made) -> None:
+    found = read(made / "e")
+    found["models"][1]["parts"]["certified"]["found"]["runs"][0]["sound"] = False
+    assert summary_table(found).head == ["", "digits", "again UNSOUND"]
+    assert text(found).startswith(" ") and "again UNSOUND" in text(found).splitlines()[0]
+
+
+def test_no_band_holds_for_radii_that_no_theorem_supports(made) -> None:
+    run = read(made / "e")["models"][0]["parts"]["certified"]["found"]["runs"][0]
+    for sound in (True, False):
+        section = certified_section({"digits": {"runs": [{**run, "sound": sound}]}})
+        assert ("the band holds" in section.figures[0].caption) is sound
+        assert any("The band" in note for note in section.notes) is sound
+
+
+def test_the_short_table_of_attacks_alone_has_their_figure(made) -> None:
+    found = read(made / "e")
+    whole = {row[0]: row[1:] for row in summary_table(found).rows}
+    for model in found["models"]:
+        model["parts"] = {"attacks": model["parts"]["attacks"]}
+    (row,) = summary_table(found).rows
+    assert row[0].startswith("right, left by attacks at r = ")
+    assert row[1:] == whole[row[0]]
 
 
 def halves(run: Path, place: Path) -> list[Path]:

@@ -450,6 +450,8 @@ def test_a_mixture_that_cannot_be_fitted_is_refused() -> None:
     z = np.random.default_rng(0).standard_normal((20, 3))
     with pytest.raises(DataError, match="fewer than two images"):
         fit_mixture(z, np.array([0] * 19 + [1]), shared=True)
+    with pytest.raises(DataError, match="all latents are of class 0"):
+        fit_mixture(z, np.zeros(20, dtype=int), shared=True)
     flat = np.column_stack([z, z[:, 0]])
     with pytest.raises(ConfigError, match="larger shrinkage"):
         fit_mixture(flat, np.arange(20) % 2, shared=True, shrinkage=0.0)

@@ -97,7 +97,7 @@ def broken(folder: Path) -> None:
         ("gap.npz", "", "number them from 0"),
         ("nan.npz", "", "not finite"),
         ("rare.npz", "", "class 2"),
-        ("one.npz", "", "fewer than two"),
+        ("one.npz", "", "two classes or more"),
         ("none.npz", "", "images"),
         ("same.npz", "--shrinkage 0", "larger shrinkage"),
         ("digits.npz", "--model other.pth", "model has no use"),

@@ -107,6 +107,11 @@ def test_a_merge_into_other_certificates_is_refused(shards: list[Path], tmp_path
         merge(shards, run)
 
 
+def test_a_merge_into_one_of_its_shards_is_refused(shards: list[Path]) -> None:
+    with pytest.raises(RunError, match="is one of the shards"):
+        merge(shards, shards[1])
+
+
 def test_a_missing_shard_is_named(shards: list[Path], tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"shard 1/2 \(images 0:2:1\) is missing"):
         merge(shards[1:], tmp_path / "run")

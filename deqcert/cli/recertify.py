@@ -58,9 +58,10 @@ def command(
     """Certify a changed model from the votes of a run of deqcert certify --keep-votes.
 
     RUN is the run folder. Say what has changed: another --model, --form, --depth or machine; all
-    else is as it was in the run. The changed model casts --audit of the run's votes again, and
-    pays for what it cannot rule out with radius. Its certificates are as sound as those of deqcert
-    certify, provided that the change was not chosen by looking at that run.
+    else is as it was in the run, whatever default stands below. The changed model casts --audit of
+    the run's votes again, and pays for what it cannot rule out with radius. Its certificates are as
+    sound as those of deqcert certify, provided that the change was not chosen by looking at that
+    run.
     """
     from deqcert.report import table
 

@@ -33,9 +33,9 @@ def parse_images(text: str, count: int) -> range:
         chosen = range(0 if start is None else start, count if stop is None else stop, step)
     else:
         raise ConfigError(f"images is {text!r}, but it must read START:STOP[:STEP] or be one index")
-    if not chosen:
+    if not chosen and chosen.stop <= count > chosen.start:
         raise ConfigError(f"images {text!r} selects no image; STOP must be larger than START")
-    if chosen.start < 0 or chosen.stop > count:
+    if not chosen or chosen.start < 0 or chosen.stop > count:
         raise ConfigError(
             f"images {text!r} reaches outside the {count} images that there are (0 to {count - 1})"
         )

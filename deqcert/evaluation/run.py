@@ -165,7 +165,9 @@ def name_models(given: Sequence[str]) -> dict[str, str]:
         if not model:
             raise ConfigError(f"{name}= names no model; write it as in {name}=FILE")
         if name in found:
-            raise ConfigError(f"two models are called {name}; name them, as in a={model}")
+            raise ConfigError(
+                f"two models are called {name}; give each a name of its own, as in {name}-2={model}"
+            )
         found[name] = model
     return found
 
@@ -303,9 +305,13 @@ def _begin(
                 "--out"
             )
         manifest.write(folder)
+    elif "evaluation" not in before.parameters:
+        raise RunError(
+            f"{folder} holds a run and no evaluation; give an empty or new folder with --out"
+        )
     elif differing := before.differences(manifest):
         raise RunError(
-            f"{folder} holds another evaluation or run ({'; '.join(differing[:4])}); give the "
+            f"{folder} holds another evaluation ({'; '.join(differing[:4])}); give the "
             "earlier values to go on, or another folder with --out"
         )
     else:

@@ -106,8 +106,10 @@ def fit_mixture(
     if not np.isfinite(latents).all():
         raise DataError("some latents are not finite; the model does not converge on those images.")
     counts = np.bincount(classes)
-    if len(counts) < 2 or counts.min() < 2:
-        scarce = int(np.argmin(counts)) if len(counts) > 1 else 1
+    if len(counts) < 2:
+        raise DataError("all latents are of class 0; a head needs those of two classes or more.")
+    if counts.min() < 2:
+        scarce = int(np.argmin(counts))
         raise DataError(
             f"class {scarce} has fewer than two images to fit a Gaussian to; give more images."
         )

@@ -12,7 +12,7 @@ from deqcert.report.certified import accuracy_at, describe_results
 from deqcert.report.page import Cell, Section, TableBlock, percent, write_page
 from deqcert.report.reader import Results
 from deqcert.report.sections.attacks import attacks_section
-from deqcert.report.sections.base import DASH
+from deqcert.report.sections.base import DASH, images
 from deqcert.report.sections.brier import brier_section
 from deqcert.report.sections.calibration import calibration_section
 from deqcert.report.sections.certified import certified_section
@@ -102,11 +102,11 @@ def summary_rows(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
             row["clean"] = parts["clean"]["accuracy"]
         if "certified" in parts:
             run = parts["certified"]["runs"][0]
-            radius = run["radii"][min(len(run["radii"]) - 1, 1 if run["norm"] == "l2" else 2)]
-            row["radius"] = radius
+            row["radius"] = radius = _told(run)
             row["smoothed"], row["certified"] = accuracy_at(run, [0.0, radius])
         if "attacks" in parts:
             run = parts["attacks"]["runs"][0]
+            row["radius"] = _told(run) if row["radius"] is None else row["radius"]
             left = next(one for one in run["rows"] if one["name"] == "all attacks")
             places = [
                 i
@@ -151,14 +151,28 @@ def summary_table(evaluation: Mapping[str, Any]) -> TableBlock:
         for key, question in questions.items()
         if any(row[key] is not None for row in rows)
     ]
-    return TableBlock("", ["", *(row["name"] for row in rows)], body)
+    unsound = {
+        name
+        for name, found in parts_found(evaluation, "certified").items()
+        if not found["runs"][0]["sound"]
+    }
+    names = [f"{row['name']} UNSOUND" if row["name"] in unsound else row["name"] for row in rows]
+    return TableBlock("", ["", *names], body)
+
+
+def _told(run: Mapping[str, Any]) -> float:
+    """Return the radius of a run that a short table tells of."""
+    radii: Sequence[float] = run["radii"]
+    return radii[min(len(radii) - 1, 1 if run["norm"] == "l2" else 2)]
 
 
 def _images(evaluation: Mapping[str, Any], part: str) -> str:
     """Say how many images a part looked at, where that is one number."""
     found = parts_found(evaluation, part).values()
     counts = {run["images"] for one in found for run in one["runs"][:1]}
-    return f" of {counts.pop()} images" if len(counts) == 1 else ""
+    if len(counts) != 1:
+        return ""
+    return f" of {images(counts.pop())}"
 
 
 def _figure(key: str, value: float | None) -> str:
@@ -212,7 +226,7 @@ def write_evaluation_page(evaluation: Mapping[str, Any], path: Path) -> None:
         verb = "is" if len(names) == 1 else "are"
         title = f"What {_listed(names)} {verb} worth on {data['name']}"
         lead = (
-            f"{data['images']} images ({data['split']}, {data['shape']}). Each section says first "
+            f"{images(data['images'])} ({data['split']}, {data['shape']}). Each section says first "
             "what it shows; the grey box below is the command that makes its figures again."
         )
     facts = {name: str(value) for name, value in evaluation["environment"].items()}

@@ -117,11 +117,12 @@ def certified_curves(runs: Sequence[dict[str, Any]]) -> str:
     styles = dashes(seen)
     for i, run in enumerate(runs):
         steps, heights = (np.array(run["curve"][key]) for key in ("radii", "shares"))
-        low = np.clip(heights - run["band"]["below"], 0.0, 1.0)
-        high = np.clip(heights + run["band"]["above"], 0.0, 1.0)
-        plot.axes.fill_between(
-            steps, 100 * low, 100 * high, step="pre", color=colour(i), alpha=0.15, linewidth=0
-        )
+        if run["sound"]:
+            low = np.clip(heights - run["band"]["below"], 0.0, 1.0)
+            high = np.clip(heights + run["band"]["above"], 0.0, 1.0)
+            plot.axes.fill_between(
+                steps, 100 * low, 100 * high, step="pre", color=colour(i), alpha=0.15, linewidth=0
+            )
         plot.axes.plot(
             steps,
             100 * heights,
@@ -165,14 +166,20 @@ def curves(
     lines: Sequence[tuple[str, Sequence[float], Sequence[float], int, int]],
     *,
     top: float | None = 101.0,
+    steps: bool = False,
 ) -> str:
-    """Draw lines: name, places, heights, the colour's number and the dashes' number each."""
+    """Draw lines: name, places, heights, the colour's number and the dashes' number each.
+
+    With steps, each height holds back to the place before it: of shares that only fall, nothing
+    between two places is drawn too high.
+    """
     plot = Plot(about, x, y)
     for name, places, heights, hue, dash in lines:
         marker = "o" if len(places) <= 12 else ""
         plot.axes.plot(
             places,
             heights,
+            drawstyle="steps-pre" if steps else "default",
             color=colour(hue),
             linestyle=line_style(dash),
             marker=marker,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,6 +87,8 @@ def merge(
     """
     if not shards:
         raise RunError("no shard is given; name the run folders that certify --shard wrote")
+    if any(os.path.realpath(out) == os.path.realpath(folder) for folder in shards):
+        raise RunError(f"{out} is one of the shards; give another folder with --out")
     found = [_read(Path(folder)) for folder in shards]
     first = found[0]
     for other in found[1:]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from deqcert.report.figures import curves
 from deqcert.report.page import FigureBlock, Section, TableBlock, percent
-from deqcert.report.sections.base import DASH, Found, runs_of, shaded, the
+from deqcert.report.sections.base import DASH, Found, images, runs_of, shaded, the
 
 
 def attacks_section(found: Found) -> Section:
@@ -21,9 +21,9 @@ def attacks_section(found: Found) -> Section:
         f"All attacks together leave {percent(all_of['accuracy'][at])}% right at a size of "
         f"{run['radii'][at]:g} for {the(found, name)}, and "
         + (
-            "breaks no certificate: the truth lies between the two curves."
+            "break no certificate: the truth lies between the two curves."
             if not broken
-            else f"BREAKS {broken} certificates, which must not happen: see the alarms."
+            else f"BREAK certificates ({broken}), which must not happen: see the alarms."
         )
     )
     lines = []
@@ -32,7 +32,9 @@ def attacks_section(found: Found) -> Section:
         for j, what in enumerate(("certified", "attacked")):
             heights = [100 * share for share in one["curves"][what]]
             lines.append((f"{called}, {what}", at_radii, heights, i, j))
-    figure = curves("accuracy under attack by size", "size of the change", "right (%)", lines)
+    figure = curves(
+        "accuracy under attack by size", "size of the change", "right (%)", lines, steps=True
+    )
     caption = "Right (%) by size of the change: proven, and left by all attacks"
     figures = [FigureBlock(caption, figure)]
     tables = []
@@ -46,7 +48,7 @@ def attacks_section(found: Found) -> Section:
             ]
             for row in one["rows"]
         ]
-        tables.append(TableBlock(f"{called}: right (%) of {one['images']} images", head, rows))
+        tables.append(TableBlock(f"{called}: right (%) of {images(one['images'])}", head, rows))
     notes = [
         f"{called}: {', '.join(one['attacks'])}"
         + (

@@ -35,3 +35,8 @@ def runs_of(found: Found) -> list[tuple[str, dict[str, Any]]]:
         for name, part in found.items()
         for run in part["runs"]
     ]
+
+
+def images(count: int) -> str:
+    """Say how many images."""
+    return f"{count} image" if count == 1 else f"{count} images"

@@ -39,7 +39,8 @@ def certified_section(found: Found) -> Section:
         )
     figures = [
         FigureBlock(
-            "Certified accuracy by radius; the band holds for all such images together (95%)",
+            "Certified accuracy by radius"
+            + ("; the band holds for all such images together (95%)" if sound else ""),
             certified_curves(same),
         )
     ]
@@ -73,13 +74,14 @@ def certified_section(found: Found) -> Section:
     notes += [_terms(run) for run in same]
     width = ", ".join(
         f"+{percent(run['band']['above'])} and \N{MINUS SIGN}{percent(run['band']['below'])} points"
-        for run in same
+        for run in sound
     )
-    notes.append(
-        f"The band ({width}) is for images drawn as these were; it includes the certificates that "
-        "may be wrong. ACR, the mean radius, rewards easy images without bound; read the curve "
-        "first."
-    )
+    if sound:
+        notes.append(
+            f"The band ({width}) is for images drawn as these were; it includes the certificates "
+            "that may be wrong."
+        )
+    notes.append("ACR, the mean radius, rewards easy images without bound; read the curve first.")
     missing = [
         f"{run['name']}: no shares of votes, because {run['no_shares']}."
         for run in same

@@ -72,28 +72,36 @@ def table(
         for timing in run.timings:
             found[timing.form, timing.part].append(timing)
     for name in runs[0].rates:
-        rates = sorted(run.rates[name] for run in runs)
-        click.echo(f"{name}: {rates[0]:.0f} to {rates[-1]:.0f} GFLOP/s")
-    click.echo("| form | part | MFLOP | ms | times the floor | products alone |")
-    click.echo("| --- | --- | --- | --- | --- | --- |")
+        for kind in runs[0].rates[name]:
+            rates = sorted(run.rates[name][kind] for run in runs)
+            click.echo(f"{name}, {kind}: {rates[0]:.0f} to {rates[-1]:.0f} GFLOP/s")
+    click.echo("| form | part | MFLOP | ms | times the floor | products alone | by matmul's rate |")
+    click.echo("| --- | --- | --- | --- | --- | --- | --- |")
     for (form, part), timings in found.items():
         ms = statistics.median(t.ms for t in timings)
-        whole, alone = (
+        whole, alone, square = (
             f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
             for values in (
                 [t.multiple for t in timings],
                 [t.products_multiple for t in timings],
+                [
+                    t.ms / t.flops * run.rates[t.dtype]["matmul"]
+                    for t, run in zip(timings, runs, strict=True)
+                ],
             )
         )
-        click.echo(f"| `{form}` | {part} | {timings[0].flops:.1f} | {ms:.3f} | {whole} | {alone} |")
+        click.echo(
+            f"| `{form}` | {part} | {timings[0].flops:.1f} | {ms:.3f} | {whole} | {alone} "
+            f"| {square} |"
+        )
 
 
 def one_image(model: ImplicitModel, batch: int) -> None:
     """Certify one random image and print seconds and peak memory."""
-    smooth = SmoothedClassifier(model, sigma=0.25, batch=batch, depth=6, tol=0.0, form="folded")
+    smooth = SmoothedClassifier(model, sigma=0.25, batch=batch, n=1000, depth=6, tol=0.0)
     image = torch.rand(*model.input_shape).numpy()
     began, worked = time.perf_counter(), time.process_time()
-    peak = peak_memory(lambda: click.echo(smooth.certify(image, n0=100, n=1000)))
+    peak = peak_memory(lambda: click.echo(smooth.certify(image)))
     click.echo(
         f"{time.perf_counter() - began:.1f} s ({time.process_time() - worked:.1f} s of processor), "
         f"peak {peak / 2**20:.0f} MiB beyond the model"

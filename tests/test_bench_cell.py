@@ -74,7 +74,7 @@ def test_floor_and_multiples_follow_from_counts_and_rates() -> None:
     assert set(bench.rates) == ({"float32", "bfloat16"} if units else {"float32"})
     for t in bench.timings:
         assert t.dtype == ("bfloat16" if t.form == "bfloat16" else "float32")
-        rate = bench.rates[t.dtype if units else "float32"]
+        rate = max(bench.rates[t.dtype if units else "float32"].values())
         assert t.floor == pytest.approx(t.flops / rate)  # MFLOP over GFLOP/s is milliseconds
         assert t.multiple == pytest.approx(t.ms / t.floor)
         assert t.products_multiple == pytest.approx(t.products_ms / t.floor)
@@ -89,7 +89,7 @@ def test_bfloat16_is_held_against_its_own_rate_only_where_there_are_units(
     monkeypatch.setattr(cell, "SIDES", (32,))
     bench = bench_cell(load_model("digits"), images(2), ["bfloat16"], rounds=1)
     last = bench.timings[-1]
-    assert last.floor == pytest.approx(last.flops / bench.rates[against])
+    assert last.floor == pytest.approx(last.flops / max(bench.rates[against].values()))
     assert ("bfloat16" in bench.rates) == units
 
 
@@ -144,7 +144,7 @@ def test_bench_cell_prints_a_table_and_json(capsys) -> None:
     found = json.loads(capsys.readouterr().out)
     assert found["rows"] == 4
     assert found["time"] == "processor"
-    assert found["gflops"]["float32"] > 0.0
+    assert min(found["gflops"]["float32"].values()) > 0.0
     assert [t["part"] for t in found["timings"]] == ["cell", "readout"] * 2
 
 

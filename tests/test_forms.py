@@ -550,3 +550,4 @@ def test_help_names_every_form_and_every_bench(capsys) -> None:
     text = capsys.readouterr().out
     assert "bench forms" in text
     assert "bench solvers" in text
+    assert "bench cell" in text

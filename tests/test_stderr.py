@@ -18,7 +18,7 @@ OURS = re.compile(
     r"|image \d+ \(\d+ of \d+\): .+"  # certify and attack
     r"|.+, .+, .+: (.+ evaluations per vote|no vote was cast).*"  # bench
     r"|\w+, B \d+, D \d+: .+ ms"  # bench solvers
-    r"|(\w+: being made \.\.\.)"  # bench forms
+    r"|(\w+: being made \.\.\.)"  # bench forms and cell
     r"|\s*\d+%  .+"  # train and train-start
     r"|"
 )
@@ -31,6 +31,7 @@ LINES = [
     f"plan {SMALL} --radii 0.001 --pilot 5 --n 2000 --images 0:1",
     f"bench {SMALL} --images 0:1 --n 50 --batch 10 --n0 10 --starts cold,mean --depths 1 --depth 5 "
     "--tol 0.3 --reference-tol 0.3 --reference-depth 5 --picture bench.svg",
+    "bench cell --model ok.pth --batch 2 --rounds 1 --form folded",
     "bench solvers --sizes 8 --batches 1 --rounds 1",
     "attack run --attack square:steps=1 --attack pgd-phantom:steps=1 --n 200 "
     "--alpha 0.05 --search 5",

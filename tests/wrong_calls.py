@@ -57,6 +57,7 @@ BASE = {
     "safety-case": "--out new",
     "bench starts": "--model ok.pth --data npz:data.npz --sigma 0.25 --images 0:1 --n 50 --n0 10 "
     "--starts cold --depths 1 --tol 0.3 --depth 5 --reference-tol 0.3 --reference-depth 5",
+    "bench cell": "--model ok.pth --batch 2 --rounds 1 --form folded",
     "bench forms": "--model ok.pth --batch 2 --rounds 1",
     "bench solvers": "--sizes 8 --batches 1 --rounds 1",
     "doctor": "",
@@ -192,7 +193,9 @@ ROLES: dict[str, Sequence[str]] = {
     "train --model": _CONFIGS,  # its name of the last version
     "train-start --config": _CONFIGS,
     "attack --config": _CONFIGS,
+    "bench cell --config": _CONFIGS,
     "bench forms --config": _CONFIGS,
+    "bench cell --form": ["", "auto", "Folded", "folded,eager", "best", NO_TEXT, "x" * 500],
     "--config": _SETTINGS,
     "train --out": _FOLDERS,
     "train-start --out": [*_FOLDERS, "folder", "ok.pth"],

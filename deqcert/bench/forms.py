@@ -142,27 +142,14 @@ def bench_forms(
     if rounds < 1 or evaluations < 1:
         raise ConfigError("rounds and evaluations must be whole numbers from 1.")
     images = images.to(open_device(device))
-    asked = [*(form_names(model) if forms is None else forms)]
-    made: dict[str, ImplicitModel] = {}
-    seconds, failures = {}, {}
-    for form in dict.fromkeys(["eager", *asked]):
-        if tell is not None:
-            tell(form)
-        began = time.perf_counter()
-        try:
-            made[form] = in_form(model, form, rows=len(images), device=device)
-        except ConfigError as error:
-            if form not in form_names(model):
-                raise
-            failures[form] = str(error)
-        seconds[form] = time.perf_counter() - began
+    made, seconds, failures = make_forms(model, forms, len(images), device=device, tell=tell)
     if isinstance(model, torch.nn.Module):
         model.eval().to(device)
     with torch.no_grad():
         logits = {form: _vote(made[form], images, evaluations) for form in made}
         best = _times(made, images, rounds)
     timings = []
-    for form in dict.fromkeys(["eager", *asked]):
+    for form in seconds:
         if form in failures:
             nothing = (float("nan"),) * 6
             timings.append(FormTiming(form, *nothing, seconds[form], failures[form]))
@@ -190,6 +177,50 @@ def bench_forms(
         "torch": str(torch.__version__),
     }
     return FormBench(tuple(timings), facts)
+
+
+def make_forms(
+    model: ImplicitModel,
+    forms: Sequence[str] | None,
+    rows: int,
+    *,
+    device: str = "cpu",
+    tell: Callable[[str], None] | None = None,
+) -> tuple[dict[str, ImplicitModel], dict[str, float], dict[str, str]]:
+    """Make a model's forms, "eager" first.
+
+    Args:
+        model: Any model of the protocol.
+        forms: Which besides "eager"; all that the model has if not given.
+        rows: Rows of every evaluation.
+        device: As torch names it.
+        tell: Called with what is about to be made.
+
+    Returns:
+        By form: the models, the seconds that each form took, and why those that are not among the
+        models cannot be made here.
+
+    Raises:
+        ConfigError: If the model has no such form.
+    """
+    made: dict[str, ImplicitModel] = {}
+    seconds: dict[str, float] = {}
+    failures: dict[str, str] = {}
+    asked = dict.fromkeys(["eager", *(form_names(model) if forms is None else forms)])
+    for form in asked:
+        FORMS.get(form)  # a wrong name is known before anything is made
+    for form in asked:
+        if tell is not None:
+            tell(form)
+        began = time.perf_counter()
+        try:
+            made[form] = in_form(model, form, rows=rows, device=device)
+        except ConfigError as error:
+            if form not in form_names(model):
+                raise
+            failures[form] = str(error)
+        seconds[form] = time.perf_counter() - began
+    return made, seconds, failures
 
 
 def _vote(model: ImplicitModel, images: Tensor, evaluations: int) -> Tensor:

@@ -64,7 +64,8 @@ class Measuring:
     "starts",
     short_help="Agreement, residual, time and certificates by solver, start and depth.",
     epilog="deqcert bench forms measures a model in its forms, deqcert bench solvers the solvers "
-    "beside the cell; each has its own --help.",
+    "beside the cell, deqcert bench cell the cell beside its multiplications; each has its own "
+    "--help.",
 )
 @settings_options(skip=UNUSED, data="0:10")
 @click.option(

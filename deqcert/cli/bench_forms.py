@@ -61,7 +61,7 @@ def command(
     loaded = load_model(model, model_config)
     images = torch.rand(batch, *loaded.input_shape, generator=torch.Generator().manual_seed(0))
     result = bench_forms(
-        loaded, images, rounds=rounds, evaluations=evaluations, device=device, tell=_tell
+        loaded, images, rounds=rounds, evaluations=evaluations, device=device, tell=tell_form
     )
     print(result.json() if as_json else result.text())
     key = form_cache.describe(dataclasses.asdict(loaded.config), batch, used, device)
@@ -70,5 +70,6 @@ def command(
     print(f"deqcert: note: choice {result.choice}, kept {where}", file=sys.stderr)
 
 
-def _tell(form: str) -> None:
+def tell_form(form: str) -> None:
+    """Say which form comes next."""
     print(f"{form}: being made ...", file=sys.stderr, flush=True)

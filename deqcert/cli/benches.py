@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-MORE = ("forms", "solvers")
+MORE = ("cell", "forms", "solvers")
 
 
 class Benches(click.Group):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import sqlite3
 import struct
 import threading
@@ -30,6 +31,7 @@ from deqcert.serve.keys import Keys
 from deqcert.serve.limits import Admission, Refused, Serving
 from deqcert.serve.records import NAME, Record, RecordReader, Records
 from deqcert.serve.replay import replay
+from deqcert.serve.server import listen
 from deqcert.serve.service import Service
 from deqcert.smoothing import Input, SmoothingEngine, Stage
 
@@ -407,8 +409,17 @@ def test_all_kinds_of_images_give_the_same_pixels() -> None:
     # A photograph is made to fit, and that is said.
     photo = encoded(np.full((300, 400, 3), 128, np.uint8), "JPEG")
     fitted = read_upload(photo, "image/jpeg", SHAPE, Serving(), resize=True)
-    assert fitted.changed == "scaled from 400 x 300 to 8 x 8 pixels"
+    assert fitted.changed == "scaled from 400 x 300 to 8 x 8 pixels and turned grey"
     assert np.allclose(fitted.pixels, 128 / 255, atol=0.01)
+    red = encoded(np.full((8, 8, 3), (255, 0, 0), np.uint8))
+    fitted = read_upload(red, "image/png", SHAPE, Serving(), resize=True)
+    assert fitted.changed == "turned grey"
+
+
+def test_an_answer_does_not_wait_for_the_network_to_fill_a_packet() -> None:
+    # asyncio turns Nagle's algorithm off only for sockets that name their protocol.
+    with listen(Serving(port=0)) as opened:
+        assert opened.proto == socket.IPPROTO_TCP
 
 
 def test_one_request_too_many_is_told_when_to_come_again(

@@ -136,6 +136,8 @@ def test_the_page_answers_somebody_who_has_never_seen_a_terminal(tmp_path: Path)
                 # Something that is no picture: one sentence.
                 page.set_input_files("#file", tmp_path / "errors.txt")
                 assert "choose another file" in page.locator("#problem").inner_text()
+                assert not page.locator("#voting").is_visible()  # it was about another picture
+                assert not page.locator("#preview").is_visible()
         assert service.stop() == 0
 
 

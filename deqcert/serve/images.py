@@ -96,21 +96,24 @@ def _picture(body: bytes, form: str, shape: tuple[int, ...], most: int, resize: 
                 if size != (width, height) and not resize:
                     raise DataError(_misshaped((size[1], size[0]), (height, width)))
                 grey = channels == 1 and (resize or file.mode in ("1", "L"))
+                coloured = grey and file.mode not in ("1", "L")  # before draft() hides it
                 if resize:
                     file.draft("L" if grey else "RGB", (2 * width, 2 * height))
                 decoded = file.convert("L" if grey else "RGB")
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError, OverflowError):
-        raise DataError(f"the body cannot be read as a {form} picture.") from None
+        raise DataError(f"the file cannot be read as a {form} picture; save it again.") from None
     except Image.DecompressionBombError:
         raise Refused(413, "the picture is too large; send a smaller one.") from None
     except Exception as error:
         if isinstance(error, (DataError, Refused)):
             raise
         # Pillow's parsers of damaged files raise what they happen to meet.
-        raise DataError(f"the body cannot be read as a {form} picture.") from None
+        raise DataError(f"the file cannot be read as a {form} picture; save it again.") from None
     fitted, changed = decoded, None
     if resize:
-        fitted, changed = _fitted(decoded, size, width, height)
+        fitted, scaled = _fitted(decoded, size, width, height)
+        done = (scaled, "turned grey" if coloured else None)
+        changed = " and ".join(part for part in done if part) or None
     pixels = to_pixels(fitted)
     if pixels.shape != shape:
         raise DataError(_misshaped(pixels.shape, shape))

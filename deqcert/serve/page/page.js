@@ -10,7 +10,7 @@ function headers(more) {
 }
 
 function say(sentence) {
-  at("problem").textContent = sentence;
+  at("problem").textContent = sentence.charAt(0).toUpperCase() + sentence.slice(1);
   at("problem").hidden = !sentence;
 }
 
@@ -100,7 +100,7 @@ async function ask(file) {
   running = new AbortController();
   const mine = running;
   say("");
-  at("answer").hidden = true;
+  for (const part of ["answer", "voting", "preview"]) at(part).hidden = true;
   if (!["image/png", "image/jpeg"].includes(file.type)) return say("This is no PNG or JPEG picture; choose another file.");
   at("preview").src = URL.createObjectURL(file);
   at("preview").hidden = false;
@@ -151,6 +151,7 @@ function again() {
   });
 }
 
+at("preview").addEventListener("error", () => (at("preview").hidden = true));
 at("file").addEventListener("change", (event) => take(event.target.files));
 at("drop").addEventListener("keydown", (event) => {
   if (event.key === "Enter" || event.key === " ") at("file").click();
@@ -171,5 +172,9 @@ at("record").addEventListener("click", async (event) => {
   at("shown").hidden = false;
 });
 at("ask").addEventListener("submit", (event) => event.preventDefault());
-at("key").addEventListener("change", () => learn().catch(() => say("The service does not answer.")));
+at("key").addEventListener("change", () =>
+  learn()
+    .then((known) => (known ? again() : at("key").value && say("The service does not know this key.")))
+    .catch(() => say("The service does not answer.")),
+);
 learn().catch(() => say("The service does not answer."));

@@ -25,7 +25,7 @@ from deqcert.errors import ConfigError, DataError, RunError
 from deqcert.serve.app import make_app
 from deqcert.serve.batches import Batches, SharedEngine
 from deqcert.serve.goals import Deadline
-from deqcert.serve.images import read_upload
+from deqcert.serve.images import Upload, read_upload
 from deqcert.serve.keys import Keys
 from deqcert.serve.limits import Admission, Refused, Serving
 from deqcert.serve.records import NAME, Record, RecordReader, Records
@@ -200,6 +200,29 @@ def test_a_record_is_shown_and_can_be_followed(client: TestClient, service: Serv
     assert client.get("/v1/records/nope").status_code == 404
 
 
+def test_the_true_class_of_an_answer_is_told_once(client: TestClient, service: Service) -> None:
+    id = client.post("/v1/predict", content=picture(), headers=PNG).json()["id"]
+
+    def tell(id: str, label: object) -> tuple[int, Any]:
+        answer = client.post("/v1/feedback", params={"id": id, "class": str(label)})
+        return answer.status_code, answer.json()
+
+    for _ in range(2):  # who has not seen the answer tells it again
+        assert tell(id, 3) == (200, {"id": id, "class": 3})
+    assert service.reader.label(id) == 3
+    status, said = tell(id, 4)
+    assert (status, said["error"]) == (409, "class 3 was told before, and what was told stays.")
+    assert tell("nobody", 3)[0] == 404
+    assert [tell(id, label)[0] for label in (10, -1, "x", "")] == [422] * 4
+    told = [row for row in service.reader.labels(0) if row[1] == id]
+    assert [row[2] for row in told] == [3]
+    base = sqlite3.connect(service.serving.out / NAME)
+    for statement in ("UPDATE labels SET class = 1", "DELETE FROM labels"):
+        with pytest.raises(sqlite3.DatabaseError, match="not changed"):
+            base.execute(statement)
+    base.close()
+
+
 def test_events_bring_the_votes_as_they_are_cast(client: TestClient) -> None:
     headers = {**PNG, "accept": "text/event-stream"}
     text = client.post("/v1/certify?goal=radii=0.3", content=picture(), headers=headers).text
@@ -230,7 +253,9 @@ def test_state_pages_answer(client: TestClient, service: Service) -> None:
     (service.serving.out / "alarms.json").write_text('{"raised": []}')
     assert client.get("/v1/alarms").json() == {"watched": True, "state": {"raised": []}}
     words = client.get("/openapi.json").json()
-    assert {"/v1/predict", "/v1/certify", "/v1/set", "/v1/records/{id}"} <= set(words["paths"])
+    assert {"/v1/predict", "/v1/certify", "/v1/set", "/v1/records/{id}", "/v1/feedback"} <= set(
+        words["paths"]
+    )
 
 
 def test_readiness_notices_other_votes(service: Service) -> None:
@@ -418,6 +443,10 @@ def test_keys_are_asked_for_and_answers_are_their_owners(tmp_path: Path) -> None
         id = client.post("/v1/predict", content=picture(), headers=ann).json()["id"]
         assert client.get(f"/v1/records/{id}", headers=ann).status_code == 200
         assert client.get(f"/v1/records/{id}", headers=bob).status_code == 404
+        told = {"id": id, "class": "3"}
+        for headers, status in ((PNG, 401), (bob, 404), (ann, 200)):
+            found = client.post("/v1/feedback", params=told, headers=headers)
+            assert found.status_code == status
         with pytest.raises(RunError, match="another service"):
             Service(smooth, Serving(out=tmp_path / "service"))
     record = RecordReader(tmp_path / "service").find(id)
@@ -513,7 +542,7 @@ def test_exact_noise_takes_pictures_and_refuses_arrays_off_their_grid(tmp_path: 
         assert service.engine.levels == 255
         asked = service.question(None, None, None, None)
         with pytest.raises(DataError, match="1/255"):
-            service.certify(np.full(SHAPE, 0.3001, np.float32), asked, None, arrived=0.0)
+            service.certify(Upload(np.full(SHAPE, 0.3001, np.float32)), asked, None, arrived=0.0)
     finally:
         service.close()
 

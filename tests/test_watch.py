@@ -311,7 +311,7 @@ def answers(seed: int, count: int, abstain: float = 0.05, shift: float = 0.0) ->
 class ListSource:
     """A source that is a list; the labels of some answers come later."""
 
-    name = "list"
+    name, skipped = "list", 0
 
     def __init__(self, seen: Sequence[Observation], late: Sequence[int] = ()) -> None:
         self.notes: dict[str, Any] = {}

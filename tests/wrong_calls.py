@@ -126,8 +126,8 @@ def make_files(folder: Path) -> None:
         np.savez(folder / f"{name}.npz", x=x, y=np.arange(12) % 10)
     Image.fromarray(pixels[0, 0, 0]).save(folder / "picture.png")
     small = "certify --model ok.pth --data npz:data.npz --sigma 0.01 --images 0:1 --n0 10 --n 60"
-    small += " --keep-votes"
-    assert main([*small.split(), "--tol", "0", "--depth", "2", "--out", "run", "--quiet"]) == 0
+    run = "--tol 0 --depth 2 --keep-votes --out run --quiet"
+    assert main([*small.split(), *run.split()]) == 0
     shard = "--tol 0 --depth 2 --shard 1/1 --out shard --quiet"
     assert main([*small.split(), *shard.split()]) == 0
     small = "conformal calibrate --model ok.pth --data npz:data.npz --sigma 0.01 --images 0:6"

@@ -187,6 +187,13 @@ radii_option = click.option(
     "--radii", metavar="R,R,...", help="Radii of the table; default: 0,0.25,..."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+labels_option = click.option(
+    "--labels",
+    type=FILLED,
+    metavar="FILE",
+    help="For a service: lines of an answer's id, a tab and its true class, as they become known; "
+    "if not given, what its clients told it.",
+)
 
 
 def quiet_option(printed: str = "the table") -> Decorator:

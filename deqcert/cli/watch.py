@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import click
 
 from deqcert.cli.fields import FILLED, options_from
-from deqcert.cli.options import json_option, quiet_option
+from deqcert.cli.options import json_option, labels_option, quiet_option
 from deqcert.watch.promise import Promise
 
 ALARM = 1
@@ -39,12 +40,7 @@ ALARM = 1
     metavar="DIR",
     help="Folder of what is remembered, of incidents and of the picture; default: RUN-watch.",
 )
-@click.option(
-    "--labels",
-    type=FILLED,
-    metavar="FILE",
-    help="For a service: lines of an answer's id, a tab and its true class, as they become known.",
-)
+@labels_option
 @json_option
 @quiet_option()
 def command(
@@ -64,27 +60,30 @@ def command(
     goes on where it was, and reads each answer once. The exit code is 0 while no alarm is raised, 1
     while one is, and 2 where something is wrong with the command or its files.
     """
+    from deqcert.serve.alarms import write_alarms
     from deqcert.watch import Reference, Watch, alarm_table, draw_evidence, open_source
+    from deqcert.watch.record_source import RecordSource
+    from deqcert.watch.telling import sentence, tell
 
-    known, source = Reference.read(reference), open_source(run, labels)
+    known = Reference.read(reference)
+    source = open_source(run, labels, known.parameters)
     names = None if alarms is None else alarms.split(",")
     folder = Path(state or f"{run.rstrip('/')}-watch")
     with Watch(known, source, folder, Promise(**promise), alarms=names) as watch:
         watch.go_on(None if quiet else _told)
-        rows = watch.rows()
+        found = tell(watch)
+        if isinstance(source, RecordSource):
+            now = time.time()
+            write_alarms(source.folder, {"sentence": sentence(found, now), "time": now, **found})
         picture = draw_evidence(watch.state, watch.share, folder / "evidence.png")
         if as_json:
-            found = {
-                "source": source.name,
-                "answers": watch.state.answers,
-                "delta": watch.delta,
-                "standing": watch.standing,
-                "alarms": rows,
-                "new": [str(path) for path in watch.new],
-            }
-            print(json.dumps(found))
+            print(json.dumps({**found, "new": [str(path) for path in watch.new]}))
         else:
-            print(alarm_table(rows, watch.delta))
+            print(alarm_table(watch.rows(), watch.delta))
+            if watch.skipped:
+                print(
+                    f"passed over: {watch.skipped} answers, of another question or fitted pictures"
+                )
             for path in watch.new:
                 print(f"incident: {path}")
             print(f"picture: {picture}")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from deqcert.cli.fields import FILLED, options_from
+from deqcert.cli.options import labels_option
 from deqcert.errors import RunError
 from deqcert.files import check_writable
 from deqcert.options import flag, number
@@ -30,12 +31,7 @@ class Normal:
 @click.command(short_help="Make the reference that deqcert watch holds answers against.")
 @click.argument("run", type=FILLED, metavar="RUN")
 @options_from(Normal)
-@click.option(
-    "--labels",
-    type=FILLED,
-    metavar="FILE",
-    help="For a service: lines of an answer's id, a tab and its true class, as they become known.",
-)
+@labels_option
 @click.option(
     "--out", type=FILLED, metavar="FILE", help="The reference; default: RUN-reference.json."
 )

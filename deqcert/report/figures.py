@@ -66,10 +66,10 @@ class Plot:
         """Return the figure as an SVG element that takes its colours from the page."""
         import matplotlib as mpl
 
-        held = io.StringIO()
+        file = io.StringIO()
         with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": self.about}):
-            self.figure.savefig(held, format="svg", transparent=True, metadata={"Date": None})
-        return themed(held.getvalue(), self.about)
+            self.figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        return themed(file.getvalue(), self.about)
 
 
 def themed(text: str, about: str) -> str:

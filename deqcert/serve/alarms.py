@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deqcert.files import read_regular
+from deqcert.files import read_regular, write_atomically
 
 NAME = "alarms.json"
-"""File in a service's folder that holds the state: an object of JSON, written by who watches."""
+"""File in a service's folder that holds the state: an object of JSON, written by who watches.
+
+Its ``sentence`` is what the page shows.
+"""
 
 
 def read_alarms(folder: Path) -> dict[str, Any]:
@@ -23,3 +27,17 @@ def read_alarms(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {"watched": False, "state": None}
     return {"watched": True, "state": state}
+
+
+def write_alarms(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write the state for the service to hand on, whole or not at all.
+
+    Args:
+        folder: The service's folder.
+        state: Finite JSON values, with a sentence for people.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    content = json.dumps(state, allow_nan=False, indent=1) + "\n"
+    write_atomically(folder / NAME, content, "watch as somebody who may write there")

@@ -59,6 +59,21 @@ class SetQuery(BaseModel):
     resize: bool = _RESIZE
 
 
+class FeedbackQuery(BaseModel):
+    """Parameters of feedback."""
+
+    model_config = _STRICT
+    id: str = Field(max_length=64, description="Name of the answer.")
+    class_: int = Field(alias="class", ge=0, le=2**31 - 1, description="Its true class.")
+
+
+class FeedbackAnswer(BaseModel):
+    """Answer of feedback."""
+
+    id: str = Field(description="Name of the answer.")
+    class_: int = Field(alias="class", description="Its true class, as it is on record now.")
+
+
 class Clean(BaseModel):
     """The model's own answer to the image as it is; nothing is promised of it."""
 

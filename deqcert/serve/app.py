@@ -24,6 +24,8 @@ from deqcert.serve.alarms import read_alarms
 from deqcert.serve.answers import (
     CertifyAnswer,
     CertifyQuery,
+    FeedbackAnswer,
+    FeedbackQuery,
     PredictAnswer,
     PredictQuery,
     Problem,
@@ -131,6 +133,14 @@ def make_app(service: Service) -> FastAPI:
         response_model=RecordAnswer,
         responses=missing | {s: _REFUSALS[s] for s in (401, 503)},
     )(record)
+    told: dict[int | str, Any] = {
+        409: {"model": Problem, "description": "Another class was told before."}
+    }
+    app.post(
+        "/v1/feedback",
+        response_model=FeedbackAnswer,
+        responses=missing | told | {s: _REFUSALS[s] for s in (401, 422, 503)},
+    )(feedback)
     app.get("/healthz")(healthz)
     app.get("/readyz", responses={503: _REFUSALS[503]})(readyz)
     app.get("/metrics", response_class=Response)(metrics)
@@ -151,7 +161,7 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
     service = _service(request)
 
     def work(upload: Upload, client: str | None) -> dict[str, Any]:
-        return service.predict(upload.pixels, client)
+        return service.predict(upload, client)
 
     return await _answered(request, "predict", query.resize, work)
 
@@ -170,7 +180,7 @@ async def certify(request: Request, query: Annotated[CertifyQuery, Query()]) -> 
         return await _told(request, query.resize, asked, arrived)
 
     def work(upload: Upload, client: str | None) -> dict[str, Any]:
-        return service.certify(upload.pixels, asked, client, arrived=arrived)
+        return service.certify(upload, asked, client, arrived=arrived)
 
     return await _answered(request, "certify", query.resize, work)
 
@@ -180,7 +190,7 @@ async def answer_set(request: Request, query: Annotated[SetQuery, Query()]) -> A
     service = _service(request)
 
     def work(upload: Upload, client: str | None) -> dict[str, Any]:
-        return service.set(upload.pixels, query.alpha, query.radius, client)
+        return service.set(upload, query.alpha, query.radius, client)
 
     return await _answered(request, "set", query.resize, work)
 
@@ -221,6 +231,17 @@ async def record(request: Request, id: str) -> dict[str, Any]:
         "digest": found.digest,
         "replay": f"deqcert replay {found.id} --service {service.serving.out}",
     }
+
+
+async def feedback(request: Request, query: Annotated[FeedbackQuery, Query()]) -> dict[str, Any]:
+    """Tell the true class of one of your answers, once; whoever watches the service counts errors.
+
+    What was told stays. The same class may be told again.
+    """
+    service, client = _service(request), _client(request)
+    known = await asyncio.to_thread(service.feedback, query.id, query.class_, client)
+    log("feedback", id=query.id, client=client)
+    return {"id": query.id, "class": known}
 
 
 async def healthz() -> dict[str, str]:
@@ -331,7 +352,7 @@ async def _answered(
 
         def whole() -> dict[str, Any]:
             upload = read_upload(body, kind, service.shape, service.serving, resize=resize)
-            return {**work(upload, place.client), "changed": upload.changed}
+            return work(upload, place.client)
 
         answer = await asyncio.get_running_loop().run_in_executor(request.app.state.pool, whole)
         place.status, place.id = 200, answer["id"]
@@ -366,7 +387,7 @@ async def _told(request: Request, resize: bool, asked: Any, arrived: float) -> R
     def work() -> None:
         try:
             answer = service.certify(
-                upload.pixels,
+                upload,
                 asked,
                 place.client,
                 arrived=arrived,
@@ -374,7 +395,7 @@ async def _told(request: Request, resize: bool, asked: Any, arrived: float) -> R
                 given_up=lambda: gone,
             )
             place.status, place.id = 200, answer["id"]
-            send("answer", {**answer, "changed": upload.changed})
+            send("answer", answer)
         except Exception as error:
             place.failed(error)
             if place.status == 500:

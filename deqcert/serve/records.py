@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqcert.errors import RunError
+from deqcert.serve.labels import INSERT, TABLE, Label
 
 NAME = "answers.sqlite"
 """The file in a service's folder."""
@@ -43,7 +44,7 @@ _FIXED = "".join(
     f"CREATE TRIGGER IF NOT EXISTS no_{what}_{table} BEFORE {what} ON {table} "
     f"BEGIN SELECT RAISE(ABORT, 'records are not changed'); END;"
     for what in ("UPDATE", "DELETE")
-    for table in ("services", "answers")
+    for table in ("services", "answers", "labels")
 )
 _COLUMNS = (
     "id, service, time, client, mode, image, image_sha256, seed, asked, answer, votes, digest"
@@ -89,6 +90,9 @@ class Record:
         return hashlib.sha256(head + self.pixels.astype("<f4").tobytes()).hexdigest()
 
 
+_Entry = tuple[Record | Label, Future[Record | Label]]
+
+
 class Records:
     """Write answers to the disk; many requests share one write.
 
@@ -107,7 +111,7 @@ class Records:
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
         self.path = folder / NAME
         self.failed: str | None = None
-        self._queue: queue.SimpleQueue[tuple[Record, Future[Record]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._about = dict(about)
         try:
             if not self.path.exists():  # it holds images and seeds: for its owner alone
@@ -115,7 +119,7 @@ class Records:
             self._base = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
             self._base.execute("PRAGMA journal_mode = WAL")
             self._base.execute("PRAGMA synchronous = FULL")
-            self._base.executescript(_TABLES + _FIXED)
+            self._base.executescript(_TABLES + TABLE + _FIXED)
             made = self._base.execute(
                 "INSERT INTO services (began, about) VALUES (?, ?)",
                 (time.time(), json.dumps(self._about, sort_keys=True)),
@@ -137,9 +141,21 @@ class Records:
         Raises:
             RunError: If it could not be written; the answer must not be given then.
         """
-        done: Future[Record] = Future()
+        done: Future[Record | Label] = Future()
         self._queue.put((record, done))
-        return done.result()
+        found = done.result()
+        assert isinstance(found, Record)
+        return found
+
+    def tell(self, label: Label) -> None:
+        """Put the true class of an answer on the disk; one that was told before stays.
+
+        Raises:
+            RunError: If it could not be written.
+        """
+        done: Future[Record | Label] = Future()
+        self._queue.put((label, done))
+        done.result()
 
     def close(self) -> None:
         """Write what waits and close the file."""
@@ -156,18 +172,23 @@ class Records:
             ends = None in group
             self._commit([entry for entry in group if entry is not None])
 
-    def _commit(self, group: list[tuple[Record, Future[Record]]]) -> None:
-        last, made = self._last, []
+    def _commit(self, group: list[_Entry]) -> None:
+        last, made = self._last, list[Record | Label]()
         try:
             self._base.execute("BEGIN IMMEDIATE")
             for record, _ in group:
+                if isinstance(record, Label):
+                    self._base.execute(INSERT, record.values)
+                    made.append(record)
+                    continue
                 values = self._values(record)
                 last = _digest(last, values)
                 done = self._base.execute(
                     f"INSERT INTO answers ({_COLUMNS}) VALUES ({', '.join('?' * 12)})",
                     (*values, last),
                 )
-                made.append((int(done.lastrowid or 0), last))
+                placed = {"number": int(done.lastrowid or 0), "digest": last}
+                made.append(Record(**{**record.__dict__, **placed, "about": self._about}))
             self._base.execute("COMMIT")
         except sqlite3.Error as error:
             self.failed = f"the record cannot be written: {error}"
@@ -177,9 +198,8 @@ class Records:
                 future.set_exception(RunError(self.failed))
             return
         self.failed, self._last = None, last
-        for (record, future), (number, digest) in zip(group, made, strict=True):
-            held = {**record.__dict__, "number": number, "digest": digest, "about": self._about}
-            future.set_result(Record(**held))
+        for (_, future), entry in zip(group, made, strict=True):
+            future.set_result(entry)
 
     def _values(self, record: Record) -> tuple[Any, ...]:
         votes = {str(stage): _packed(found) for stage, found in record.votes.items()}
@@ -229,6 +249,25 @@ class RecordReader:
             RunError: If the file cannot be read.
         """
         return self._select("WHERE answers.number > ? ORDER BY answers.number", number)
+
+    def label(self, name: str) -> int | None:
+        """Return the true class of an answer; None where nobody told it.
+
+        Raises:
+            RunError: If the file cannot be read.
+        """
+        rows = self._rows("SELECT class FROM labels WHERE id = ?", (name,))
+        return next((int(row[0]) for row in rows), None)
+
+    def labels(self, number: int) -> Iterator[tuple[int, str, int]]:
+        """Yield number, answer's id and true class of those that were told after a number.
+
+        Raises:
+            RunError: If the file cannot be read.
+        """
+        return self._rows(
+            "SELECT number, id, class FROM labels WHERE number > ? ORDER BY number", (number,)
+        )
 
     def check(self) -> int:
         """Compute every digest again.
@@ -287,7 +326,7 @@ class RecordReader:
             except (ValueError, zlib.error) as error:
                 raise RunError(f"record {id} in {self._path} is damaged: {error}") from None
 
-    def _rows(self, statement: str, values: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    def _rows(self, statement: str, values: tuple[Any, ...]) -> Iterator[Any]:
         try:
             base = sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=ro", uri=True)
             try:

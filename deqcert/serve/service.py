@@ -25,7 +25,9 @@ from deqcert.files import Lock, explain, read_regular
 from deqcert.runs import machine, versions
 from deqcert.serve.batches import Batches, SharedEngine, WatchedCopies
 from deqcert.serve.goals import Deadline
+from deqcert.serve.images import Upload
 from deqcert.serve.keys import Keys
+from deqcert.serve.labels import Label
 from deqcert.serve.limits import Admission, Refused, Serving
 from deqcert.serve.metrics import Metrics
 from deqcert.serve.records import Record, RecordReader, Records
@@ -126,12 +128,12 @@ class Service:
         self.records.close()
         self._lock.close()
 
-    def predict(self, pixels: NDArray[np.float32], client: str | None) -> dict[str, Any]:
+    def predict(self, upload: Upload, client: str | None) -> dict[str, Any]:
         """Answer with the class of the image as it is: one solve, and no promise."""
         began = time.perf_counter()
-        solved = self.shared.clean(Input(pixels, 0))
+        solved = self.shared.clean(Input(upload.pixels, 0))
         answer = {**self._clean(solved), "seconds": time.perf_counter() - began}
-        return self._recorded("predict", pixels, None, {}, answer, {}, client)
+        return self._recorded("predict", upload, None, {}, answer, {}, client)
 
     def question(
         self, n: int | None, alpha: float | None, goal: str | None, deadline: float | None
@@ -160,7 +162,7 @@ class Service:
 
     def certify(
         self,
-        pixels: NDArray[np.float32],
+        upload: Upload,
         asked: Question,
         client: str | None,
         *,
@@ -171,7 +173,7 @@ class Service:
         """Answer with a class and the radius that was reached.
 
         Args:
-            pixels: The image.
+            upload: The image.
             asked: What is asked.
             client: Who asks.
             arrived: When the request came, as ``time.monotonic`` counts.
@@ -199,8 +201,9 @@ class Service:
             until = np.inf if asked.deadline is None else arrived + asked.deadline
             within = "" if asked.deadline is None else f", within {asked.deadline:g} s"
             goal = Deadline(goal, until, f"{asked.goal}{within}", reached)
-        clean = self._clean(self.shared.clean(Input(pixels, 0)))
-        made = self._certifier(asked, goal).certify(engine, Input(pixels, 0))
+        input = Input(upload.pixels, 0)
+        clean = self._clean(self.shared.clean(input))
+        made = self._certifier(asked, goal).certify(engine, input)
         self.metrics.abstentions.inc(made.prediction is None)
         answer = {
             **self._certified(made, asked, goal),
@@ -214,12 +217,12 @@ class Service:
             "looks": goal.looks if isinstance(goal, Deadline) else None,
         }
         return self._recorded(
-            "certify", pixels, engine.seed, question, answer, cast.votes(), client
+            "certify", upload, engine.seed, question, answer, cast.votes(), client
         )
 
     def set(
         self,
-        pixels: NDArray[np.float32],
+        upload: Upload,
         alpha: float | None,
         radius: float | None,
         client: str | None,
@@ -243,7 +246,7 @@ class Service:
             "radius": self.sets.radius if radius is None else radius,
         }
         bar = calibration.bar(given["alpha"], given["radius"])
-        calibration.check_images("", "", [0], [image_hash(pixels)])
+        calibration.check_images("", "", [0], [image_hash(upload.pixels)])
         method, cast, seed = calibration.method, Cast(), None
         source: Any = self.smooth.loaded.plain
         if method.noise:
@@ -252,7 +255,7 @@ class Service:
             engine.callbacks.append(cast)
             source = WatchedCopies(engine, self.smooth.predictor)
         (found,) = method.evidence(
-            source, [Input(pixels, 0)], stage=Stage.SETS, radius=given["radius"]
+            source, [Input(upload.pixels, 0)], stage=Stage.SETS, radius=given["radius"]
         )
         classes = list(members(found, bar))
         answer = {
@@ -267,7 +270,27 @@ class Service:
             "seconds": time.perf_counter() - began,
         }
         question = {**given, "calibration_sha256": calibration.sha256}
-        return self._recorded("set", pixels, seed, question, answer, cast.votes(), client)
+        return self._recorded("set", upload, seed, question, answer, cast.votes(), client)
+
+    def feedback(self, name: str, label: int, client: str | None) -> int:
+        """Put the true class of an answer on record, and return it.
+
+        Raises:
+            ConfigError: If the model has no such class.
+            Refused: If the answer is not the client's, or another class was told before.
+        """
+        if label >= self.classes:
+            raise ConfigError(
+                f"class is {label}, but the model's classes end at {self.classes - 1}"
+            )
+        found = self.reader.find(name)
+        if found is None or found.client != client:
+            raise Refused(404, "there is no such answer of yours.")
+        self.records.tell(Label(name, label, client))
+        known = self.reader.label(name)
+        if known != label:
+            raise Refused(409, f"class {known} was told before, and what was told stays.")
+        return label
 
     def fault(self) -> str | None:
         """Say in a sentence why the service cannot answer; None where the known input's votes hold.
@@ -378,15 +401,16 @@ class Service:
     def _recorded(
         self,
         mode: str,
-        pixels: NDArray[np.float32],
+        upload: Upload,
         seed: int | None,
         asked: Mapping[str, Any],
         answer: Mapping[str, Any],
         votes: Mapping[int, NDArray[np.int16]],
         client: str | None,
     ) -> dict[str, Any]:
-        record = Record(mode, pixels, seed, asked, answer, votes, client)
-        record = dataclasses.replace(record, answer={"id": record.id, **answer})
+        record = Record(mode, upload.pixels, seed, asked, answer, votes, client)
+        whole = {"id": record.id, **answer, "changed": upload.changed}
+        record = dataclasses.replace(record, answer=whole)
         return dict(self.records.add(record).answer)
 
     def _read_names(self) -> list[str]:

@@ -56,6 +56,11 @@ class Source(Protocol):
         """Names and paths as they were given; ``settings`` as of a run."""
         ...
 
+    @property
+    def skipped(self) -> int:
+        """Answers up to the position that are of another kind, and were passed over."""
+        ...
+
     position: Any
     """How far it was read, as a JSON value that means something to it alone; None at first.
 

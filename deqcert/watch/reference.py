@@ -24,7 +24,7 @@ from deqcert.watch.observations import Observation
 FORMAT = "deqcert-reference"
 VERSION = 1
 
-ABOUT = (*SCORED, "method", "n0", "n", "alpha", "audit", "goal", "norm")
+ABOUT = (*SCORED, "method", "n0", "n", "alpha", "audit", "goal", "deadline", "norm")
 """Parameters that decide an answer: a reference says nothing of others."""
 
 WHERE = ("data_hash", "split", "seed", "images")

@@ -37,6 +37,7 @@ class RunSource:
         self.folder = Path(folder)
         self.name = self.folder.resolve().name
         self.position: Any = None
+        self.skipped = 0
         self._runs = {run.name: run for run in _runs(self.folder)}
         found = [(name, _manifest(run)) for name, run in self._runs.items()]
         self._manifests = dict(found)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from deqcert.errors import ConfigError
 from deqcert.serve.records import NAME
@@ -10,12 +12,17 @@ from deqcert.watch.observations import Source
 from deqcert.watch.run_source import RunSource
 
 
-def open_source(folder: str | Path, labels: str | Path | None = None) -> Source:
+def open_source(
+    folder: str | Path,
+    labels: str | Path | None = None,
+    like: Mapping[str, Any] | None = None,
+) -> Source:
     """Return the answers in a folder.
 
     Args:
         folder: A run folder, a folder of some, or the folder of a service.
         labels: For a service, the file of labels that came later.
+        like: For a service, the parameters of a reference: answers to its question count.
 
     Raises:
         RunError: If it is none of these, or cannot be read.
@@ -24,7 +31,7 @@ def open_source(folder: str | Path, labels: str | Path | None = None) -> Source:
     if (Path(folder) / NAME).is_file():
         from deqcert.watch.record_source import RecordSource
 
-        return RecordSource(folder, labels)
+        return RecordSource(folder, labels, like)
     if labels is not None:
         raise ConfigError("the labels of a run stand in its lines; leave --labels out")
     return RunSource(folder)

@@ -108,6 +108,11 @@ class Watch:
             raise
 
     @property
+    def skipped(self) -> int:
+        """Answers of the source that were read and are not like the reference's."""
+        return self.source.skipped
+
+    @property
     def standing(self) -> bool:
         """Whether any alarm is raised now."""
         return any(trace.standing for trace in self.state.traces.values())

@@ -49,6 +49,8 @@ class Watched(Kind):
         about, alarms = content["about"], content["alarms"]
         delta, budget = float(about["delta"]), float(about["drift_budget"])
         sources = [self.source(name, mark, runs) for name, mark in _position(content).items()]
+        if _of_service(content):
+            sources = [f"a service, up to number {content['position'][0]} of its record"]
         raised = sum(alarm["raised"] is not None for alarm in alarms.values())
         said = (
             f"With probability at least {1 - delta:g} none of these alarms is ever raised, however "
@@ -93,7 +95,7 @@ class Watched(Kind):
     def command(self, run: RunFolder, runs: Sequence[RunFolder]) -> str:
         """Watch the same answers again."""
         content = _read(run.folder)
-        about, source = content["about"], "RUN"
+        about, source = content["about"], "SERVICE" if _of_service(content) else "RUN"
         for _, (lines, digest) in _position(content).items():
             for other in runs:
                 held = other.folder / CERTIFICATES
@@ -128,10 +130,13 @@ def chain(folder: Path, lines: int) -> str:
     return now
 
 
+def _of_service(content: dict[str, Any]) -> bool:
+    """Whether the answers are on a service's record, which is in no case: it holds images."""
+    return isinstance(content.get("position"), list)
+
+
 def _position(content: dict[str, Any]) -> dict[str, tuple[int, str]]:
-    found = content.get("position")
-    if not isinstance(found, dict):  # of a service, whose answers are in no run folder
-        return {}
+    found = {} if _of_service(content) else content.get("position") or {}
     return {str(name): (int(mark[0]), str(mark[1])) for name, mark in found.items()}
 
 

@@ -251,7 +251,8 @@ def in_digits(request: pytest.FixtureRequest):
     with mpmath.workdps(40):
         for seed in range(2 if request.param == "dense" else 1):
             model = network(request.param, seed).float().double()
-            x = torch.rand(2 - (request.param == "conv"), *model.input_shape).double()
+            images = 8 if request.param == "dense" else 1  # how they round differs by machine
+            x = torch.rand(images, *model.input_shape).double()
             injections, exact = zip(*(exact_network(model, one) for one in x), strict=True)
             made.append((model, x, [value.max() - value for value in exact], injections))
     return made

@@ -21,6 +21,8 @@ needs_cuda = pytest.mark.skipif(
     reason="needs a visible GPU and an extension built with CUDA",
 )
 VARIANTS = native.isas() if native is not None else []
+PROCESSORS = [name for name in VARIANTS if name != "cuda"]
+"""Those of the processor, whose sums have one order; an emulated GPU agrees with it to rounding."""
 PATHS = ["torch", *VARIANTS]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 PLAIN = {"damping": 1.0, "ridge": 1e-8, "growth": 4.0, "max_weight": 1e4}

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_problems import (
     DTYPES,
+    PROCESSORS,
     SHAPES,
-    VARIANTS,
     Window,
     compare,
     evaluations,
@@ -198,7 +198,7 @@ def test_threads_do_not_change_a_bit(path, dtype, rows, monkeypatch):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_instruction_sets_agree_bit_for_bit(dtype):
     windows = []
-    for name in VARIANTS:
+    for name in PROCESSORS:
         before = native.isa()
         native.select_isa(name)
         window = Window.empty(4, 5, 2500, dtype)

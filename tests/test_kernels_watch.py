@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from kernel_problems import (
     DTYPES,
     METHODS,
+    PROCESSORS,
     RULE,
     RULES,
-    VARIANTS,
     bits,
     cells,
     memory_of,
@@ -67,8 +67,8 @@ def test_threads_and_instruction_sets_do_not_change_a_bit_under_watch(
 ):
     size = 140_000 // rows
     results = []
-    for name in VARIANTS:
-        for threads in (1, 2, 5) if name == VARIANTS[0] else (1,):
+    for name in PROCESSORS:
+        for threads in (1, 2, 5) if name == PROCESSORS[0] else (1,):
             monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
             before = native.isa()
             native.select_isa(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -51,6 +52,10 @@ class Workers:
         if on_gpu:
             torch.cuda.set_device(local)
         if not dist.is_initialized():
+            # Its functions take the group of now as their default. Loaded later, by the first
+            # optimizer, they would keep that group and its threads alive beyond close(), and a
+            # thread that outlives the interpreter aborts the process.
+            importlib.import_module("torch.distributed.nn")
             try:
                 dist.init_process_group("nccl" if on_gpu else "gloo")
             except (RuntimeError, ValueError) as error:

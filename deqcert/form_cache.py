@@ -5,7 +5,6 @@ It only ever saves time: where it is absent, damaged or cannot be written, nothi
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from deqcert.errors import RunError
 from deqcert.files import cache_folder, write_atomically
 from deqcert.runs import machine, versions
+from deqcert.sealed import content_hash
 
 FORMAT = 1
 MOST = 1000
@@ -42,7 +42,7 @@ def describe(model_config: Mapping[str, Any], rows: int, threads: int, device: s
         "torch": versions()["torch"],
         "cpu": machine()["cpu"],
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return content_hash(facts)
 
 
 def recall(key: str) -> str | None:

@@ -17,7 +17,7 @@ ROOT = Path(deqcert.__file__).parent
 
 # Each room and the rooms that it may use besides itself; `deqcert` is the bare package (version).
 # The ground floor (errors, names, declared options, files) carries every room.
-ERRORS = {"errors", "deqcert", "registry", "docstrings", "options", "files"}
+ERRORS = {"errors", "deqcert", "registry", "docstrings", "options", "files", "sealed"}
 ROOMS: dict[str, set[str]] = {
     "deqcert": set(),
     "errors": set(),
@@ -25,6 +25,7 @@ ROOMS: dict[str, set[str]] = {
     "docstrings": set(),
     "options": {"errors", "registry", "docstrings"},
     "files": {"errors"},
+    "sealed": {"errors", "files"},
     "memory": set(),
     "devices": {"errors"},
     "kernels": ERRORS | {"_native"},

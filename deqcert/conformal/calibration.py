@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,13 +14,18 @@ from numpy.typing import ArrayLike
 
 from deqcert.conformal.base import SetMethod
 from deqcert.conformal.registry import make_set_method
-from deqcert.errors import ConfigError, RunError
-from deqcert.files import read_regular, write_atomically
+from deqcert.errors import ConfigError
 from deqcert.runs.manifest import Manifest, describe_images, parse_images
+from deqcert.sealed import SealedFormat, content_hash
 
 NAME = "calibration.json"
-FORMAT = "deqcert-calibration"
-VERSION = 1
+FORMAT = SealedFormat(
+    "deqcert-calibration",
+    1,
+    "calibration",
+    "give what deqcert conformal calibrate has written",
+    "calibrate again",
+)
 
 ABOUT = (
     "checkpoint_sha256",
@@ -148,8 +152,7 @@ class Calibration:
     def content(self) -> dict[str, Any]:
         """Everything as JSON values."""
         return {
-            "format": FORMAT,
-            "format_version": VERSION,
+            **FORMAT.head(),
             **self.method.parameters(),
             "parameters": dict(self.parameters),
             "classes": self.classes,
@@ -163,7 +166,7 @@ class Calibration:
     @property
     def sha256(self) -> str:
         """A hash of everything."""
-        return _digest(self.content)
+        return content_hash(self.content)
 
     def write(self, folder: Path) -> Path:
         """Write the file into a folder, whole or not at all, and return its path.
@@ -172,8 +175,7 @@ class Calibration:
             RunError: If it cannot be written.
         """
         path = folder / NAME
-        whole = {**self.content, "sha256": self.sha256}
-        write_atomically(path, json.dumps(whole, indent=1) + "\n")
+        FORMAT.write(path, self.content)
         return path
 
     @classmethod
@@ -185,24 +187,9 @@ class Calibration:
         """
         file = Path(path)
         file = file / NAME if file.is_dir() else file
-        advice = "give what deqcert conformal calibrate has written"
+        content = FORMAT.read(file)
         try:
-            content = json.loads(read_regular(file))
-        except OSError as error:
-            raise RunError(f"cannot read {file} ({error.strerror}); {advice}") from None
-        except (ValueError, RecursionError):
-            raise RunError(f"{file} is no calibration; {advice}") from None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise RunError(f"{file} is no calibration; {advice}")
-        if content.pop("sha256", None) != _digest(content):
-            raise RunError(f"{file} was changed since it was written; calibrate again")
-        if content.get("format_version") != VERSION:
-            raise RunError(
-                f"{file} has format version {content.get('format_version')} and this deqcert knows "
-                f"{VERSION}; calibrate again"
-            )
-        try:
-            held = {"format", "format_version", "method", *cls.__dataclass_fields__}
+            held = {*FORMAT.head(), "method", *cls.__dataclass_fields__}
             options = {key: value for key, value in content.items() if key not in held}
             return cls(
                 method=make_set_method(content["method"], options),
@@ -215,14 +202,10 @@ class Calibration:
                 notes=dict(content["notes"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError):  # ConfigError is a ValueError
-            raise RunError(f"{file} is damaged; {advice}") from None
+            raise FORMAT.damaged(file) from None
 
 
 def image_hash(x: ArrayLike) -> str:
     """Return 16 hexadecimal digits that tell an image's pixels from others."""
     pixels = np.ascontiguousarray(np.asarray(x, dtype="<f4"))
     return hashlib.blake2b(pixels.tobytes(), digest_size=8).hexdigest()
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

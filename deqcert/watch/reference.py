@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,14 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqcert.conformal.calibration import ABOUT as SCORED
-from deqcert.errors import ConfigError, RunError
-from deqcert.files import read_regular, write_atomically
+from deqcert.errors import ConfigError
 from deqcert.runs.manifest import Manifest
+from deqcert.sealed import SealedFormat, content_hash
 from deqcert.watch.alarms import RATES
 from deqcert.watch.observations import Observation
 
-FORMAT = "deqcert-reference"
-VERSION = 1
+FORMAT = SealedFormat(
+    "deqcert-reference",
+    1,
+    "reference",
+    "give what deqcert watch-reference has written",
+    "make it again",
+)
 
 ABOUT = (*SCORED, "method", "n0", "n", "alpha", "audit", "goal", "deadline", "norm")
 """Parameters that decide an answer: a reference says nothing of others."""
@@ -110,8 +113,7 @@ class Reference:
         """Everything as JSON values."""
         found = self.distance
         return {
-            "format": FORMAT,
-            "format_version": VERSION,
+            **FORMAT.head(),
             "parameters": dict(self.parameters),
             "radius": self.radius,
             "events": {name: list(counts) for name, counts in self.events.items()},
@@ -125,7 +127,7 @@ class Reference:
     @property
     def sha256(self) -> str:
         """A hash of everything."""
-        return _digest(self.content)
+        return content_hash(self.content)
 
     def write(self, path: Path) -> None:
         """Write it into a file, whole or not at all.
@@ -133,8 +135,7 @@ class Reference:
         Raises:
             RunError: If it cannot be written.
         """
-        whole = {**self.content, "sha256": self.sha256}
-        write_atomically(path, json.dumps(whole, indent=1) + "\n", "give another file with --out")
+        FORMAT.write(path, self.content, "give another file with --out")
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
@@ -143,22 +144,7 @@ class Reference:
         Raises:
             RunError: If it is not there, damaged, or was changed.
         """
-        advice = "give what deqcert watch-reference has written"
-        try:
-            content = json.loads(read_regular(path))
-        except OSError as error:
-            raise RunError(f"cannot read {path} ({error.strerror}); {advice}") from None
-        except (ValueError, RecursionError):
-            raise RunError(f"{path} is no reference; {advice}") from None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise RunError(f"{path} is no reference; {advice}")
-        if content.pop("sha256", None) != _digest(content):
-            raise RunError(f"{path} was changed since it was written; make it again")
-        if content.get("format_version") != VERSION:
-            raise RunError(
-                f"{path} has format version {content.get('format_version')} and this deqcert knows "
-                f"{VERSION}; make it again"
-            )
+        content = FORMAT.read(path)
         try:
             kept = content["distance"]
             return cls(
@@ -172,7 +158,7 @@ class Reference:
                 notes=dict(content["notes"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise RunError(f"{path} is damaged; {advice}") from None
+            raise FORMAT.damaged(path) from None
 
 
 def make_reference(
@@ -212,10 +198,6 @@ def make_reference(
             )
     kept = {key: parameters[key] for key in (*ABOUT, *WHERE, RECORD) if key in parameters}
     return Reference(kept, radius, events, given, distance, dict(notes or {}))
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _packed(array: NDArray[np.float64]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from deqcert.models import (
     LipschitzBoundedConfig,
     LipschitzModel,
     MonotoneConfig,
+    interval_relaxation,
     load_model,
 )
 from deqcert.proofs import margins_of, pairwise_bounds
@@ -218,6 +219,75 @@ def test_a_warm_start_changes_no_bound_and_the_bound_is_differentiable() -> None
     prove(model, lambda x: torch.zeros(len(x), 3), x, y).worst_case(radii).margins.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
     assert model.weight.grad.abs().sum() > 0
+
+
+def boxes_and_lines(eps: float, kernel: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    """Margins by intervals and by lines, and the least of many images inside; shape (B, K)."""
+    sizes = {} if kernel else {"kernel": 0, "strides": (2,)}
+    torch.manual_seed(1)
+    model = IntervalConfig(
+        6, **SIZES, **({"kernel": kernel, "strides": (2, 1)} | sizes), block=(5,)
+    ).build()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model = model.eval().double()
+    x, y = images()
+    x = x.double()
+
+    def forward(x: Tensor) -> Tensor:
+        injection = model.inject(x)
+        z = model.initial_state(injection)
+        for _ in range(200):
+            z = model.cell(z, injection)
+        return model.readout(z)
+
+    with torch.no_grad():
+        proof = prove(model, forward, x, y)
+        proof.radii(0.5, 60)  # ends near the fixed point
+        for _ in range(30):  # the box of states is solved anew from there each time
+            worst = proof.worst_case(torch.full((12,), eps))
+        lines, least = proof.relaxed(worst), torch.full((12, 3), torch.inf).double()
+        noise = torch.Generator().manual_seed(2)
+        for draw in range(200):
+            way = 2.0 * torch.rand(x.shape, generator=noise).double() - 1.0
+            logits = forward((x + eps * (way.sign() if draw % 2 else way)).clamp(0.0, 1.0))
+            least = torch.minimum(least, logits.gather(1, y[:, None]) - logits)
+    return worst.margins, lines, least
+
+
+@pytest.mark.parametrize("kernel", [0, 3])
+def test_lines_hold_what_intervals_hold_and_are_tighter_in_small_boxes(kernel: int) -> None:
+    for eps in (0.0, 0.01, 0.1, 0.4):
+        boxes, lines, least = boxes_and_lines(eps, kernel)
+        assert (lines.gather(1, images()[1][:, None]).abs() < 1e-9).all()
+        assert (boxes <= least + 1e-3).all() and (lines <= least + 1e-3).all()
+        if eps == 0.0:
+            torch.testing.assert_close(lines, least, atol=2e-3, rtol=1e-3)
+        if eps == 0.01:
+            assert (lines - boxes).mean() > 0.0
+
+
+def test_a_line_through_a_relu_with_the_chord_below_is_noticed(monkeypatch) -> None:
+    right = interval_relaxation._through_relu
+    monkeypatch.setattr(
+        interval_relaxation,
+        "_through_relu",
+        lambda slopes, box: tuple(-f for f in right(-slopes, box)),
+    )
+    _, lines, least = boxes_and_lines(0.1)
+    assert (lines > least + 1e-3).any()
+
+
+def test_crown_ibp_ends_as_the_fixed_radius_and_begins_with_lines() -> None:
+    for share, same in ((1.0, True), (0.1, False)):
+        ours, theirs = (
+            get_objective(name, 0.0, radius=0.1, kappa=0.0).loss(batch("linf", share)).item()
+            for name in ("crown-ibp", "fixed-radius")
+        )
+        assert (ours == pytest.approx(theirs, rel=1e-6)) is same
+    with pytest.raises(ConfigError, match="by Lipschitz constants"):
+        get_objective("crown-ibp", 0.0).check("l2")
 
 
 # The objectives through models.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from deqcert.certifiers.certificate import Norm
 from deqcert.models import ImplicitModel, IntervalDEQ, LipschitzModel, TrainableModel, pixel_box
+from deqcert.models.interval_relaxation import relaxed_margins
 from deqcert.solvers import StopRule
 from deqcert.training.roots import roots
 
@@ -163,6 +164,14 @@ class IntervalProof(Proof):
         normalize = self._form.normalize
         centre, half = pixel_box(self._x, radii)
         return WorstCase(found.margins, ((normalize(centre), half / normalize.std), *found.layers))
+
+    def relaxed(self, worst: WorstCase) -> Tensor:
+        """Return the margins in the same balls by lines, shape (B, K); neither bound is the better.
+
+        Args:
+            worst: What :meth:`worst_case` returned.
+        """
+        return relaxed_margins(self._form, self._y, worst.layers)
 
 
 def proven_norm(model: nn.Module) -> Norm | None:

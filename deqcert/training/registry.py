@@ -24,6 +24,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "gaussian-latent": "deqcert.training.objectives.gaussian_latent:GaussianLatent",
         "adaptive": "deqcert.training.objectives.adaptive:Adaptive",
         "fixed-radius": "deqcert.training.objectives.fixed_radius:FixedRadius",
+        "crown-ibp": "deqcert.training.objectives.crown_ibp:CrownIbp",
         "small-box": "deqcert.training.objectives.small_box:SmallBox",
     },
 )

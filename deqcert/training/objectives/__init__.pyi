@@ -2,6 +2,7 @@ from .adaptive import Adaptive
 from .base import Forward, Objective, Prove, TrainingBatch, each, log_average
 from .certified import Certified
 from .consistency import Consistency
+from .crown_ibp import CrownIbp
 from .distill import Distill
 from .faithful import Faithful
 from .fixed_radius import FixedRadius
@@ -14,6 +15,7 @@ __all__ = [
     "Adaptive",
     "Certified",
     "Consistency",
+    "CrownIbp",
     "Distill",
     "Faithful",
     "FixedRadius",

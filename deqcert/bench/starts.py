@@ -23,6 +23,7 @@ from deqcert.certifiers.bounds import write_radius
 from deqcert.certifiers.metrics import average_certified_radius, certified_accuracy
 from deqcert.errors import ConfigError
 from deqcert.models import ImplicitModel
+from deqcert.report.aligned import aligned
 from deqcert.smoothing import (
     NO_VOTE,
     CheckedStop,
@@ -159,15 +160,7 @@ class Bench:
             ]
             for row in self.rows
         ]
-        widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i < 3 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in [head, *body]
-        ]
-        lines.insert(1, "-" * max(map(len, lines)))
+        lines = aligned(head, body, left=range(3))
         facts = ", ".join(f"{key} {value}" for key, value in self.facts.items())
         lines += [
             facts,

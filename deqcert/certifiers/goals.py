@@ -177,3 +177,14 @@ class UntilSettled:
     """
 
     goal: Goal | None = text("budget", metavar="GOAL", convert=parse_goal)
+
+    def until_settled(self, stated: str, most: str) -> str:
+        """Add to what a certificate states why an image has as many looks as it has.
+
+        Args:
+            stated: What else is stated.
+            most: All that is allowed, as in "100 audited".
+        """
+        if self.goal is None:
+            return stated
+        return f"{stated}; at most {most} until settled: {self.goal.describe()}"

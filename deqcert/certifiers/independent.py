@@ -95,7 +95,4 @@ class Independent(Standard, UntilSettled):
 
     def assumptions(self) -> str:
         """Say what the certificate is about, and why it has as many samples as it has."""
-        stated = super().assumptions()
-        if self.goal is None:
-            return stated
-        return f"{stated}; at most {self.n} samples, drawn until settled: {self.goal.describe()}"
+        return self.until_settled(super().assumptions(), f"{self.n} samples, drawn")

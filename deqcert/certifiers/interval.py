@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from deqcert.certifiers.certificate import Certificate, Norm
-from deqcert.certifiers.proving import ProvingCertifier
+from deqcert.certifiers.proving import IN_BOX, ProvingCertifier
 from deqcert.options import check_options, number
 
 if TYPE_CHECKING:
@@ -103,10 +103,7 @@ class Interval(ProvingCertifier):
 
     def assumptions(self) -> str:
         """Say what the certificate is about."""
-        return (
-            "proven, without noise, for the classifier that computes the exact equilibrium of the "
-            "stored weights, over all real inputs in [0, 1] within the radius (linf)"
-        )
+        return IN_BOX
 
     def _intervals(self, subject: ImplicitModel) -> Intervals:
         from deqcert.proofs.intervals import intervals_of

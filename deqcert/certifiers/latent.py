@@ -75,8 +75,11 @@ class Latent(ProvingCertifier):
         """Refuse a model without a fitted head, or an encoder without a proven constant.
 
         Raises:
-            ConfigError: If it is of that kind.
+            ConfigError: If it is of that kind, or ``formula`` does not fit its head.
         """
+        from deqcert.latents.estimate import check_head
+
+        check_head(subject, self.name, published=self.formula == "published")
         self._reach(subject)
 
     def certify(self, subject: ImplicitModel, input: Input) -> Certificate:

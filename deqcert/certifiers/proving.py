@@ -11,10 +11,13 @@ from deqcert.certifiers.certificate import LARGEST_RADIUS, Certificate
 from deqcert.smoothing.naming import EXACT
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from deqcert.models import ImplicitModel  # noqa: F401  # in the name of the base class
+
+IN_BOX = (
+    "proven, without noise, for the classifier that computes the exact equilibrium of the "
+    "stored weights, over all real inputs in [0, 1] within the radius (linf)"
+)
+"""What a certificate over an l-infinity box of pixels is about."""
 
 
 @dataclass(frozen=True)

@@ -203,10 +203,7 @@ class Recertified(FromVotes, UntilSettled):
 
     def assumptions(self) -> str:
         """Say what the certificate is about, and why it has as many audits as it has."""
-        stated = super().assumptions()
-        if self.goal is None:
-            return stated
-        return f"{stated}; at most {self.audit} audited until settled: {self.goal.describe()}"
+        return self.until_settled(super().assumptions(), f"{self.audit} audited")
 
     def _audit(self, drawn: int) -> VotesAudit:
         most = self.n if self.parent.stopped else None

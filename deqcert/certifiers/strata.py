@@ -96,7 +96,4 @@ class SerializedStrata(Audited, UntilSettled):
 
     def assumptions(self) -> str:
         """Say what the certificate is about, and why it has as many audits as it has."""
-        stated = super().assumptions()
-        if self.goal is None:
-            return stated
-        return f"{stated}; at most {self.audit} audited until settled: {self.goal.describe()}"
+        return self.until_settled(super().assumptions(), f"{self.audit} audited")

@@ -12,7 +12,7 @@ import numpy as np
 
 from deqcert.certifiers.certificate import Certificate, Norm
 from deqcert.certifiers.goals import Goal, Radii, UntilSettled
-from deqcert.certifiers.proving import ProvingCertifier
+from deqcert.certifiers.proving import IN_BOX, ProvingCertifier
 from deqcert.options import check_options, number
 
 if TYPE_CHECKING:
@@ -127,10 +127,7 @@ class Zonotope(ProvingCertifier, UntilSettled):
 
     def assumptions(self) -> str:
         """Say what the certificate is about."""
-        return (
-            "proven, without noise, for the classifier that computes the exact equilibrium of the "
-            "stored weights, over all real inputs in [0, 1] within the radius (linf)"
-        )
+        return IN_BOX
 
     def _boxes(self, subject: ImplicitModel) -> Boxes:
         from deqcert.proofs.boxes import boxes_of

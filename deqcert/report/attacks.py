@@ -16,6 +16,7 @@ from deqcert.certifiers.metrics import certified_accuracy
 from deqcert.errors import RunError
 from deqcert.files import read_regular
 from deqcert.options import parse_number
+from deqcert.report.aligned import aligned
 from deqcert.report.columns import parse_seconds, parse_whole, read_text, shown
 from deqcert.report.picture import (
     COLOURS,
@@ -279,15 +280,7 @@ def attack_table(attacked: Attacked, radii: Sequence[float]) -> str:
         cells.append(str(row.get("missed", "")))
         cells.append("" if lead is None else f"{lead:+.2f}")
         body.append([*cells, str(row.get("breaks", ""))])
-    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in [head, *body]
-    ]
-    lines.insert(1, "-" * max(map(len, lines)))
+    lines = aligned(head, body)
     unit = "" if attacked.smoothed else f"; radius: {attacked.ball}, [0,1] pixels"
     lines.append(
         f"accuracy in % of {len(attacked.idx)} images: certified, and left by attacks (no point of "

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from deqcert.report.aligned import aligned
 from deqcert.report.certified import accuracy_at, describe_results
 from deqcert.report.page import Cell, Section, TableBlock, percent, write_page
 from deqcert.report.reader import Results
@@ -196,16 +197,7 @@ def summary_section(evaluation: Mapping[str, Any]) -> Section:
 def text(evaluation: Mapping[str, Any]) -> str:
     """Format the short table for a terminal, with what is missing."""
     table = summary_table(evaluation)
-    lines = [list(table.head), *([_said(cell) for cell in row] for row in table.rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    shown = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    shown.insert(1, "-" * max(map(len, shown)))
+    shown = aligned(list(table.head), [[_said(cell) for cell in row] for row in table.rows])
     for part in TITLES:
         shown += [f"{part}: {sentence}" for sentence in missing(evaluation, part)]
     return "\n".join(shown)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from deqcert.certifiers.bounds import confidence_interval
 from deqcert.errors import RunError
 from deqcert.files import read_regular
+from deqcert.report.aligned import aligned
 from deqcert.report.columns import parse_whole, read_text, shown
 from deqcert.report.picture import COLOURS, check_picture, new_figure, plain, save_figure
 
@@ -187,7 +187,7 @@ class SetsTable:
             ]
             for row in self.rows
         ]
-        lines = _aligned([head, *body])
+        lines = aligned(head, body)
         head = ["class", "images", *(f"{name}{kind}" for name in names for kind in ("", " size"))]
         body = [
             [
@@ -205,7 +205,7 @@ class SetsTable:
             [
                 *lines,
                 "",
-                *_aligned([head, *body]),
+                *aligned(head, body),
                 f"{found.method}; promised: {100 * found.promised:g}% of the sets hold the true "
                 f"class, l2 radius {found.radius:g}",
             ]
@@ -291,15 +291,3 @@ def draw_sets(results: SetResults, path: str | Path) -> Path:
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
     figure.suptitle(plain(f"Prediction sets, {results.method}"), fontsize=11, fontweight="bold")
     return save_figure(figure, target)
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    made = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    return [made[0], "-" * max(map(len, made)), *made[1:]]

@@ -16,6 +16,7 @@ from deqcert.certifiers.metrics import average_certified_radius, certified_accur
 from deqcert.errors import ConfigError
 from deqcert.options import parse_number
 from deqcert.report.agreement import describe_agreement
+from deqcert.report.aligned import aligned
 from deqcert.report.reader import Results, common_norm
 
 STEP = 0.25
@@ -55,15 +56,7 @@ class Table:
             ]
             for row in self.rows
         ]
-        widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i == 0 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in [head, *body]
-        ]
-        lines.insert(1, "-" * max(len(line) for line in lines))
+        lines = aligned(head, body)
         lines.append(
             "certified accuracy and abstentions in % of all images; "
             f"radius: {self.norm}, [0,1] pixels"

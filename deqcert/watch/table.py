@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deqcert.report.aligned import aligned
 from deqcert.report.picture import COLOURS, check_picture, new_figure, plain, save_figure
 from deqcert.watch.state import State
 
@@ -15,16 +16,7 @@ HEAD = ("alarm", "answers", "mean", "tolerated", "evidence", "needed", "raised",
 
 def alarm_table(rows: Sequence[Mapping[str, Any]], delta: float) -> str:
     """Format the rows of :meth:`deqcert.watch.Watch.rows` for a terminal."""
-    body = [HEAD, *(_cells(row) for row in rows)]
-    widths = [max(len(line[i]) for line in body) for i in range(len(HEAD))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i in (0, 6) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in body
-    ]
-    lines.insert(1, "-" * max(map(len, lines)))
+    lines = aligned(HEAD, [_cells(row) for row in rows], left=(0, 6))
     return "\n".join(
         [
             *lines,

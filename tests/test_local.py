@@ -34,6 +34,7 @@ from deqcert.proofs import (
     local_radii,
     margins,
     margins_of,
+    multiplier_bound,
     verified_radii,
 )
 from deqcert.proofs.local_search import search
@@ -64,11 +65,13 @@ def around(kind: str, seed: int = 0):
     reach[torch.arange(points), best] = math.inf
     gap, against = reach.min(dim=1)
     form = model.relu_form()
+    readout = form.readout[best] - form.readout[against]
     known = Neighbourhood(
-        form.readout[best] - form.readout[against],
+        readout,
         gap,
         torch.stack([lead.entering for lead in leads]),
         torch.tensor([lead.entering_error for lead in leads], dtype=torch.float64),
+        *local.beginning(form, readout, [multiplier_bound(form, row) for row in readout]),
     )
     assert (gap > 0).all()
     return form, x.flatten(1), known
@@ -89,6 +92,8 @@ def searched(kind: str, seed: int = 0):
         known.gap,
         known.entering,
         never(known),
+        known.constant,
+        known.multiplier,
     )
 
 

@@ -381,8 +381,8 @@ def test_dropping_the_pairs_but_one_is_caught(monkeypatch):
 
 
 def test_halving_the_constants_is_caught(monkeypatch):
-    real = margins.pairwise_bounds
-    monkeypatch.setattr(margins, "pairwise_bounds", lambda form, rule: real(form, rule) / 2)
+    real = margins.bounds_matrix
+    monkeypatch.setattr(margins, "bounds_matrix", lambda classes, found: real(classes, found) / 2)
     monkeypatch.setattr(margins, "_KNOWN", margins.Known())
     assert found_inside(network("monotone", 0), "multiplier", 300, seed=0) > 0
 

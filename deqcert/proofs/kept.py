@@ -34,12 +34,14 @@ class KeptConstants:
         file: Where their multipliers are kept; None where the folder cannot be written.
         read: How many pairs of classes were read from there and verified.
         searched: How many were searched for anew.
+        multipliers: What proves each.
     """
 
     bounds: Tensor
     file: Path | None
     read: int
     searched: int
+    multipliers: Multipliers
 
 
 def kept_file(model: Any) -> Path | None:
@@ -89,7 +91,7 @@ def kept_constants(model: Any, form: ReluForm, file: Path) -> KeptConstants:
             write_atomically(file, json.dumps({**identity, "pairs": pairs}) + "\n")
         except (OSError, RunError):  # it only saves time
             kept = None
-    return KeptConstants(bounds_matrix(len(form.readout), found), kept, read, searched)
+    return KeptConstants(bounds_matrix(len(form.readout), found), kept, read, searched, found)
 
 
 def constants_hash(bounds: Tensor) -> str:

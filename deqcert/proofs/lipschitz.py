@@ -42,7 +42,7 @@ def pairwise_bounds(form: ReluForm, rule: str) -> Tensor:
     from deqcert.proofs.multiplier import multiplier_bounds
 
     rows = form.readout
-    if rule == "multiplier":
+    if rule == RULES[0]:
         return bounds_matrix(len(rows), multiplier_bounds(form)[0])
     state = MARGIN * (spectral_norm_bound(form.input) + form.input_error) / form.monotone
     distances: Tensor = torch.linalg.vector_norm(rows[:, None] - rows[None], dim=2)

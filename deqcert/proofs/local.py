@@ -14,6 +14,7 @@ from deqcert.models.relu_form import ReluForm
 from deqcert.models.spectral import TINY, UNIT, rounding_constant
 from deqcert.proofs.definite import MARGIN, are_semidefinite
 from deqcert.proofs.local_search import LocalMultipliers, search
+from deqcert.proofs.multiplier import Multipliers
 
 SHORTER = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 """By how much less than the search found is tried in turn, until a proof succeeds."""
@@ -58,18 +59,20 @@ class Neighbourhood:
         gap: Lower bounds of the difference of the pair's logits, above 0; shape (B,).
         entering: v, what enters relu at the exact equilibrium, shape (B, D), nearly.
         error: Bound of the l2 distance between v and the exact one, shape (B,).
+        constant: A Lipschitz constant of the pair, shape (B,); the search begins at what it proves.
+        multiplier: The diagonal that proves it, shape (B, D).
     """
 
     readout: Tensor
     gap: Tensor
     entering: Tensor
     error: Tensor
+    constant: Tensor
+    multiplier: Tensor
 
     def rows(self, chosen: Tensor) -> Neighbourhood:
         """Return the chosen rows."""
-        return Neighbourhood(
-            self.readout[chosen], self.gap[chosen], self.entering[chosen], self.error[chosen]
-        )
+        return Neighbourhood(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
 
 
 @torch.no_grad()
@@ -95,6 +98,8 @@ def local_radii(form: ReluForm, known: Neighbourhood, enough: Tensor) -> Tensor:
         known.gap,
         known.entering,
         enough,
+        known.constant,
+        known.multiplier,
     )
     proven = torch.zeros_like(found)
     for less in SHORTER:
@@ -216,7 +221,29 @@ def entering(
     return inside, MARGIN * off + TINY
 
 
-def refined(form: ReluForm, leads: Sequence[Led], reach: Tensor) -> Tensor:
+def beginning(
+    form: ReluForm, readout: Tensor, pairs: Sequence[tuple[float, Tensor] | None]
+) -> tuple[Tensor, Tensor]:
+    """Return a constant per row and the diagonal that proves it, shapes (B,) and (B, D).
+
+    Args:
+        form: The model as matrices.
+        readout: c, shape (B, D).
+        pairs: Per row what is known; None, or an infinite constant, stands for the classical one.
+    """
+    squares = readout.square().sum(dim=1)
+    size = torch.linalg.matrix_norm(form.input, 2)
+    constants = squares.sqrt() * size / form.monotone
+    multipliers = (squares / form.monotone)[:, None].expand_as(readout).clone()
+    for row, pair in enumerate(pairs):
+        if pair is not None and 0.0 < pair[0] < math.inf:
+            constants[row], multipliers[row] = pair
+    return constants, multipliers
+
+
+def refined(
+    form: ReluForm, leads: Sequence[Led], reach: Tensor, multipliers: Multipliers
+) -> Tensor:
     """Replace the radii that limit inputs by what is proven around each, as long as it is more.
 
     Per input the pair with the smallest radius is looked at first, and then whichever is the
@@ -227,6 +254,7 @@ def refined(form: ReluForm, leads: Sequence[Led], reach: Tensor) -> Tensor:
         leads: The inputs.
         reach: Per input and class the radius that Lipschitz constants prove, shape (B, K);
             infinite for the class itself, and 0 where nothing is proven.
+        multipliers: Per pair of classes a constant and what proves it, where that is known.
 
     Returns:
         The radii, shape (B, K); none is smaller.
@@ -243,11 +271,17 @@ def refined(form: ReluForm, leads: Sequence[Led], reach: Tensor) -> Tensor:
             part = rows[begin : begin + TOGETHER]
             chosen, against = [leads[row] for row in part.tolist()], rival[part]
             best = torch.tensor([lead.best for lead in chosen])
+            pairs = [
+                multipliers.get((max(pair), min(pair)))
+                for pair in zip(best.tolist(), against.tolist(), strict=True)
+            ]
+            readout = form.readout[best] - form.readout[against]
             known = Neighbourhood(
-                form.readout[best] - form.readout[against],
+                readout,
                 torch.stack([lead.gaps[j] for lead, j in zip(chosen, against, strict=True)]),
                 torch.stack([lead.entering for lead in chosen if lead.entering is not None]),
                 torch.tensor([lead.entering_error for lead in chosen], dtype=torch.float64),
+                *beginning(form, readout, pairs),
             )
             # Past the nearest pair that was looked at there is nothing to be won.
             enough = torch.where(looked, reach, torch.inf)[part].amin(dim=1)

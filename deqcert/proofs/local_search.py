@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+GLOBAL = 0.5
+"""Share of what proves the constant of a pair in where its search begins; the rest is classical."""
+
 STEPS = 14
 """Newton steps for a row; past them radii grow by less than a hundredth."""
 
@@ -61,6 +64,8 @@ def search(
     gap: Tensor,
     entering: Tensor,
     enough: Tensor,
+    constant: Tensor,
+    multiplier: Tensor,
 ) -> tuple[Tensor, LocalMultipliers]:
     """Maximise the radius over its multipliers, in plain float64, all rows together.
 
@@ -80,22 +85,25 @@ def search(
         gap: Shape (B,), above 0.
         entering: v, shape (B, D).
         enough: Per row a radius that ends its search; shape (B,).
+        constant: A Lipschitz constant L of c'z over all inputs, shape (B,), above 0.
+        multiplier: The diagonal T that proves it, shape (B, D), as
+            :func:`deqcert.proofs.multiplier_bound` returns it.
 
     Returns:
         The largest radius that was found per row, 0 where none was, shape (B,); and what with.
     """
     problem = _Problem(state, gram, readout, gap, entering)
     units = len(state)
-    # With T = t I, nothing known of v and the best mu it is the classical bound, |c| ||U|| / m.
-    size = torch.linalg.matrix_norm(gram, 2)
-    constants = (readout.square().sum(dim=1) * size).sqrt() / monotone
-    weight = BARRIER * (gap / constants).square() / (3 * units)
-    level = 2.0 * monotone / size
-    t = torch.full_like(entering, float(level))
+    # With nothing known of v and the best mu, t = 2 T / L^2 proves gap / L, and one t for all units
+    # the classical bound. Q is concave in t, so between them it is positive definite, as the steps
+    # need it; at the best T it may be singular.
+    weight = BARRIER * (gap / constant).square() / (3 * units)
+    level = 2.0 * monotone / torch.linalg.matrix_norm(gram, 2)
+    t = GLOBAL * 2.0 * multiplier / constant.square()[:, None] + (1.0 - GLOBAL) * level
     free = (weight / entering.abs().mean(dim=1).clamp_min(1e-300))[:, None]
     at = torch.cat(
         (
-            (2.0 * gap / constants.square())[:, None],
+            (2.0 * gap / constant.square())[:, None],
             t,
             t * problem.above + free,
             t * problem.below + free,

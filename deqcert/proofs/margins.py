@@ -16,8 +16,9 @@ from deqcert.models.relu_form import ReluForm
 from deqcert.proofs.enclosure import Enclosure
 from deqcert.proofs.kept import KeptConstants, holds_constants, kept_constants, kept_file
 from deqcert.proofs.known import Known
-from deqcert.proofs.lipschitz import LOCAL, RULES, pairwise_bounds
+from deqcert.proofs.lipschitz import LOCAL, RULES, bounds_matrix, pairwise_bounds
 from deqcert.proofs.local import entering, refined
+from deqcert.proofs.multiplier import Multipliers, multiplier_bounds
 
 DOWN = 1.0 - 1e-12
 """Less than the rounding of a quotient can take away."""
@@ -59,7 +60,7 @@ class Margins:
     def __init__(self, model: ProvenModel | PrescribedModel, rule: str) -> None:
         self._enclosure = Enclosure(model, "method 'lipschitz'")
         self._model: ProvenModel | PrescribedModel = self._enclosure.model  # type: ignore[assignment]
-        self.constants, self.kept = _constants(model, self._model, rule)
+        self.constants, self._multipliers, self.kept = _constants(model, self._model, rule)
         """Shape (K, K), logits per pixel unit; and where they came from, if there is a file."""
         self._form: ReluForm | None = None
 
@@ -149,7 +150,7 @@ class Margins:
                 if rival != lead.best:
                     reach[row, rival] = self._reach(lead, rival)
         if self._form is not None:
-            reach = refined(self._form, leads, reach)
+            reach = refined(self._form, leads, reach, self._multipliers)
         radii, rivals = reach.min(dim=1)
         return [(float(radius), int(rival)) for radius, rival in zip(radii, rivals, strict=True)]
 
@@ -162,7 +163,7 @@ class Margins:
 
 def _constants(
     stored: ProvenModel | PrescribedModel, model: ProvenModel | PrescribedModel, rule: str
-) -> tuple[Tensor, KeptConstants | None]:
+) -> tuple[Tensor, Multipliers, KeptConstants | None]:
     """Prove the constants of a model; what is kept beside a checkpoint is its as it was stored."""
     if not isinstance(model, ProvenModel):
         if rule != RULES[0]:
@@ -170,13 +171,16 @@ def _constants(
                 f"bound is {rule}, but the constants of {type(model).__name__} hold by "
                 f"construction; use bound={RULES[0]}."
             )
-        return model.proven_lipschitz(), None
+        return model.proven_lipschitz(), {}, None
     form = model.relu_form()
-    file = kept_file(stored) if rule == RULES[0] else None
+    if rule != RULES[0]:
+        return pairwise_bounds(form, rule), {}, None
+    file = kept_file(stored)
     if file is None:
-        return pairwise_bounds(form, rule), None
+        found = multiplier_bounds(form)[0]
+        return bounds_matrix(len(form.readout), found), found, None
     kept = kept_constants(stored, form, file)
-    return kept.bounds, kept
+    return kept.bounds, kept.multipliers, kept
 
 
 _KNOWN: Known[Margins] = Known()

@@ -12,6 +12,9 @@ from deqcert.latents.names import HEADS
 from deqcert.latents.prediction import linear_accuracy
 from deqcert.models.quadratic import Quadratics
 
+CHOOSING = 2**12
+"""Draws that a head is chosen by, the same for all heads, so that their differences are small."""
+
 RIDGES = 25
 """Ridges that a robust head is chosen from."""
 
@@ -78,7 +81,9 @@ def robust_lda(
     scale = float(np.trace(mixture.covariance(0))) / mixture.means.shape[1]
     ridges = [0.0, *(scale * np.logspace(-3.0, 4.0, RIDGES - 1))]
     heads = [(*lda(mixture, ridge), ridge) for ridge in ridges]
-    shares = [float(linear_accuracy(mixture, *head[:2], [radius])[0]) for head in heads]
+    shares = [
+        float(linear_accuracy(mixture, *head[:2], [radius], draws=CHOOSING)[0]) for head in heads
+    ]
     best = int(np.argmax(shares))
     if shares[best] <= CONSTANT * float(mixture.priors.max()):
         raise ConfigError(

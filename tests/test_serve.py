@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import queue
 import socket
 import sqlite3
 import struct
@@ -24,7 +25,7 @@ from deqcert.conformal.predictor import SetPredictor
 from deqcert.data import load_dataset
 from deqcert.errors import ConfigError, DataError, RunError
 from deqcert.serve.app import make_app
-from deqcert.serve.batches import Batches, SharedEngine
+from deqcert.serve.batches import Batches, Clean, Job, SharedEngine
 from deqcert.serve.goals import Deadline
 from deqcert.serve.images import Upload, read_upload
 from deqcert.serve.keys import Keys
@@ -518,7 +519,7 @@ def test_a_service_that_stops_refuses_what_waits() -> None:
     shared = SharedEngine(smooth.engine, batches)
     batches.close()
     with pytest.raises(Refused):
-        shared.clean(Input(np.zeros(SHAPE), 0))
+        shared.clean(Input(np.zeros(SHAPE), 0), lambda found: None)
 
 
 def test_a_failing_model_fails_its_requests_alone() -> None:
@@ -530,9 +531,12 @@ def test_a_failing_model_fails_its_requests_alone() -> None:
         raise RuntimeError("planted")
 
     with pytest.raises(RuntimeError, match="planted"):
-        list(batches.submit(broken, np.arange(3)).batches())
+        batches.submit(job := Job(broken, np.arange(3)))
+        list(job.batches())
     assert batches.alive
-    assert shared.clean(Input(np.zeros(SHAPE), 0)).predictions.shape == (1,)
+    found: queue.SimpleQueue[Clean | Exception] = queue.SimpleQueue()
+    shared.clean(Input(np.zeros(SHAPE), 0), found.put)
+    assert isinstance(found.get(), Clean)
     batches.close()
 
 

@@ -11,9 +11,9 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,12 @@ _FIXED = "".join(
 _COLUMNS = (
     "id, service, time, client, mode, image, image_sha256, seed, asked, answer, votes, digest"
 )
+_APPEND = f"INSERT INTO answers ({_COLUMNS}) VALUES ({', '.join('?' * 12)})"
+
+
+def new_id() -> str:
+    """Return a name for an answer, which nobody can guess."""
+    return secrets.token_hex(8)
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class Record:
     answer: Mapping[str, Any]
     votes: Mapping[int, NDArray[np.int16]] = field(default_factory=dict)
     client: str | None = None
-    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    id: str = field(default_factory=new_id)
     time: float = field(default_factory=time.time)
     number: int = 0
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -90,7 +96,14 @@ class Record:
         return hashlib.sha256(head + self.pixels.astype("<f4").tobytes()).hexdigest()
 
 
-_Entry = tuple[Record | Label, Future[Record | Label]]
+_Entry = tuple[Callable[[], Record] | Label, Future[Any]]
+
+
+def promise() -> Future[Record]:
+    """Make what a record is promised by: nobody who waits for it can call it off."""
+    done: Future[Record] = Future()
+    done.set_running_or_notify_cancel()
+    return done
 
 
 class Records:
@@ -141,11 +154,18 @@ class Records:
         Raises:
             RunError: If it could not be written; the answer must not be given then.
         """
-        done: Future[Record | Label] = Future()
-        self._queue.put((record, done))
-        found = done.result()
-        assert isinstance(found, Record)
-        return found
+        done = promise()
+        self.put(lambda: record, done)
+        return done.result()
+
+    def put(self, make: Callable[[], Record], done: Future[Record]) -> None:
+        """Have a record put on the disk, and do not wait for it.
+
+        Args:
+            make: Returns the record; called by the thread that writes.
+            done: Gets what :meth:`add` returns or raises; see :func:`promise`.
+        """
+        self._queue.put((make, done))
 
     def tell(self, label: Label) -> None:
         """Put the true class of an answer on the disk; one that was told before stays.
@@ -153,7 +173,7 @@ class Records:
         Raises:
             RunError: If it could not be written.
         """
-        done: Future[Record | Label] = Future()
+        done: Future[Label] = Future()
         self._queue.put((label, done))
         done.result()
 
@@ -176,19 +196,20 @@ class Records:
         last, made = self._last, list[Record | Label]()
         try:
             self._base.execute("BEGIN IMMEDIATE")
-            for record, _ in group:
-                if isinstance(record, Label):
-                    self._base.execute(INSERT, record.values)
-                    made.append(record)
+            for make, _ in group:
+                if isinstance(make, Label):
+                    self._base.execute(INSERT, make.values)
+                    made.append(make)
                     continue
+                record = make()
                 values = self._values(record)
                 last = _digest(last, values)
                 done = self._base.execute(
-                    f"INSERT INTO answers ({_COLUMNS}) VALUES ({', '.join('?' * 12)})",
+                    _APPEND,
                     (*values, last),
                 )
-                placed = {"number": int(done.lastrowid or 0), "digest": last}
-                made.append(Record(**{**record.__dict__, **placed, "about": self._about}))
+                number = int(done.lastrowid or 0)
+                made.append(replace(record, number=number, digest=last, about=self._about))
             self._base.execute("COMMIT")
         except sqlite3.Error as error:
             self.failed = f"the record cannot be written: {error}"

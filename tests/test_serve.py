@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import queue
 import socket
 import sqlite3
 import struct
@@ -24,10 +25,11 @@ from deqcert.conformal.predictor import SetPredictor
 from deqcert.data import load_dataset
 from deqcert.errors import ConfigError, DataError, RunError
 from deqcert.serve.app import make_app
-from deqcert.serve.batches import Batches, SharedEngine
+from deqcert.serve.batches import Batches, Clean, Job, SharedEngine
 from deqcert.serve.goals import Deadline
 from deqcert.serve.images import Upload, read_upload
 from deqcert.serve.keys import Keys
+from deqcert.serve.labels import Label
 from deqcert.serve.limits import Admission, Refused, Serving
 from deqcert.serve.records import NAME, Record, RecordReader, Records
 from deqcert.serve.replay import replay
@@ -158,7 +160,7 @@ def test_replay_computes_the_very_votes_and_notices_others(
         assert found.changes == ()
     assert main(["replay", ids[2], "--service", str(folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["equal"] is True
-    assert service.reader.check() == 0
+    assert service.reader.check() is None
     # A record with one vote changed, in a copy whose triggers are gone.
     forged = tmp_path / NAME
     with sqlite3.connect(folder / NAME) as base, sqlite3.connect(forged) as copy:
@@ -174,8 +176,10 @@ def test_replay_computes_the_very_votes_and_notices_others(
         }
         copy.execute("UPDATE answers SET votes = ? WHERE id = ?", (json.dumps(packed), ids[2]))
     assert main(["replay", ids[2], "--service", str(tmp_path)]) == 1
-    assert "the votes of stage 1 differ" in capsys.readouterr().out
-    assert RecordReader(tmp_path).check() == record.number
+    said = capsys.readouterr().out
+    assert "the votes of stage 1 differ" in said
+    assert f"the record of {ids[2]} is not as it was written" in said
+    assert RecordReader(tmp_path).check() == ids[2]
     assert main(["replay", "nobody", "--service", str(tmp_path)]) == 2
 
 
@@ -392,6 +396,22 @@ def test_wrong_addresses_and_methods_are_refused(client: TestClient) -> None:
     check_refusal(client.get("/v1/records/" + "x" * 5000), 404)
 
 
+@pytest.mark.parametrize(("kind", "form"), [("image/png", "PNG"), ("image/jpeg", "JPEG")])
+def test_a_picture_cut_anywhere_is_refused_or_is_the_very_picture(kind: str, form: str) -> None:
+    """What is missing behind the last pixel, or follows it, says nothing about the image."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    body = encoded(pixels, form)
+    whole, refused = read_upload(body, kind, SHAPE, Serving()).pixels, 0
+    for end in range(len(body)):
+        try:
+            assert np.array_equal(read_upload(body[:end], kind, SHAPE, Serving()).pixels, whole)
+        except DataError:
+            refused += 1
+    assert refused > len(body) // 2
+    behind = read_upload(body + b"more", kind, SHAPE, Serving())
+    assert np.array_equal(behind.pixels, whole)
+
+
 def test_all_kinds_of_images_give_the_same_pixels() -> None:
     pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     floats = pixels[None] / np.float32(255)
@@ -500,6 +520,34 @@ def test_records_cannot_be_changed_and_changes_are_found(tmp_path: Path) -> None
     assert (tmp_path / NAME).stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize(
+    "forgery",
+    [
+        "UPDATE labels SET class = 2 WHERE number = 1",
+        "UPDATE labels SET class = 2 WHERE number = 3",
+        "UPDATE labels SET id = 'b' WHERE number = 1",
+        "DELETE FROM labels WHERE number = 1",
+        "DELETE FROM answers WHERE number = 1",
+        "UPDATE labels SET after = 0 WHERE number = 1",
+    ],
+)
+def test_a_told_class_that_was_changed_or_removed_is_found(tmp_path: Path, forgery: str) -> None:
+    for _ in range(2):  # the chain goes on where another service ended, after a told class too
+        records = Records(tmp_path, {})
+        made = [records.add(Record("predict", np.zeros(SHAPE, np.float32), None, {}, {}))]
+        for label in (1, 3):  # the second is not taken
+            records.tell(Label(made[0].id, label))
+        made.append(records.add(Record("predict", np.zeros(SHAPE, np.float32), None, {}, {})))
+        records.tell(Label(made[1].id, 1))
+        records.close()
+        assert RecordReader(tmp_path).check() is None
+    with sqlite3.connect(tmp_path / NAME) as base:
+        for what in ("UPDATE_labels", "DELETE_labels", "DELETE_answers"):
+            base.execute(f"DROP TRIGGER no_{what}")
+        base.execute(forgery)
+    assert RecordReader(tmp_path).check() is not None
+
+
 def test_an_answer_that_cannot_be_recorded_is_not_given(tmp_path: Path) -> None:
     service = Service(
         SmoothedClassifier("digits", sigma=0.25, batch=20), Serving(out=tmp_path / "service")
@@ -518,7 +566,7 @@ def test_a_service_that_stops_refuses_what_waits() -> None:
     shared = SharedEngine(smooth.engine, batches)
     batches.close()
     with pytest.raises(Refused):
-        shared.clean(Input(np.zeros(SHAPE), 0))
+        shared.clean(Input(np.zeros(SHAPE), 0), lambda found: None)
 
 
 def test_a_failing_model_fails_its_requests_alone() -> None:
@@ -530,9 +578,12 @@ def test_a_failing_model_fails_its_requests_alone() -> None:
         raise RuntimeError("planted")
 
     with pytest.raises(RuntimeError, match="planted"):
-        list(batches.submit(broken, np.arange(3)).batches())
+        batches.submit(job := Job(broken, np.arange(3)))
+        list(job.batches())
     assert batches.alive
-    assert shared.clean(Input(np.zeros(SHAPE), 0)).predictions.shape == (1,)
+    found: queue.SimpleQueue[Clean | Exception] = queue.SimpleQueue()
+    shared.clean(Input(np.zeros(SHAPE), 0), found.put)
+    assert isinstance(found.get(), Clean)
     batches.close()
 
 

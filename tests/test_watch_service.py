@@ -11,7 +11,7 @@ import pytest
 
 from deqcert.cli import main
 from deqcert.errors import ConfigError, RunError
-from deqcert.serve.alarms import read_alarms
+from deqcert.serve.alarms import claim_alarms, read_alarms
 from deqcert.serve.labels import Label
 from deqcert.serve.records import Record, Records
 from deqcert.watch import Observation, Watch, make_reference, open_source, reference_of
@@ -118,6 +118,18 @@ def test_the_service_hands_on_what_the_watch_says(
     give(service, 3, 400, 0.0)
     assert main(given) == 0
     assert "some were before (abstention" in read_alarms(service)["state"]["sentence"]
+    # A second watch would overwrite what the page shows of the first.
+    before = read_alarms(service)
+    capsys.readouterr()
+    second = [*given, "--state", str(tmp_path / "second")]
+    assert main(second) == 2
+    assert "is watched with another --state" in capsys.readouterr().err
+    assert read_alarms(service) == before
+    (service / "alarms.json").unlink()
+    assert main(second) in (0, 1)
+    with claim_alarms(service, read_alarms(service)["state"]["watch"]):
+        assert main(second) == 2
+    assert "another process watches" in capsys.readouterr().err
 
 
 def test_what_clients_tell_the_service_counts_without_a_file(tmp_path: Path) -> None:

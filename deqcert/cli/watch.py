@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def command(
     goes on where it was, and reads each answer once. The exit code is 0 while no alarm is raised, 1
     while one is, and 2 where something is wrong with the command or its files.
     """
-    from deqcert.serve.alarms import write_alarms
+    from deqcert.serve.alarms import claim_alarms, write_alarms
     from deqcert.watch import Reference, Watch, alarm_table, draw_evidence, open_source
     from deqcert.watch.record_source import RecordSource
     from deqcert.watch.telling import sentence, tell
@@ -69,12 +70,18 @@ def command(
     source = open_source(run, labels, known.parameters)
     names = None if alarms is None else alarms.split(",")
     folder = Path(state or f"{run.rstrip('/')}-watch")
-    with Watch(known, source, folder, Promise(**promise), alarms=names) as watch:
+    with (
+        Watch(known, source, folder, Promise(**promise), alarms=names) as watch,
+        claim_alarms(source.folder, watch.name)
+        if isinstance(source, RecordSource)
+        else nullcontext(),
+    ):
         watch.go_on(None if quiet else _told)
         found = tell(watch)
         if isinstance(source, RecordSource):
             now = time.time()
-            write_alarms(source.folder, {"sentence": sentence(found, now), "time": now, **found})
+            state = {"sentence": sentence(found, now), "time": now, "watch": watch.name, **found}
+            write_alarms(source.folder, state)
         picture = draw_evidence(watch.state, watch.share, folder / "evidence.png")
         if as_json:
             print(json.dumps({**found, "new": [str(path) for path in watch.new]}))

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deqcert.files import read_regular, write_atomically
+from deqcert.errors import RunError
+from deqcert.files import Lock, read_regular, write_atomically
 
 NAME = "alarms.json"
 """File in a service's folder that holds the state: an object of JSON, written by who watches.
@@ -27,6 +28,28 @@ def read_alarms(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {"watched": False, "state": None}
     return {"watched": True, "state": state}
+
+
+def claim_alarms(folder: Path, watch: str) -> Lock:
+    """Take the right to write the state of a service's alarms; close what is returned at the end.
+
+    Args:
+        folder: The service's folder.
+        watch: Who watches; :func:`write_alarms` leaves it in the state as ``watch``.
+
+    Raises:
+        RunError: If another one watches the service now, or its state stands there.
+    """
+    path = folder / NAME
+    lock = Lock(path.with_suffix(".lock"), f"another process watches {folder}; wait for it")
+    state = read_alarms(folder)["state"]
+    if isinstance(state, dict) and state.get("watch", watch) != watch:
+        lock.close()
+        raise RunError(
+            f"{folder} is watched with another --state; name that folder, or remove {path} to "
+            "watch with this one from now on"
+        )
+    return lock
 
 
 def write_alarms(folder: Path, state: Mapping[str, Any]) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deqcert import __version__
 from deqcert.errors import ConfigError, DataError, RunError
@@ -42,6 +45,9 @@ from deqcert.serve.votes import count_votes
 SLOWEST_BODY = 30.0
 """Seconds in which a request's body must have come."""
 
+SHORT_BODY = 4096
+"""Bytes of a body that is read where it comes; no more than 4 MB can be packed into it."""
+
 EVENTS = "text/event-stream"
 
 _HEADERS = {
@@ -51,6 +57,8 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+Made = TypeVar("Made")
+
 _BODY = {
     "requestBody": {
         "required": True,
@@ -90,7 +98,7 @@ _REFUSALS: dict[int | str, Any] = {
 }
 
 
-def make_app(service: Service) -> FastAPI:
+def make_app(service: Service) -> ASGIApp:
     """Make the application of a service; when it ends, the service is closed.
 
     Args:
@@ -115,8 +123,8 @@ def make_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.state.pool = ThreadPoolExecutor(service.serving.queue, thread_name_prefix="request")
-    app.add_exception_handler(Exception, _failed)
-    for kind in (Refused, DataError, ConfigError, RunError, RequestValidationError, HTTPException):
+    expected = (Refused, DataError, ConfigError, RunError, RequestValidationError, HTTPException)
+    for kind in (*expected, Exception):
         app.add_exception_handler(kind, _refuse)
     route: dict[str, Any] = {"openapi_extra": _BODY, "responses": _REFUSALS}
     app.post("/v1/predict", response_model=PredictAnswer, **route)(predict)
@@ -146,22 +154,47 @@ def make_app(service: Service) -> FastAPI:
     app.get("/metrics", response_class=Response)(metrics)
     app.mount("/", StaticFiles(directory=Path(__file__).parent / "page", html=True))
 
-    @app.middleware("http")
-    async def headed(request: Request, forward: Any) -> Response:
-        response: Response = await forward(request)
-        for name, value in _HEADERS.items():
-            response.headers.setdefault(name, value)
-        return response
+    return _Outermost(app)
 
-    return app
+
+class _Outermost:
+    """Give every answer its headers, and the commonest one without the framework's layers.
+
+    Those cost more than all else that is done for a prediction, its solve included.
+
+    Args:
+        app: What answers everything.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def headed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        bare = scope["type"] == "http" and not scope["query_string"]
+        if not bare or (scope["method"], scope["path"]) != ("POST", "/v1/predict"):
+            await self._app(scope, receive, headed)
+            return
+        request = Request({**scope, "app": self._app}, receive)
+        try:
+            response: Response = await predict(request, PredictQuery())
+        except Exception as error:
+            response = await _refuse(request, error)
+        await response(scope, receive, headed)
 
 
 async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> Any:
     """The model's own answer to the image as it is: one solve, and no promise."""
     service = _service(request)
 
-    def work(upload: Upload, client: str | None) -> dict[str, Any]:
-        return service.predict(upload, client)
+    async def work(upload: Upload, client: str | None) -> Mapping[str, Any]:
+        return (await asyncio.wrap_future(service.predict(upload, client))).answer
 
     return await _answered(request, "predict", query.resize, work)
 
@@ -179,8 +212,9 @@ async def certify(request: Request, query: Annotated[CertifyQuery, Query()]) -> 
     if EVENTS in request.headers.get("accept", ""):
         return await _told(request, query.resize, asked, arrived)
 
-    def work(upload: Upload, client: str | None) -> dict[str, Any]:
-        return service.certify(upload, asked, client, arrived=arrived)
+    async def work(upload: Upload, client: str | None) -> Mapping[str, Any]:
+        whole = functools.partial(service.certify, upload, asked, client, arrived=arrived)
+        return await _in_pool(request, whole)
 
     return await _answered(request, "certify", query.resize, work)
 
@@ -189,8 +223,9 @@ async def answer_set(request: Request, query: Annotated[SetQuery, Query()]) -> A
     """Every class that may be true; the true one is among them with probability 1 - alpha."""
     service = _service(request)
 
-    def work(upload: Upload, client: str | None) -> dict[str, Any]:
-        return service.set(upload, query.alpha, query.radius, client)
+    async def work(upload: Upload, client: str | None) -> Mapping[str, Any]:
+        whole = functools.partial(service.set, upload, query.alpha, query.radius, client)
+        return await _in_pool(request, whole)
 
     return await _answered(request, "set", query.resize, work)
 
@@ -341,20 +376,30 @@ def _enter(request: Request, mode: str) -> _Place:
         raise
 
 
+async def _in_pool(request: Request, work: Callable[[], Made]) -> Made:
+    """Do what takes its time in a thread of its own."""
+    return await asyncio.get_running_loop().run_in_executor(request.app.state.pool, work)
+
+
+async def _upload(request: Request, resize: bool) -> Upload:
+    """Read a request's image."""
+    service, body = _service(request), await _body(request)
+    kind = request.headers.get("content-type", "")
+    read = functools.partial(read_upload, body, kind, service.shape, service.serving, resize=resize)
+    # So little cannot take long, unless it says that it is large and is to be scaled; going to
+    # another thread and back would.
+    return read() if len(body) <= SHORT_BODY and not resize else await _in_pool(request, read)
+
+
 async def _answered(
-    request: Request, mode: str, resize: bool, work: Callable[[Upload, str | None], dict[str, Any]]
+    request: Request,
+    mode: str,
+    resize: bool,
+    work: Callable[[Upload, str | None], Awaitable[Mapping[str, Any]]],
 ) -> JSONResponse:
     place = _enter(request, mode)
     try:
-        body = await _body(request)
-        kind = request.headers.get("content-type", "")
-        service = place.service
-
-        def whole() -> dict[str, Any]:
-            upload = read_upload(body, kind, service.shape, service.serving, resize=resize)
-            return work(upload, place.client)
-
-        answer = await asyncio.get_running_loop().run_in_executor(request.app.state.pool, whole)
+        answer = await work(await _upload(request, resize), place.client)
         place.status, place.id = 200, answer["id"]
         return JSONResponse(answer)
     except BaseException as error:
@@ -371,11 +416,7 @@ async def _told(request: Request, resize: bool, asked: Any, arrived: float) -> R
     events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
     gone = False
     try:
-        service, body = place.service, await _body(request)
-        kind = request.headers.get("content-type", "")
-        upload = await asyncio.to_thread(
-            read_upload, body, kind, service.shape, service.serving, resize=resize
-        )
+        upload = await _upload(request, resize)
     except BaseException as error:
         place.failed(error)
         place.leave()
@@ -386,7 +427,7 @@ async def _told(request: Request, resize: bool, asked: Any, arrived: float) -> R
 
     def work() -> None:
         try:
-            answer = service.certify(
+            answer = place.service.certify(
                 upload,
                 asked,
                 place.client,
@@ -454,6 +495,8 @@ def _invalid(error: RequestValidationError) -> str:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
+    if _status(error) == 500:
+        LOGGER.error("failed", exc_info=error)
     headers = dict(getattr(error, "headers", None) or {})
     wait = getattr(error, "wait", None)
     if wait is not None:
@@ -462,8 +505,3 @@ async def _refuse(request: Request, error: Exception) -> Response:
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse({"error": _sentence(error)}, status, headers=headers)
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    LOGGER.error("failed", exc_info=error)
-    return JSONResponse({"error": _sentence(error)}, 500)

@@ -7,11 +7,14 @@ else is in a batch cannot be seen in a result (:class:`deqcert.models.shaped.Sha
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
+import itertools
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -28,6 +31,21 @@ from deqcert.smoothing.stream import solve_stream
 
 LONGEST = 64
 """Batches after which a stream of rows ends and another one begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clean:
+    """The model's own answer to an input, without noise.
+
+    Attributes:
+        prediction: The class; -1 for none.
+        confidence: Largest softmax probability.
+        nfe: Cell evaluations.
+    """
+
+    prediction: int
+    confidence: float
+    nfe: int
 
 
 class Job:
@@ -51,6 +69,26 @@ class Job:
         """Rows that nobody has taken yet."""
         return len(self.samples) - self.taken
 
+    def give(self, solved: VoteBatch, part: slice, samples: NDArray[np.int64]) -> None:
+        """Take rows that were solved, a part of a batch; the rest of it is not kept."""
+        self.ended.put(
+            VoteBatch(
+                samples=samples,
+                logits=solved.logits[part].clone(),
+                predictions=solved.predictions[part],
+                residual=solved.residual[part],
+                nfe=solved.nfe[part],
+                overhead=0,
+                z=solved.z[part].clone(),
+                injection=solved.injection[part].clone(),
+            )
+        )
+
+    def fail(self, error: Exception) -> None:
+        """Take note that the rest is not solved."""
+        self.cancelled = True
+        self.ended.put(error)
+
     def batches(self) -> Iterator[VoteBatch]:
         """Yield solved rows as they come.
 
@@ -67,6 +105,35 @@ class Job:
                 yield part
         finally:
             self.cancelled = True  # of no effect once all rows are solved
+
+
+class CleanJob(Job):
+    """One row without noise, whose answer is handed on where it is solved: nobody waits for it.
+
+    Args:
+        pixels: The input, shape (C, H, W).
+        then: Called with the answer, or with why there is none; it returns at once.
+    """
+
+    def __init__(self, pixels: Tensor, then: Callable[[Clean | Exception], None]) -> None:
+        super().__init__(lambda samples: pixels[None], np.zeros(1, dtype=np.int64))
+        self._then: Callable[[Clean | Exception], None] | None = then
+
+    def give(self, solved: VoteBatch, part: slice, samples: NDArray[np.int64]) -> None:
+        """Hand the answer on."""
+        prediction = int(solved.predictions[part.start])
+        logits = solved.logits[part.start].double()
+        share = torch.softmax(logits, dim=0).max().item()
+        self._tell(Clean(prediction, share, int(solved.nfe[part.start])))
+
+    def fail(self, error: Exception) -> None:
+        """Hand the reason on, unless the answer was."""
+        self._tell(error)
+
+    def _tell(self, found: Clean | Exception) -> None:
+        if self._then is not None:
+            then, self._then = self._then, None
+            then(found)
 
 
 class Batches:
@@ -91,21 +158,17 @@ class Batches:
         self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
         self._thread.start()
 
-    def submit(
-        self, copies: Callable[[NDArray[np.int64]], Tensor], samples: NDArray[np.int64]
-    ) -> Job:
+    def submit(self, job: Job) -> None:
         """Give rows to be solved.
 
         Raises:
             Refused: If the service is stopping.
         """
-        job = Job(copies, samples)
         with self._change:
             if self._closed:
                 raise Refused(503, "the service is stopping.", 1)
             self._waiting.append(job)
             self._change.notify()
-        return job
 
     @property
     def rows(self) -> int:
@@ -153,7 +216,7 @@ class Batches:
                 self._change.wait_for(lambda: self._waiting or self._closed)
                 if self._closed:
                     for job in self._waiting:
-                        job.ended.put(Refused(503, "the service is stopping.", 1))
+                        job.fail(Refused(503, "the service is stopping.", 1))
                     self._waiting.clear()
                     return
             stream = _Stream(self)
@@ -208,30 +271,35 @@ class _Stream:
 
     def deliver(self, batch: VoteBatch) -> None:
         """Give solved rows to those who asked for them."""
+        batch = _in_order(batch)
         firsts = np.asarray(self._firsts)
         places = np.searchsorted(firsts, batch.samples, side="right") - 1
-        for place in np.unique(places):
-            where = np.flatnonzero(places == place)
-            samples = self._samples[place][batch.samples[where] - firsts[place]]
-            rows = torch.from_numpy(where).to(batch.logits.device)
-            self._owners[place].ended.put(
-                VoteBatch(
-                    samples=samples,
-                    logits=batch.logits[rows],
-                    predictions=batch.predictions[where],
-                    residual=batch.residual[where],
-                    nfe=batch.nfe[where],
-                    overhead=0,
-                    z=batch.z[rows],
-                    injection=batch.injection[rows],
-                )
-            )
+        edges = np.flatnonzero(np.diff(places, prepend=-1, append=len(firsts))).tolist()
+        for first, last in itertools.pairwise(edges):
+            place, part = int(places[first]), slice(first, last)
+            samples = self._samples[place][batch.samples[part] - firsts[place]]
+            self._owners[place].give(batch, part, samples)
 
     def fail(self, error: Exception) -> None:
         """Tell everybody whose rows were under way."""
         for job in self._owners:
-            job.cancelled = True
-            job.ended.put(error)
+            job.fail(error)
+
+
+def _in_order(batch: VoteBatch) -> VoteBatch:
+    """Return the batch with its rows by sample, so that each owner's stand together."""
+    order = np.argsort(batch.samples)
+    rows = torch.from_numpy(order).to(batch.logits.device)
+    return dataclasses.replace(
+        batch,
+        samples=batch.samples[order],
+        logits=batch.logits[rows],
+        predictions=batch.predictions[order],
+        residual=batch.residual[order],
+        nfe=batch.nfe[order],
+        z=batch.z[rows],
+        injection=batch.injection[rows],
+    )
 
 
 class SharedEngine(SmoothingEngine):
@@ -252,14 +320,18 @@ class SharedEngine(SmoothingEngine):
         twin.seed, twin.callbacks = seed, []
         return twin
 
-    def clean(self, input: Input) -> VoteBatch:
-        """Solve the input itself, without noise: one row."""
-        pixels = self.prepare(input.x)
-        job = self.shared.submit(
-            lambda samples: pixels.expand(len(samples), *pixels.shape), np.zeros(1, dtype=np.int64)
-        )
-        (solved,) = job.batches()
-        return solved
+    def clean(self, input: Input, then: Callable[[Clean | Exception], None]) -> None:
+        """Have the input itself solved, without noise: one row.
+
+        Args:
+            input: The input.
+            then: Called with the answer where it is solved, or with why there is none.
+
+        Raises:
+            DataError: If the input does not fit the model.
+            Refused: If the service is stopping.
+        """
+        self.shared.submit(CleanJob(self.prepare(input.x), then))
 
     def batches(
         self, predictor: Predictor, input: Input, stage: int, samples: NDArray[np.int64]
@@ -275,7 +347,8 @@ class SharedEngine(SmoothingEngine):
             "stage": self.base_stage + stage,
             "levels": self.levels,
         }
-        job = self.shared.submit(functools.partial(noisy_copies, pixels, **place), samples)
+        job = Job(functools.partial(noisy_copies, pixels, **place), samples)
+        self.shared.submit(job)
         for number, batch in enumerate(job.batches()):
             for callback in self.callbacks:
                 callback(batch, predictor=predictor, stage=stage, number=number)

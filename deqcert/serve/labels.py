@@ -6,14 +6,15 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+COLUMNS = "id, time, client, class, after"
 TABLE = """
 CREATE TABLE IF NOT EXISTS labels (
     number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, time REAL NOT NULL, client TEXT,
-    class INTEGER NOT NULL
+    class INTEGER NOT NULL, after INTEGER NOT NULL, digest TEXT NOT NULL
 );
 """
-INSERT = "INSERT OR IGNORE INTO labels (id, time, client, class) VALUES (?, ?, ?, ?)"
-"""The first class of an answer stays."""
+INSERT = f"INSERT OR IGNORE INTO labels ({COLUMNS}, digest) VALUES (?, ?, ?, ?, ?, ?)"
+"""The first class of an answer stays. ``after`` is the number of the last answer before it."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,10 @@ class Label:
     client: str | None = None
     time: float = field(default_factory=time.time)
 
-    @property
-    def values(self) -> tuple[Any, ...]:
-        """The row of the table."""
-        return self.id, self.time, self.client, self.label
+    def values(self, after: int) -> tuple[Any, ...]:
+        """Return the row of the table but for its digest.
+
+        Args:
+            after: Number of the last answer before it.
+        """
+        return self.id, self.time, self.client, self.label, after

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 import os
 import queue
@@ -11,9 +12,9 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqcert.errors import RunError
-from deqcert.serve.labels import INSERT, TABLE, Label
+from deqcert.serve.labels import COLUMNS, INSERT, TABLE, Label
 
 NAME = "answers.sqlite"
 """The file in a service's folder."""
@@ -49,6 +50,12 @@ _FIXED = "".join(
 _COLUMNS = (
     "id, service, time, client, mode, image, image_sha256, seed, asked, answer, votes, digest"
 )
+_APPEND = f"INSERT INTO answers ({_COLUMNS}) VALUES ({', '.join('?' * 12)})"
+
+
+def new_id() -> str:
+    """Return a name for an answer, which nobody can guess."""
+    return secrets.token_hex(8)
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,8 @@ class Record:
         time: When it was made, in seconds since 1970.
         number: Place in the record, from 1; 0 before it is written.
         about: What answered, as JSON values; see :class:`Records`.
-        digest: SHA-256 over this record and the digest of the one before it.
+        digest: SHA-256 over this record and the digest of what was written before it: a record,
+            or the true class of one that was told.
     """
 
     mode: str
@@ -77,7 +85,7 @@ class Record:
     answer: Mapping[str, Any]
     votes: Mapping[int, NDArray[np.int16]] = field(default_factory=dict)
     client: str | None = None
-    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    id: str = field(default_factory=new_id)
     time: float = field(default_factory=time.time)
     number: int = 0
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -90,7 +98,14 @@ class Record:
         return hashlib.sha256(head + self.pixels.astype("<f4").tobytes()).hexdigest()
 
 
-_Entry = tuple[Record | Label, Future[Record | Label]]
+_Entry = tuple[Callable[[], Record] | Label, Future[Any]]
+
+
+def promise() -> Future[Record]:
+    """Make what a record is promised by: nobody who waits for it can call it off."""
+    done: Future[Record] = Future()
+    done.set_running_or_notify_cancel()
+    return done
 
 
 class Records:
@@ -98,7 +113,8 @@ class Records:
 
     The file is SQLite, with a write-ahead log that is synchronised with the disk at every commit
     (``synchronous = FULL``): what :meth:`add` has returned from survives a kill and a power cut.
-    Triggers refuse changes, and each record's digest covers the one before it.
+    Triggers refuse changes, and each row's digest covers the one before it, be that a record or
+    the true class of one.
 
     Args:
         folder: The service's folder.
@@ -124,14 +140,20 @@ class Records:
                 "INSERT INTO services (began, about) VALUES (?, ?)",
                 (time.time(), json.dumps(self._about, sort_keys=True)),
             )
-            last = self._base.execute(
-                "SELECT digest FROM answers ORDER BY number DESC LIMIT 1"
+            self._place, self._last = self._base.execute(
+                "SELECT number, digest FROM answers ORDER BY number DESC LIMIT 1"
+            ).fetchone() or (0, "")
+            told = self._base.execute(
+                "SELECT digest FROM labels WHERE after = ? ORDER BY number DESC LIMIT 1",
+                (self._place,),
             ).fetchone()
         except (sqlite3.Error, OSError) as error:
             raise RunError(
                 f"cannot keep records in {self.path}: {error}; give another folder with --out"
             ) from None
-        self._service, self._last = made.lastrowid, "" if last is None else str(last[0])
+        self._service = made.lastrowid
+        if told is not None:
+            self._last = str(told[0])
         self._thread = threading.Thread(target=self._write, name="records", daemon=True)
         self._thread.start()
 
@@ -141,11 +163,18 @@ class Records:
         Raises:
             RunError: If it could not be written; the answer must not be given then.
         """
-        done: Future[Record | Label] = Future()
-        self._queue.put((record, done))
-        found = done.result()
-        assert isinstance(found, Record)
-        return found
+        done = promise()
+        self.put(lambda: record, done)
+        return done.result()
+
+    def put(self, make: Callable[[], Record], done: Future[Record]) -> None:
+        """Have a record put on the disk, and do not wait for it.
+
+        Args:
+            make: Returns the record; called by the thread that writes.
+            done: Gets what :meth:`add` returns or raises; see :func:`promise`.
+        """
+        self._queue.put((make, done))
 
     def tell(self, label: Label) -> None:
         """Put the true class of an answer on the disk; one that was told before stays.
@@ -153,7 +182,7 @@ class Records:
         Raises:
             RunError: If it could not be written.
         """
-        done: Future[Record | Label] = Future()
+        done: Future[Label] = Future()
         self._queue.put((label, done))
         done.result()
 
@@ -173,22 +202,26 @@ class Records:
             self._commit([entry for entry in group if entry is not None])
 
     def _commit(self, group: list[_Entry]) -> None:
-        last, made = self._last, list[Record | Label]()
+        place, last, made = self._place, self._last, list[Record | Label]()
         try:
             self._base.execute("BEGIN IMMEDIATE")
-            for record, _ in group:
-                if isinstance(record, Label):
-                    self._base.execute(INSERT, record.values)
-                    made.append(record)
+            for make, _ in group:
+                if isinstance(make, Label):
+                    given = make.values(place)
+                    digest = _digest(last, given)
+                    if self._base.execute(INSERT, (*given, digest)).rowcount:
+                        last = digest
+                    made.append(make)
                     continue
+                record = make()
                 values = self._values(record)
                 last = _digest(last, values)
                 done = self._base.execute(
-                    f"INSERT INTO answers ({_COLUMNS}) VALUES ({', '.join('?' * 12)})",
+                    _APPEND,
                     (*values, last),
                 )
-                placed = {"number": int(done.lastrowid or 0), "digest": last}
-                made.append(Record(**{**record.__dict__, **placed, "about": self._about}))
+                place = int(done.lastrowid or 0)
+                made.append(replace(record, number=place, digest=last, about=self._about))
             self._base.execute("COMMIT")
         except sqlite3.Error as error:
             self.failed = f"the record cannot be written: {error}"
@@ -197,7 +230,7 @@ class Records:
             for _, future in group:
                 future.set_exception(RunError(self.failed))
             return
-        self.failed, self._last = None, last
+        self.failed, self._place, self._last = None, place, last
         for (_, future), entry in zip(group, made, strict=True):
             future.set_result(entry)
 
@@ -269,21 +302,26 @@ class RecordReader:
             "SELECT number, id, class FROM labels WHERE number > ? ORDER BY number", (number,)
         )
 
-    def check(self) -> int:
-        """Compute every digest again.
+    def check(self) -> str | None:
+        """Compute every digest again, of answers and of the classes that were told of them.
+
+        That the last rows were cut off cannot be seen in those before them.
 
         Returns:
-            Number of the first record that is not as it was written; 0 where all are.
+            Id of the answer whose row, or whose told class, is the first that is not as it was
+            written or that something before it is missing of; None where all are.
         """
         last = ""
-        names = ", ".join(f"answers.{name}" for name in _COLUMNS.split(", "))
-        for number, *values, digest in self._rows(
-            f"SELECT answers.number, {names} FROM answers ORDER BY number", ()
-        ):
+        rows = heapq.merge(
+            self._rows(f"SELECT number, 0, {_COLUMNS} FROM answers ORDER BY number", ()),
+            self._rows(f"SELECT after, number, {COLUMNS}, digest FROM labels ORDER BY number", ()),
+            key=lambda row: (row[0], row[1]),
+        )
+        for _, _, *values, digest in rows:
             last = _digest(last, tuple(values))
             if last != digest:
-                return int(number)
-        return 0
+                return str(values[0])
+        return None
 
     def _select(self, where: str, value: str | int) -> Iterator[Record]:
         names = ", ".join(f"answers.{name}" for name in _COLUMNS.split(", "))

@@ -56,7 +56,7 @@ def replay(
     model_config: str | None = None,
     calibration: Path | None = None,
 ) -> Replay:
-    """Compute an answer's votes again by the offline engine.
+    """Compute an answer's votes again by the offline engine, and all digests of the record.
 
     Args:
         name: The answer's id.
@@ -69,7 +69,8 @@ def replay(
         RunError: If there is no such record, or it is damaged.
         ConfigError: If the model is another one, or something is missing.
     """
-    found = RecordReader(folder).find(name)
+    reader = RecordReader(folder)
+    found = reader.find(name)
     if found is None:
         raise RunError(f"there is no answer {name} in {folder}; give the id that the answer had")
     places = {"model": model, "model_config": model_config}
@@ -97,6 +98,9 @@ def replay(
         differences += _compare(
             {"classes": _members(engine, smooth, input, found, calibration)}, found.answer
         )
+    changed = reader.check()
+    if changed is not None:
+        differences.append(f"the record of {changed} is not as it was written")
     votes = cast.votes()
     for stage in sorted({*votes, *found.votes}):
         then, again = found.votes.get(stage), votes.get(stage)

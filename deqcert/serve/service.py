@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from deqcert import compose
@@ -23,17 +25,16 @@ from deqcert.data.base import BYTES
 from deqcert.errors import ConfigError
 from deqcert.files import Lock, explain, read_regular
 from deqcert.runs import machine, versions
-from deqcert.serve.batches import Batches, SharedEngine, WatchedCopies
+from deqcert.serve.batches import Batches, Clean, SharedEngine, WatchedCopies
 from deqcert.serve.goals import Deadline
 from deqcert.serve.images import Upload
 from deqcert.serve.keys import Keys
 from deqcert.serve.labels import Label
 from deqcert.serve.limits import Admission, Refused, Serving
 from deqcert.serve.metrics import Metrics
-from deqcert.serve.records import Record, RecordReader, Records
+from deqcert.serve.records import Record, RecordReader, Records, new_id, promise
 from deqcert.serve.votes import Cast
 from deqcert.smoothing import Input, SmoothingEngine, Stage, Votes
-from deqcert.smoothing.engine import VoteBatch
 from deqcert.smoothing.seed import draw_seed
 
 KNOWN_SEED, KNOWN_COPIES = 20261125, 16
@@ -128,12 +129,36 @@ class Service:
         self.records.close()
         self._lock.close()
 
-    def predict(self, upload: Upload, client: str | None) -> dict[str, Any]:
-        """Answer with the class of the image as it is: one solve, and no promise."""
-        began = time.perf_counter()
-        solved = self.shared.clean(Input(upload.pixels, 0))
-        answer = {**self._clean(solved), "seconds": time.perf_counter() - began}
-        return self._recorded("predict", upload, None, {}, answer, {}, client)
+    def predict(self, upload: Upload, client: str | None) -> Future[Record]:
+        """Answer with the class of the image as it is: one solve, and no promise.
+
+        No thread waits: rows, records and answers of a batch go from thread to thread together.
+
+        Args:
+            upload: The image.
+            client: Who asks.
+
+        Returns:
+            The record, once it is on the disk.
+
+        Raises:
+            DataError: If the image does not fit the model.
+            Refused: If the service is stopping.
+        """
+        began, done = time.perf_counter(), promise()
+
+        def record(found: Clean) -> Record:
+            answer = {**self._clean(found), "seconds": time.perf_counter() - began}
+            return self._record("predict", upload, None, {}, answer, {}, client)
+
+        def solved(found: Clean | Exception) -> None:
+            if isinstance(found, Exception):
+                done.set_exception(found)
+            else:
+                self.records.put(functools.partial(record, found), done)
+
+        self.shared.clean(Input(upload.pixels, 0), solved)
+        return done
 
     def question(
         self, n: int | None, alpha: float | None, goal: str | None, deadline: float | None
@@ -202,13 +227,17 @@ class Service:
             within = "" if asked.deadline is None else f", within {asked.deadline:g} s"
             goal = Deadline(goal, until, f"{asked.goal}{within}", reached)
         input = Input(upload.pixels, 0)
-        clean = self._clean(self.shared.clean(input))
+        clean: SimpleQueue[Clean | Exception] = SimpleQueue()
+        self.shared.clean(input, clean.put)
+        alone = clean.get()
+        if isinstance(alone, Exception):
+            raise alone
         made = self._certifier(asked, goal).certify(engine, input)
         self.metrics.abstentions.inc(made.prediction is None)
         answer = {
             **self._certified(made, asked, goal),
             "votes": cast.counts(Stage.ESTIMATE),
-            "clean": clean,
+            "clean": self._clean(alone),
             "seconds": time.perf_counter() - began,
         }
         question = {
@@ -217,7 +246,7 @@ class Service:
             "looks": goal.looks if isinstance(goal, Deadline) else None,
         }
         return self._recorded(
-            "certify", upload, engine.seed, question, answer, cast.votes(), client
+            self._record("certify", upload, engine.seed, question, answer, cast.votes(), client)
         )
 
     def set(
@@ -270,7 +299,9 @@ class Service:
             "seconds": time.perf_counter() - began,
         }
         question = {**given, "calibration_sha256": calibration.sha256}
-        return self._recorded("set", upload, seed, question, answer, cast.votes(), client)
+        return self._recorded(
+            self._record("set", upload, seed, question, answer, cast.votes(), client)
+        )
 
     def feedback(self, name: str, label: int, client: str | None) -> int:
         """Put the true class of an answer on record, and return it.
@@ -367,15 +398,13 @@ class Service:
         copies = np.arange(KNOWN_COPIES, dtype=np.int64)
         return twin.classify(self.smooth.predictor, Input(pixels, 0), Stage.PREDICT, copies)
 
-    def _clean(self, solved: VoteBatch) -> dict[str, Any]:
-        prediction = int(solved.predictions[0])
-        found = None if prediction < 0 else prediction
-        share = torch.softmax(solved.logits[0].double(), dim=0).max().item()
+    def _clean(self, solved: Clean) -> dict[str, Any]:
+        found = None if solved.prediction < 0 else solved.prediction
         return {
             "class": found,
             "name": self.name(found),
-            "confidence": share if found is not None else 0.0,
-            "evaluations": int(solved.nfe[0]),
+            "confidence": solved.confidence if found is not None else 0.0,
+            "evaluations": solved.nfe,
         }
 
     def _certified(self, made: Certificate, asked: Question, goal: Goal | None) -> dict[str, Any]:
@@ -398,7 +427,10 @@ class Service:
             "evaluations": made.nfe,
         }
 
-    def _recorded(
+    def _recorded(self, record: Record) -> dict[str, Any]:
+        return dict(self.records.add(record).answer)
+
+    def _record(
         self,
         mode: str,
         upload: Upload,
@@ -407,11 +439,10 @@ class Service:
         answer: Mapping[str, Any],
         votes: Mapping[int, NDArray[np.int16]],
         client: str | None,
-    ) -> dict[str, Any]:
-        record = Record(mode, upload.pixels, seed, asked, answer, votes, client)
-        whole = {"id": record.id, **answer, "changed": upload.changed}
-        record = dataclasses.replace(record, answer=whole)
-        return dict(self.records.add(record).answer)
+    ) -> Record:
+        id = new_id()
+        whole = {"id": id, **answer, "changed": upload.changed}
+        return Record(mode, upload.pixels, seed, asked, whole, votes, client, id)
 
     def _read_names(self) -> list[str]:
         path = self.serving.names

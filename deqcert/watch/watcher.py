@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -106,6 +107,11 @@ class Watch:
         except BaseException:
             self._lock.close()
             raise
+
+    @property
+    def name(self) -> str:
+        """A name of this watch and of no other, the same each time that it goes on."""
+        return hashlib.sha256(str(self.state.seed).encode()).hexdigest()[:16]
 
     @property
     def skipped(self) -> int:

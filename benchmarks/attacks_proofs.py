@@ -24,7 +24,7 @@ import torch
 from deqcert.api import parse_images
 from deqcert.attacking import parse_attack
 from deqcert.attacks import Attack
-from deqcert.attacks.evaluation import CertifiedImage, Outcome, ProvenEvaluation
+from deqcert.attacks.evaluation import CertifiedImage, Group, Outcome, ProvenEvaluation
 from deqcert.certifiers import CERTIFIERS, get_certifier
 from deqcert.data import Dataset, load_dataset
 from deqcert.memory import keep_freed_memory
@@ -69,7 +69,7 @@ def attack(
     return [
         outcome
         for first in range(0, len(images), size)
-        for outcome in evaluation.outcomes(images[first : first + size], data)
+        for outcome in evaluation.outcomes(Group.of(images[first : first + size], data))
     ]
 
 

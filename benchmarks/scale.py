@@ -1,14 +1,17 @@
 """One run computed in other ways: are the bytes equal, and what does Ray cost?
 
     python benchmarks/scale.py --images 24 --n 300 --out build/scale
-    python benchmarks/scale.py --images 20 --n 6000 --pairs-only --out build/pairs
+    python benchmarks/scale.py --pairs-only --pairs 3 --images 8 --long 48 --n 6000 --out build/pay
 
-starts a Ray cluster of three nodes on this machine (127.0.0.1, ports of its own, one core each),
-certifies digits in one process, on the cluster, on the cluster with a node killed by ``kill -9``,
-on the cluster with the driver killed and resumed, with plain workers, and in two merged shards; and
-compares all files with those of the one process, clocks apart. Processor seconds are those of the
-whole tree of processes (the cluster's daemons and actors too), because wall time on a shared
-machine says little; the same images are computed with plain workers and with Ray, in turns.
+The first starts a Ray cluster of three nodes on this machine (127.0.0.1, ports of its own, one core
+each), certifies digits in one process, on the cluster, on the cluster with a node killed by ``kill
+-9``, on the cluster with the driver killed and resumed, with plain workers, and in two merged
+shards; and compares all files with those of the one process, clocks apart.
+
+The second computes the same images with two plain workers and with two actors of two nodes, in
+turns, once few and once many of them: what the longer runs take more is what an image costs, and
+the rest is spent once. Processor seconds are those of the whole tree of processes (the cluster's
+daemons and actors too), because wall time on a shared machine says little.
 """
 
 from __future__ import annotations
@@ -19,9 +22,11 @@ import os
 import resource
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -78,7 +83,8 @@ class Cluster:
     def watch(self, process: subprocess.Popen[bytes]) -> None:
         """Look again and again at what the processes of all nodes have used, until one ends."""
         self.used: dict[int, int] = {}
-        self.begun = False  # what is there at the first look has used something before
+        self.actors: set[int] = set()
+        begun = False  # what is there at the first look has used something before
         first: dict[int, int] = {}
         running = True
         while running:
@@ -87,15 +93,28 @@ class Cluster:
                 for started in node.all_processes.values():
                     for one in started:
                         for pid, ticks in tree_ticks(one.process.pid):
-                            first.setdefault(pid, 0 if self.begun else ticks)
+                            first.setdefault(pid, 0 if begun else ticks)
                             self.used[pid] = ticks - first[pid]
-            self.begun = True
+                            if pid not in self.actors and is_actor(pid):
+                                self.actors.add(pid)
+            begun = True
             time.sleep(0.1)
 
-    @property
-    def seconds(self) -> float:
-        """Processor seconds of all nodes while they were watched, but for the last tenth."""
-        return sum(self.used.values()) / os.sysconf("SC_CLK_TCK")
+    def seconds(self) -> dict[str, float]:
+        """Return processor seconds of actors and of all else, but for an actor's last tenth."""
+        found = Counter(actors=0.0, daemons=0.0)
+        for pid, ticks in self.used.items():
+            kind = "actors" if pid in self.actors else "daemons"
+            found[kind] += ticks / os.sysconf("SC_CLK_TCK")
+        return dict(found)
+
+
+def is_actor(pid: int) -> bool:
+    """Whether a process is a worker of ours, and not one of Ray's own."""
+    try:
+        return b"_Worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def tree_ticks(pid: int) -> Iterator[tuple[int, int]]:
@@ -117,6 +136,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--pairs", type=int, default=1)
+    parser.add_argument("--long", type=int, help="Images of the longer run of a pair.")
     parser.add_argument("--pairs-only", action="store_true", help="No kills and no shards.")
     parser.add_argument("--out", type=Path, default=Path("build/scale"))
     given = parser.parse_args()
@@ -125,17 +145,20 @@ def main() -> None:
     common = f"certify --sigma 0.25 --n {given.n} --batch 500 --threads 1 --tol 0 --depth 3 --quiet"
     record = (given.out / "record.jsonl").open("w")
 
-    def command(name: str, more: str) -> list[str]:
+    def command(name: str, more: str, images: int) -> list[str]:
         out = given.out / name / "run"
-        asked = f"{common} --images 0:{given.images} {more} --out {out}"
+        asked = f"{common} --images 0:{images} {more} --out {out}"
         return [sys.executable, "-m", "deqcert", *asked.split()]
 
     def run(
-        name: str, more: str, during: Callable[[subprocess.Popen[bytes]], None] | None
+        name: str,
+        more: str,
+        during: Callable[[subprocess.Popen[bytes]], None] | None,
+        images: int = given.images,
     ) -> float:
         """Run to the end; return the processor seconds of the process and its children."""
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        process = subprocess.Popen(command(name, more), stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command(name, more, images), stdout=subprocess.DEVNULL)
         if during is not None:
             during(process)
         code = process.wait()
@@ -173,7 +196,7 @@ def main() -> None:
             way="ray",
             equal=same("ray"),
             driver_seconds=round(own, 2),
-            cluster_seconds=round(cluster.seconds, 2),
+            **cluster.seconds(),
         )
 
         def kill_node(process: subprocess.Popen[bytes]) -> None:
@@ -205,17 +228,38 @@ def main() -> None:
 
     if not given.pairs_only:
         break_it()
+
+    def pair(number: int, images: int) -> dict[str, float]:
+        """Compute some images with two workers and with two actors; return what each took."""
+        plain = run(f"workers{number}-{images}", "--workers 2", cluster.watch, images)
+        driver = run(f"ray{number}-{images}", address, cluster.watch, images)
+        took = {"driver": driver, **cluster.seconds()}
+        took = {"workers": plain, "ray": sum(took.values()), **took}
+        names = (f"{kind}{number}-{images}" for kind in ("workers", "ray"))
+        first, second = (essence(given.out / name / "run") for name in names)
+        told = {name: round(value, 2) for name, value in took.items()}
+        tell(way="pair", images=images, seconds=told, equal=first == second)
+        return took
+
     # Two nodes are left: two actors of one core beside two workers of one thread.
-    for pair in range(given.pairs):
-        plain = run(f"workers{pair}", "--workers 2", None)
-        own = run(f"pair{pair}", address, cluster.watch)
-        there = cluster.seconds
+    lengths = [given.images, *([] if given.long is None else [given.long])]
+    found: dict[int, list[dict[str, float]]] = {length: [] for length in lengths}
+    for number in range(given.pairs):
+        for length in lengths:
+            found[length].append(pair(number, length))
+    if given.long is not None:
+        short, long = lengths
+        each, once = {}, {}
+        for name in found[short][0]:
+            low, high = (statistics.median(took[name] for took in found[at]) for at in lengths)
+            each[name] = (high - low) / (long - short)
+            once[name] = low - short * each[name]
         tell(
-            way="pair",
-            workers_seconds=round(plain, 2),
-            ray_seconds=round(own + there, 2),
-            ratio=round((own + there) / plain, 3),
-            equal=same(f"workers{pair}") and same(f"pair{pair}"),
+            way="pairs",
+            seconds_once={name: round(value, 2) for name, value in once.items()},
+            seconds_an_image={name: round(value, 4) for name, value in each.items()},
+            more_once=round(once["ray"] - once["workers"], 2),
+            more_an_image=round(each["ray"] / each["workers"] - 1.0, 4),
         )
 
     if not given.pairs_only:

@@ -16,7 +16,7 @@ from deqcert.errors import ConfigError, DataError, Interrupted
 from deqcert.options import number, options_of, read_options
 from deqcert.presets import PRESETS
 from deqcert.scale.shard import Shard
-from deqcert.settings import Data, Settings, Spreading
+from deqcert.settings import Data, Settings, Sharding
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -250,7 +250,7 @@ class SmoothedClassifier(Settings):
         from deqcert.smoothing import Input, Silence
 
         chosen = Data(data=data if isinstance(data, str) else data.name, split=split, images=images)
-        spread = Spreading(shard=shard, workers=workers, ray=ray)  # type: ignore[arg-type]
+        spread = Sharding(shard=shard, workers=workers, ray=ray)  # type: ignore[arg-type]
         if spread.many and self.threads is None:
             sharing = dataclasses.replace(self, threads=compose.share_of_cores(spread))
             return sharing.certify_dataset(

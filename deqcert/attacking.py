@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,10 @@ from deqcert.api import SmoothedClassifier
 from deqcert.attacks import ATTACKS
 from deqcert.errors import ConfigError, Interrupted, RunError
 from deqcert.options import number, parse_pairs
+from deqcert.settings import Spreading
 
 if TYPE_CHECKING:
+    from deqcert.attack_work import AttackWork
     from deqcert.attacks import Attack
     from deqcert.attacks.evaluation import CertifiedImage, Evaluation, Outcome
     from deqcert.certifiers import Norm
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from deqcert.report import Results
     from deqcert.report.attacks import Attacked
     from deqcert.runs import Manifest, Run
+    from deqcert.smoothing import Predictor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,13 +164,15 @@ class Prepared:
     """All that it takes to attack a run.
 
     Attributes:
-        evaluation: The attacks and what they are held against.
+        work: The attacks and what they are held against.
+        machine: How the classifier is evaluated.
         dataset: Where the images are.
         parameters: What decides the outcomes, as JSON values.
         notes: Paths as they were given.
     """
 
-    evaluation: Evaluation
+    work: AttackWork
+    machine: SmoothedClassifier
     dataset: Dataset
     parameters: dict[str, Any]
     notes: dict[str, Any]
@@ -213,6 +219,7 @@ def attack_certificates(
     tell: Callable[[Outcome, Run], None],
     note: Callable[[str], None],
     radii: list[float] | None = None,
+    spread: Spreading | None = None,
 ) -> Finished:
     """Attack a run into a folder; called again, it goes on where it stopped.
 
@@ -223,19 +230,23 @@ def attack_certificates(
         tell: Called after each image.
         note: Called with a sentence about what a reader should know.
         radii: Where accuracy is summed up; None for the usual grid.
+        spread: Who attacks; this process alone if not given.
 
     Raises:
         DeqcertError: If model, images or start are not those that were certified, an attack does
             not fit the certificates, or the folder holds something else.
         Interrupted: On Ctrl-C; what was attacked is safe.
     """
+    from deqcert import compose
     from deqcert.models import file_hash
     from deqcert.report.attacks import attack_rows, draw_attacks, read_attacks
     from deqcert.report.tables import radii_until
     from deqcert.runs import Run, machine, versions
 
     made_ready = prepare(certified, attacks, note)
-    evaluation, images = made_ready.evaluation, certified.images
+    work, images = made_ready.work, certified.images
+    evaluation = work.evaluation
+    executor = compose.make_executor(spread or Spreading(), made_ready.machine)
     parameters = {
         "certificates": file_hash(Path(certified.run) / "certificates.tsv"),
         **made_ready.parameters,
@@ -251,7 +262,13 @@ def attack_certificates(
         for change in made.changes:
             note(f"{change} since this run began; recorded")
         try:
-            evaluation.run(made, images, made_ready.dataset, lambda outcome: tell(outcome, made))
+            evaluation.run(
+                made,
+                images,
+                made_ready.dataset,
+                lambda outcome: tell(outcome, made),
+                partial(executor.results, work),
+            )
         except KeyboardInterrupt:
             raise Interrupted(
                 f"interrupted; {made.done} of {len(images)} images are safe in {out}, "
@@ -293,8 +310,8 @@ def prepare(
     compose.check_fit(loaded.model, dataset, range(len(dataset)))
     about = {**loaded.identity, **compose.describe_data(spec, split, dataset)}
     make = _smoothed if certified.noise else _proven
-    evaluation, more = make(certified, smooth, loaded, about, attacks, note)
-    return Prepared(evaluation, dataset, more, {**loaded.notes, "data": spec})
+    work, more = make(certified, smooth, loaded, about, attacks, note)
+    return Prepared(work, smooth, dataset, more, {**loaded.notes, "data": spec})
 
 
 def _smoothed(
@@ -304,45 +321,73 @@ def _smoothed(
     about: dict[str, Any],
     attacks: Sequence[Attack],
     note: Callable[[str], None],
-) -> tuple[Evaluation, dict[str, Any]]:
+) -> tuple[AttackWork, dict[str, Any]]:
     from deqcert import compose
-    from deqcert.attacks.evaluation import SmoothedEvaluation
+    from deqcert.attack_work import AttackWork
     from deqcert.attacks.evaluation.certified import certified_predictor
-    from deqcert.models import file_hash
     from deqcert.starts import make_start
 
-    manifest, asked = certified.manifest, certified.asked
-    levels = manifest.parameters.get("levels")
-    engine = compose.make_engine(loaded.model, smooth, manifest.parameters["sigma"], levels)
-    about = {**about, **compose.describe_evaluation(smooth, engine.sigma, loaded.form, levels)}
+    was, asked = certified.manifest.parameters, certified.asked
+    levels = was.get("levels")
+    about = {**about, **compose.describe_evaluation(smooth, was["sigma"], loaded.form, levels)}
     _check(certified, about, note)
     predictor, depth = certified_predictor(
-        manifest,
+        certified.manifest,
         lambda: make_start(certified.start or "learned", model=smooth.model, device=smooth.device)[
             0
         ],
     )
-    evaluation = SmoothedEvaluation.of_run(
+    make = partial(
+        _hold_against_noise,
+        smooth=smooth,
+        levels=levels,
+        predictor=predictor,
+        depth=depth,
+        attacks=attacks or [ATTACKS.get(name) for name in ATTACKS.names()],
+        images=certified.images,
+        asked=asked,
+        facts=_facts(smooth),
+    )
+    work = AttackWork(make, loaded, smooth)
+    return work, {
+        **work.evaluation.parameters(),
+        "alpha": asked.alpha,
+        "judged": compose.describe_predictor(predictor),
+        **about,
+    }
+
+
+def _hold_against_noise(
+    loaded: Loaded,
+    *,
+    smooth: SmoothedClassifier,
+    levels: int | None,
+    predictor: Predictor,
+    depth: int | None,
+    attacks: Sequence[Attack],
+    images: Sequence[CertifiedImage],
+    asked: Attacking,
+    facts: dict[str, Any],
+) -> Evaluation:
+    from deqcert import compose
+    from deqcert.attacks.evaluation import SmoothedEvaluation
+
+    engine = compose.make_engine(loaded.model, smooth, smooth.noise_level, levels)
+    return SmoothedEvaluation.of_run(
         engine,
         predictor,
         # Gradients go through the model as it was trained; verdicts through the form certified.
         loaded.plain.eval().to(engine.device),  # type: ignore[attr-defined]
-        attacks or [ATTACKS.get(name) for name in ATTACKS.names()],
-        certified.images,
+        attacks,
+        images,
         n=asked.n,
         alpha=asked.alpha,
         guesses=asked.search,
         depth=depth,
         reach=asked.reach,
         rows=asked.rows,
-        facts={"model": file_hash(smooth.model)},
+        facts=facts,
     )
-    return evaluation, {
-        **evaluation.parameters(),
-        "alpha": asked.alpha,
-        "judged": compose.describe_predictor(predictor),
-        **about,
-    }
 
 
 def _proven(
@@ -352,10 +397,9 @@ def _proven(
     about: dict[str, Any],
     attacks: Sequence[Attack],
     note: Callable[[str], None],
-) -> tuple[Evaluation, dict[str, Any]]:
+) -> tuple[AttackWork, dict[str, Any]]:
     from deqcert import compose
-    from deqcert.attacks.evaluation import ProvenEvaluation
-    from deqcert.models import file_hash
+    from deqcert.attack_work import AttackWork
 
     asked = certified.asked
     norm: Norm = "linf" if certified.results.norm == "linf" else "l2"
@@ -366,17 +410,46 @@ def _proven(
         for attack in map(ATTACKS.get, ATTACKS.names())
         if norm in attack.norms and not attack.smoothed
     ]
-    evaluation = ProvenEvaluation.of_run(
+    make = partial(
+        _hold_against_proof,
+        attacks=fitting,
+        images=certified.images,
+        norm=norm,
+        asked=asked,
+        facts=_facts(smooth),
+    )
+    work = AttackWork(make, loaded, smooth)
+    return work, {**work.evaluation.parameters(), "norm": norm, "seed": asked.seed, **about}
+
+
+def _hold_against_proof(
+    loaded: Loaded,
+    *,
+    attacks: Sequence[Attack],
+    images: Sequence[CertifiedImage],
+    norm: Norm,
+    asked: Attacking,
+    facts: dict[str, Any],
+) -> Evaluation:
+    from deqcert.attacks.evaluation import ProvenEvaluation
+
+    return ProvenEvaluation.of_run(
         loaded.plain.eval(),  # type: ignore[attr-defined]
-        fitting,
-        certified.images,
+        attacks,
+        images,
         norm=norm,
         reach=asked.reach,
         rows=asked.rows,
         seed=asked.seed,
-        facts={"model": file_hash(smooth.model)},
+        facts=facts,
     )
-    return evaluation, {**evaluation.parameters(), "norm": norm, "seed": asked.seed, **about}
+
+
+def _facts(smooth: SmoothedClassifier) -> dict[str, Any]:
+    """Return what an alarm must name besides seed and noise."""
+    from deqcert.models import file_hash
+
+    return {"model": file_hash(smooth.model)}
 
 
 def _check(certified: Certified, about: dict[str, Any], note: Callable[[str], None]) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from deqcert import compose
-from deqcert.models import in_form
 from deqcert.settings import Settings
 from deqcert.smoothing.silence import Silence
 
@@ -110,23 +109,16 @@ class Certification:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind what is this process's own."""
-        return {
-            **self.__dict__,
-            "_subject": None,
-            "_loaded": dataclasses.replace(self._loaded, model=None),  # type: ignore[arg-type]
-        }
+        return {**self.__dict__, "_subject": None}
 
     def _make(self) -> Any:
         """Put the model into its form, and make the engine."""
-        settings, loaded = self._settings, self._loaded
-        compose.prepare_process(settings.threads)
-        rows = settings.batch if settings.shape is None else settings.shape
-        formed = in_form(loaded.plain, loaded.form, rows=rows, device=settings.device)
-        self._loaded = dataclasses.replace(loaded, model=formed)
+        settings = self._settings
+        self._loaded = compose.form_here(self._loaded, settings)
         if self._sigma is None:
-            return formed
+            return self._loaded.model
         seeded = dataclasses.replace(settings, seed=self.seed)  # type: ignore[arg-type]
-        return compose.make_engine(formed, seeded, self._sigma, self._levels)
+        return compose.make_engine(self._loaded.model, seeded, self._sigma, self._levels)
 
 
 def _timeless(outcome: Outcome) -> Outcome:

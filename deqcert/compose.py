@@ -69,6 +69,10 @@ class Loaded:
     identity: dict[str, Any]
     notes: dict[str, Any]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the form behind, which each process makes for itself: see :func:`form_here`."""
+        return {**self.__dict__, "model": None}
+
 
 def prepare_process(threads: int | None) -> int:
     """Set this process up for long solves; return the number of CPU threads in use."""
@@ -146,6 +150,19 @@ def load(
     form = choose_form(asked, model, config, rows, threads, machine.device)
     formed = in_form(model, form, rows=rows, device=machine.device)
     return Loaded(formed, model, form, config, identity, notes)
+
+
+def form_here(loaded: Loaded, machine: Machine) -> Loaded:
+    """Put a model that came from another process into its form, and this process to work.
+
+    Args:
+        loaded: The model.
+        machine: How it is evaluated; its form is the model's own.
+    """
+    prepare_process(machine.threads)
+    rows = machine.batch if machine.shape is None else machine.shape
+    formed = in_form(loaded.plain, loaded.form, rows=rows, device=machine.device)
+    return dataclasses.replace(loaded, model=formed)
 
 
 def noise_levels(machine: Machine, declared: int | None) -> int | None:

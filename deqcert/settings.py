@@ -43,18 +43,15 @@ class Spreading:
     """Who does the work; it changes no result.
 
     Args:
-        shard: Certify only the I-th of N parts of the images, in a run folder of its own;
-            `deqcert merge` puts the parts together.
-        workers: Processes of this machine that certify together; if threads is not given, each
-            gets its share of the cores.
-        ray: Certify on a Ray cluster: HOST:PORT of one, or local for one on this machine. Each
-            worker has a GPU, or as many cores as threads says, by default one.
+        workers: Processes of this machine that work together. Each has the run's threads; of a
+            new run that names none, its share of the cores.
+        ray: Work on a Ray cluster: HOST:PORT of one, or local for one on this machine. Each worker
+            has a GPU, or as many cores as the run has threads; of a new run that names none, one.
 
     Raises:
         ConfigError: If workers and ray are both given.
     """
 
-    shard: Shard | None = text(None, metavar="I/N", convert=parse_shard)
     workers: int | None = number(None, low=1, high=4096, whole=True, metavar="N")
     ray: str | None = text(None, metavar="HOST:PORT")
 
@@ -67,6 +64,18 @@ class Spreading:
     def many(self) -> bool:
         """Whether other processes compute."""
         return self.workers is not None or self.ray is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharding(Spreading):
+    """Which part of the work, and who does it.
+
+    Args:
+        shard: Certify only the I-th of N parts of the images, in a run folder of its own;
+            `deqcert merge` puts the parts together.
+    """
+
+    shard: Shard | None = text(None, metavar="I/N", convert=parse_shard)
 
 
 @dataclass(frozen=True, kw_only=True)

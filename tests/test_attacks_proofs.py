@@ -21,7 +21,7 @@ from torch import Tensor
 from deqcert.attacks import ATTACKS, Target, get_attack
 from deqcert.attacks.ball import Ball, distances, project, steepest
 from deqcert.attacks.base import margin
-from deqcert.attacks.evaluation import CertifiedImage, ProvenEvaluation
+from deqcert.attacks.evaluation import CertifiedImage, Group, ProvenEvaluation
 from deqcert.attacks.pgd import pgd
 from deqcert.certifiers import CERTIFIERS, Certificate, Norm
 from deqcert.certifiers.certificate import NORMS
@@ -297,7 +297,7 @@ def test_a_class_that_the_certificate_does_not_name_is_contradicted_at_the_image
     image = CertifiedImage(0, (best + 1) % 4, 0.01)
     attacks = [short("random")]
     evaluation = ProvenEvaluation.of_run(model, attacks, [image], norm="linf", reach=0.1)
-    (outcome,) = evaluation.outcomes([image], dataset)
+    (outcome,) = evaluation.outcomes(Group.of([image], dataset))
     assert outcome.numbers == {"norm:random": 0.0, "lead:random": 1.0}
     assert [alarm.counterexample.verdict.leader for alarm in outcome.alarms] == [best]
 
@@ -364,7 +364,7 @@ def test_an_interval_model_is_attacked_like_the_others() -> None:
     for factor, broken in ((1.0, False), (10.0, True)):
         claimed = [dataclasses.replace(one, radius=factor * one.radius) for one in sound]
         evaluation = ProvenEvaluation.of_run(model, [short("pgd-implicit")], claimed, norm="linf")
-        outcomes = evaluation.outcomes(claimed, dataset)
+        outcomes = evaluation.outcomes(Group.of(claimed, dataset))
         assert any(outcome.alarms for outcome in outcomes) == broken
         assert [outcome.base for outcome in outcomes] == [one.prediction for one in made]
 

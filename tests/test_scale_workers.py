@@ -18,7 +18,7 @@ from test_scale import SMALL, certify, essence
 
 from deqcert.cli import main
 from deqcert.errors import ConfigError, DataError, RunError
-from deqcert.scale import facts, ray_cluster
+from deqcert.scale import facts, ray_cluster, schedule
 from deqcert.scale.base import Serial
 from deqcert.scale.schedule import AHEAD, TRIES, Event, Pool, Pooled, attempt, open_work
 
@@ -77,7 +77,7 @@ class Here(Pool):
             assert self.compute is not None
             self.events.append(Event(worker, "done", attempt(lambda: self.compute(task))))
 
-    def wait(self) -> list[Event]:
+    def wait(self, seconds: float | None = None) -> list[Event]:
         """Tell one thing that has happened."""
         return [self.events.pop(self.draw.randrange(len(self.events)))]
 
@@ -129,24 +129,71 @@ def test_a_task_that_ends_every_worker_is_given_up() -> None:
         list(Pooled(lambda: pool).results(Squares(), range(5)))
 
 
-def test_different_results_of_one_task_are_refused() -> None:
-    class Wrong(Here):
-        def give(self, worker: Hashable, task: Any) -> None:
-            self.events.append(Event(worker, "done", self.given))
-            self.given += 1
+class Told(Here):
+    """Workers of a script: what each wait brings, and how much later it is then."""
 
-        def wait(self) -> list[Event]:
-            return [self.events.pop(0)]
+    def __init__(self, size: int, script: list[tuple[float, list[Event]]]) -> None:
+        super().__init__(size, repeats=True)
+        self.script, self.now, self.tasks = script, 0.0, list[tuple[Hashable, Any]]()
 
+    def start(self, work: bytes) -> None:
+        """Start them, all at once."""
+        self.events = [Event(i, "ready", facts.facts("cpu")) for i in range(self.size)]
+
+    def give(self, worker: Hashable, task: Any) -> None:
+        """Note it."""
+        self.tasks.append((worker, task))
+
+    def wait(self, seconds: float | None = None) -> list[Event]:
+        """Go on in the script."""
+        if self.events:
+            told, self.events = self.events, []
+            return told
+        later, told = self.script.pop(0)
+        if seconds is not None and seconds < later:
+            self.script.insert(0, (later - seconds, told))
+            later, told = seconds, []
+        self.now += later
+        return told
+
+
+def done(worker: int, value: int) -> Event:
+    """What a worker tells when it is done."""
+    return Event(worker, "done", value)
+
+
+def told(monkeypatch: pytest.MonkeyPatch, pool: Told, tasks: int) -> list[int]:
+    """Compute by a script, by its clock."""
+    monkeypatch.setattr(schedule.time, "monotonic", lambda: pool.now)
+    return list(Pooled(lambda: pool).results(Squares(), range(tasks)))
+
+
+def test_only_what_is_late_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two workers, four tasks of a second; the last one takes 1.9 s, or for ever.
+    begun = [(1.0, [done(0, 0), done(1, 1)])]
+    pool = Told(2, [*begun, (1.0, [done(0, 4)]), (0.9, [done(1, 9)])])
+    assert told(monkeypatch, pool, 4) == [0, 1, 4, 9]
+    assert pool.tasks == [(0, 0), (1, 1), (0, 2), (1, 3)]
+    pool = Told(2, [*begun, (1.0, [done(0, 4)]), (3.0, [done(0, 9)])])
+    assert told(monkeypatch, pool, 4) == [0, 1, 4, 9]
+    assert pool.tasks[-1] == (0, 3)
+    assert pool.now == pytest.approx(5.0)
+
+
+def test_a_late_task_that_all_wait_for_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The first task hangs; the other worker goes on until it may not go further ahead.
+    most = 2 * AHEAD
+    script = [(1.0, [done(1, i * i)]) for i in range(1, most)]
+    script += [(1.0, [done(1, 0)]), (1.0, [done(1, most * most)])]
+    pool = Told(2, script)
+    assert told(monkeypatch, pool, most + 1) == [i * i for i in range(most + 1)]
+    assert pool.tasks[most:] == [(1, 0), (1, most)]
+
+
+def test_different_results_of_one_task_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Told(2, [(1.0, [done(0, 0)]), (9.0, [done(0, 1), done(1, 2)])])
     with pytest.raises(RunError, match="two workers gave different results"):
-        # Of two workers and one task the second repeats it; both have answered before the end.
-        pool = Wrong(2, repeats=True)
-        pool.start = lambda work: pool.events.extend(  # type: ignore[method-assign]
-            Event(i, "ready", facts.facts("cpu")) for i in (0, 1)
-        )
-        waited = pool.wait
-        pool.wait = lambda: [e for _ in range(len(pool.events)) for e in waited()]  # type: ignore[method-assign]
-        list(Pooled(lambda: pool).results(Squares(), range(1)))
+        told(monkeypatch, pool, 2)
 
 
 def test_a_worker_with_another_version_is_refused() -> None:

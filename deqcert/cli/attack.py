@@ -25,6 +25,7 @@ from deqcert.cli.fields import FILLED, options_from, renamed
 from deqcert.cli.options import parse_radii, quiet_option, radii_option, say
 from deqcert.data.indices import parse_images
 from deqcert.errors import ConfigError
+from deqcert.settings import Spreading
 
 if TYPE_CHECKING:
     from deqcert.attacks.evaluation import Outcome
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 @click.option(
     "--out", type=FILLED, metavar="DIR", help="Folder of the attacks; default: RUN-attacks."
 )
+@options_from(Spreading)
 @radii_option
 @quiet_option("alarms and the table")
 def command(
@@ -74,6 +76,8 @@ def command(
     data: str | None,
     start: str | None,
     out: str | None,
+    workers: int | None,
+    ray: str | None,
     radii: str | None,
     quiet: bool,
     **given: Any,
@@ -111,7 +115,15 @@ def command(
             _progress(outcome, made)
 
     place = Path(out or f"{Path(run)}-attacks")
-    finished = attack_certificates(certified, named, place, tell=tell, note=say, radii=asked_radii)
+    finished = attack_certificates(
+        certified,
+        named,
+        place,
+        tell=tell,
+        note=say,
+        radii=asked_radii,
+        spread=Spreading(workers=workers, ray=ray),
+    )
     _conclude(finished, certified.about)
 
 

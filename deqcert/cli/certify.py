@@ -14,7 +14,7 @@ from deqcert.cli.options import parse_radii, quiet_option, radii_option, say, se
 from deqcert.data import LOADERS
 from deqcert.errors import ConfigError, DeqcertError
 from deqcert.scale.shard import Shard
-from deqcert.settings import Spreading
+from deqcert.settings import Sharding
 
 
 class WithMethods(click.Command):
@@ -68,7 +68,7 @@ def _seed_advice(context: click.Context, smooth: SmoothedClassifier, data: str) 
     help="Keep the votes sample by sample in the run folder, for deqcert recertify; of a run that "
     "was made without, too.",
 )
-@options_from(Spreading)
+@options_from(Sharding)
 @radii_option
 @quiet_option()
 def command(

@@ -15,6 +15,7 @@ from deqcert.cli.options import quiet_option, say, settings_options
 from deqcert.errors import ConfigError
 from deqcert.evaluation.config import Evaluating
 from deqcert.evaluation.parts import PARTS, parse_parts
+from deqcert.settings import Spreading
 
 
 @click.command(short_help="What models are worth, from many sides: one folder, one page.")
@@ -49,6 +50,7 @@ from deqcert.evaluation.parts import PARTS, parse_parts
     help=f"{', '.join(ATTACKS.names())}; may be repeated; default: a few short ones that fit.",
 )
 @options_from(Evaluating)
+@options_from(Spreading)
 @settings_options(data=":", model=False)
 @click.option("--out", type=FILLED, metavar="DIR", help="The folder; default: runs/evaluation.")
 @quiet_option()
@@ -62,6 +64,8 @@ def command(
     split: str,
     images: str,
     out: str | None,
+    workers: int | None,
+    ray: str | None,
     quiet: bool,
     model_config: str | None,
     **given: Any,
@@ -100,6 +104,7 @@ def command(
         attacks=[parse_attack(text) for text in attacks],
         out=out or "runs/evaluation",
         given=models,
+        spread=Spreading(workers=workers, ray=ray),
         tell=(lambda line: None) if quiet else _tell,
         note=say,
     )

@@ -26,6 +26,7 @@ from deqcert.recertifying import (
     settings_of,
 )
 from deqcert.runs.votes import VotedRun, read_lines
+from deqcert.settings import Spreading
 
 
 def _take_run(context: click.Context, parameter: click.Parameter, folder: str) -> VotedRun:
@@ -42,6 +43,7 @@ def _take_run(context: click.Context, parameter: click.Parameter, folder: str) -
 @click.option(
     "--out", type=FILLED, metavar="DIR", help="The new run's folder; default: RUN-recertified."
 )
+@options_from(Spreading)
 @radii_option
 @quiet_option()
 def command(
@@ -51,6 +53,8 @@ def command(
     split: str,
     images: str,
     out: str | None,
+    workers: int | None,
+    ray: str | None,
     radii: str | None,
     quiet: bool,
     **settings: Any,
@@ -75,7 +79,15 @@ def command(
         say(change)
     changed = RecertifiedClassifier.of_run(run, method, **settings)
     results = changed.certify_dataset(
-        data, split=split, images=images, out=out, radii=asked, progress=not quiet, note=say
+        data,
+        split=split,
+        images=images,
+        out=out,
+        workers=workers,
+        ray=ray,
+        radii=asked,
+        progress=not quiet,
+        note=say,
     )
     folder = changed.folder(out)
     print(table([results], asked or changed.goal_radii).text())

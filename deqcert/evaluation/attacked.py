@@ -46,7 +46,12 @@ def attacked(subject: Subject) -> dict[str, Any]:
         )
         out = subject.folder / ("attacks" if i == 0 else f"attacks-{i + 1}")
         finished = attack_certificates(
-            certified, named, out, tell=lambda outcome, made: None, note=subject.note
+            certified,
+            named,
+            out,
+            tell=lambda outcome, made: None,
+            note=subject.note,
+            spread=subject.spread,
         )
         outcome = finished.attacked
         found.append(

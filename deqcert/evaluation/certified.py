@@ -33,6 +33,8 @@ def run_folders(subject: Subject) -> tuple[Path, ...]:
         split=subject.split,
         images=f"{chosen.start}:{chosen.stop}:{chosen.step}",
         out=folder,
+        workers=subject.spread.workers,
+        ray=subject.spread.ray,
         progress=subject.progress,
         note=subject.note,
     )

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from deqcert.report.evaluation import (
     write_evaluation_page,
 )
 from deqcert.runs import Manifest, machine, versions
-from deqcert.settings import Data
+from deqcert.settings import Data, Spreading
 
 if TYPE_CHECKING:
     from deqcert.attacks import Attack
@@ -69,6 +69,7 @@ def evaluate(
     attacks: Sequence[Attack] = (),
     out: str | Path,
     given: Sequence[str] | None = None,
+    spread: Spreading | None = None,
     progress: bool = False,
     tell: Callable[[str], None] = lambda sentence: None,
     note: Callable[[str], None] = print,
@@ -87,6 +88,8 @@ def evaluate(
         attacks: Attacks in place of the usual ones.
         out: The folder.
         given: The models as a command line names them; their names if not given.
+        spread: Who certifies and attacks; this process alone if not given. Where the models name
+            no threads, every part has those that each of several workers gets.
         progress: Whether certifying shows how far it is.
         tell: Called with a line as each part ends.
         note: Called with a sentence about what a reader should know.
@@ -104,7 +107,9 @@ def evaluate(
     if parts is not None and "ood" in parts and not ood:
         raise ConfigError("part ood needs foreign data; give some, as in --ood mnist:DIR")
     folder = Path(out)
-    subjects = _subjects(models, chosen, asked, folder, ood, tuple(attacks), progress, note)
+    spread = Spreading() if spread is None else spread
+    models = {name: _sharing(model, spread) for name, model in models.items()}
+    subjects = _subjects(models, chosen, asked, folder, ood, tuple(attacks), spread, progress, note)
     subjects = _with_runs(subjects, runs)
     if parts is not None and "corruptions" in parts:
         for subject in subjects:
@@ -179,6 +184,7 @@ def _subjects(
     folder: Path,
     ood: Sequence[str],
     attacks: tuple[Attack, ...],
+    spread: Spreading,
     progress: bool,
     note: Callable[[str], None],
 ) -> list[Subject]:
@@ -207,9 +213,19 @@ def _subjects(
                 ood=loaded[shape],
                 progress=progress,
                 note=note,
+                spread=spread,
             )
         )
     return found
+
+
+def _sharing(model: SmoothedClassifier, spread: Spreading) -> SmoothedClassifier:
+    """Give a classifier the threads that it has in each of several workers."""
+    from deqcert import compose
+
+    if not spread.many or model.threads is not None:
+        return model
+    return replace(model, threads=compose.share_of_cores(spread))
 
 
 def _called(ood: Sequence[str]) -> dict[str, str]:
@@ -226,8 +242,6 @@ def _called(ood: Sequence[str]) -> dict[str, str]:
 
 def _with_runs(subjects: list[Subject], runs: Sequence[str]) -> list[Subject]:
     """Give each finished run to the model that it is of."""
-    from dataclasses import replace
-
     given: dict[str, list[Path]] = {subject.name: [] for subject in subjects}
     for run in runs:
         whole = (Path(run) / "certificates.tsv").is_file()

@@ -16,6 +16,7 @@ from deqcert.api import SmoothedClassifier
 from deqcert.errors import ConfigError
 from deqcert.evaluation.config import Evaluating
 from deqcert.evaluation.solving import Solved, solve_images
+from deqcert.settings import Spreading
 
 if TYPE_CHECKING:
     from deqcert.attacks import Attack
@@ -46,6 +47,7 @@ class Subject:
         ood: Foreign data sets by name, in the model's shape.
         progress: Whether certifying shows how far it is.
         note: Called with a sentence about what a reader should know.
+        spread: Who certifies and attacks.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Subject:
     ood: dict[str, Foreign] = field(default_factory=dict)
     progress: bool = False
     note: Note = print
+    spread: Spreading = field(default_factory=Spreading)
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:

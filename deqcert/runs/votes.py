@@ -271,6 +271,10 @@ class VotedRun:
             **about,
         }
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Say where the folder is from any other."""
+        return {**self.__dict__, "folder": self.folder.absolute()}
+
     @property
     def parameters(self) -> Mapping[str, Any]:
         """What decided its numbers."""

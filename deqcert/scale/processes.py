@@ -45,11 +45,11 @@ class Processes(Pool):
         with suppress(OSError):
             self._workers[worker][1].send_bytes(pickle.dumps(task))  # type: ignore[index]
 
-    def wait(self) -> list[Event]:
-        """Wait until workers have sent something or ended."""
+    def wait(self, seconds: float | None = None) -> list[Event]:
+        """Wait until workers have sent something or ended; see :meth:`Pool.wait`."""
         at = {connected: name for name, (_, connected) in self._workers.items()}
         events = []
-        for found in connection.wait(list(at)):
+        for found in connection.wait(list(at), seconds):
             worker = at[found]  # type: ignore[index]
             try:
                 value = pickle.loads(self._workers[worker][1].recv_bytes())

@@ -50,14 +50,13 @@ class RayCluster(Pool):
                 "--workers N for the cores of this machine"
             ) from None
         self._ray: Any = ray
-        self._local: Any
         self._address, self._gpu = address, gpu
         self._needs = {"num_cpus": threads, "num_gpus": 1 if gpu else 0}
         self._actors: dict[int, Any] = {}
         self._waiting: dict[Any, tuple[int, bool]] = {}
         self._open: set[int] = set()
         self._next = self.size = 0
-        self._mine, self._local = False, None
+        self._mine = False
 
     def start(self, work: bytes) -> None:
         """Join the cluster, put the work there once, and start an actor for each share of it."""
@@ -83,15 +82,15 @@ class RayCluster(Pool):
         found = self._actors[worker].do.remote(pickle.dumps(task))  # type: ignore[index]
         self._waiting[found] = worker, False  # type: ignore[assignment]
 
-    def wait(self) -> list[Event]:
-        """Wait until actors have answered or are lost.
+    def wait(self, seconds: float | None = None) -> list[Event]:
+        """Wait until actors have answered or are lost; see :meth:`Pool.wait`.
 
         Raises:
             RunError: If there has been no worker for a minute.
         """
         ray, events = self._ray, []
-        done, _ = ray.wait(list(self._waiting), timeout=None if self._open else PATIENCE)
-        if not done:
+        done, _ = ray.wait(list(self._waiting), timeout=seconds if self._open else PATIENCE)
+        if not done and not self._open:
             raise RunError(
                 "the Ray cluster has had no free worker for a minute; the images so far are safe, "
                 "and the same command goes on when there are cores"
@@ -115,39 +114,28 @@ class RayCluster(Pool):
             self._forget(worker)
         if self._mine:
             self._ray.shutdown()
-        if self._local is not None:
-            self._local.shutdown()
 
     def _join(self, size: int) -> None:
-        ray = self._ray
+        ray, more = self._ray, {}
         if ray.is_initialized():
             return
         self._mine = True
         logging.getLogger("ray").setLevel(logging.ERROR)
+        if self._address == LOCAL:
+            store = max(SMALLEST_STORE, 4 * size)
+            more = {
+                "num_cpus": cores(),
+                "include_dashboard": False,
+                "object_store_memory": store,
+            }
         try:
-            address = self._address if self._address != LOCAL else self._start_local(size)
-            ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+            ray.init(address=self._address, logging_level="ERROR", log_to_driver=False, **more)
         except Exception as error:  # Ray raises that very class where a node does not start in time
             first = " ".join(str(error).split())[:200] or type(error).__name__
             raise ConfigError(
                 f"cannot use the Ray cluster {self._address!r} ({first}); give --ray HOST:PORT of "
                 "a node that ray start --head began, or --ray local"
             ) from None
-
-    def _start_local(self, size: int) -> str:
-        """Start a node on the loopback, without dashboard, autoscaler and log monitor."""
-        from ray.cluster_utils import Cluster
-
-        node = {
-            "num_cpus": cores(),
-            "include_dashboard": False,
-            "include_log_monitor": False,
-            "no_monitor": True,
-            "node_ip_address": "127.0.0.1",
-            "object_store_memory": max(SMALLEST_STORE, 4 * size),
-        }
-        self._local = Cluster(initialize_head=True, head_node_args=node)
-        return str(self._local.address)
 
     def _start_one(self) -> None:
         actor = self._kind.remote(self._work)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import time
 import traceback
 from abc import ABC, abstractmethod
+from bisect import insort
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +25,9 @@ TRIES = 3
 AHEAD = 4
 """Tasks for each worker that may be done or begun before the oldest is done: what is lost, at most,
 when the process that writes the run is killed."""
+
+LATE = 2.0
+"""A task that takes this many times the median of those before it is late, and may be repeated."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,8 @@ class Pool(ABC):
     Attributes:
         size: How many workers there are meant to be.
         advice: What may help where workers are lost again and again, in words.
-        repeats: Whether a worker that would have nothing to do repeats what another has not done
-            yet: the machines are not equally fast.
+        repeats: Whether a worker that would have nothing to do repeats what is late with another:
+            the machines are not equally fast.
     """
 
     size: int
@@ -68,8 +73,15 @@ class Pool(ABC):
         """Give a worker that has none a task."""
 
     @abstractmethod
-    def wait(self) -> list[Event]:
-        """Wait until something has happened."""
+    def wait(self, seconds: float | None = None) -> list[Event]:
+        """Wait until something has happened.
+
+        Args:
+            seconds: How long at most; None for as long as it takes.
+
+        Returns:
+            What has happened; nothing only if the time is over.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -116,6 +128,8 @@ class _Schedule:
         self._source: Iterator[tuple[int, Any]] = iter(enumerate(tasks))
         self._again: deque[tuple[int, Any]] = deque()
         self._running: dict[Hashable, tuple[int, Any]] = {}
+        self._began: dict[Hashable, float] = {}
+        self._took: list[float] = []
         self._idle: list[Hashable] = []
         self._results: dict[int, Any] = {}
         self._turn, self._ended = 0, False
@@ -137,7 +151,7 @@ class _Schedule:
             unfinished = [number for number, _ in self._running.values() if number >= self._turn]
             if self._ended and not self._again and not unfinished:
                 return
-            for event in self._pool.wait():
+            for event in self._pool.wait(self._until_late()):
                 getattr(self, f"_{event.kind}")(event.worker, event.value)
 
     def _fill(self) -> None:
@@ -145,25 +159,44 @@ class _Schedule:
         while self._idle and (entry := self._next()) is not None:
             worker = self._idle.pop(0)
             self._running[worker] = entry
+            self._began[worker] = time.monotonic()
             self._pool.give(worker, entry[1])
 
     def _next(self) -> tuple[int, Any] | None:
         """Return what is to be done next: what was lost comes first, what is repeated last."""
         if self._again:
             return self._again.popleft()
-        if not self._ended:
-            if len(self._results) + len(self._running) >= AHEAD * self._pool.size:
-                return None
+        ahead = len(self._results) + len(self._running)
+        if not self._ended and ahead < AHEAD * self._pool.size:
             entry = next(self._source, None)
             if entry is not None:
                 return entry
             self._ended = True
-        if self._pool.repeats:
-            for entry in self._running.values():
-                if entry[0] not in self._twice and self._missing(entry[0]):
-                    self._twice[entry[0]] = None
-                    return entry
+        for worker, entry in self._unrepeated():
+            if self._late_at(worker) <= time.monotonic():
+                self._twice[entry[0]] = None
+                return entry
         return None
+
+    def _unrepeated(self) -> list[tuple[Hashable, tuple[int, Any]]]:
+        """Return what runs, has no result yet, and could be repeated were it late."""
+        if not self._pool.repeats or not self._took:
+            return []
+        return [
+            (worker, entry)
+            for worker, entry in self._running.items()
+            if entry[0] not in self._twice and self._missing(entry[0])
+        ]
+
+    def _late_at(self, worker: Hashable) -> float:
+        """Return when a worker's task is late, by this process's clock."""
+        return self._began[worker] + LATE * self._took[len(self._took) // 2]
+
+    def _until_late(self) -> float | None:
+        """Return for how long an idle worker waits for the next late task, None if for none."""
+        if not self._idle or not (there := self._unrepeated()):
+            return None
+        return max(0.0, min(self._late_at(worker) for worker, _ in there) - time.monotonic())
 
     def _missing(self, number: int) -> bool:
         """Whether a task has no result yet."""
@@ -178,6 +211,7 @@ class _Schedule:
 
     def _done(self, worker: Hashable, value: Any) -> None:
         number, _ = self._running.pop(worker)
+        insort(self._took, time.monotonic() - self._began.pop(worker))
         self._idle.append(worker)
         if self._missing(number):
             if not isinstance(value, Failure):
@@ -196,6 +230,7 @@ class _Schedule:
 
     def _lost(self, worker: Hashable, value: Any) -> None:
         entry = self._running.pop(worker, None)
+        self._began.pop(worker, None)
         if worker in self._idle:
             self._idle.remove(worker)
         elif entry is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deqcert.attacks.evaluation.alarm import Alarm
-from deqcert.attacks.evaluation.base import Evaluation
+from deqcert.attacks.evaluation.base import Evaluation, Group
 from deqcert.attacks.evaluation.base_classifier import base_classes
 from deqcert.attacks.evaluation.certified import CertifiedImage, certified_predictor
 from deqcert.attacks.evaluation.counterexample import Counterexample, most_verdicts
@@ -17,6 +17,7 @@ __all__ = [
     "CertifiedImage",
     "Counterexample",
     "Evaluation",
+    "Group",
     "Judge",
     "Outcome",
     "ProvenEvaluation",

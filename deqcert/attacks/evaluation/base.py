@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,28 @@ if TYPE_CHECKING:
 
 GRID = 3
 """Radii that every image is attacked at besides its certified one."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images that are attacked together, and all that is known of them.
+
+    Attributes:
+        images: Their certificates.
+        x: Their pixels, shape (N, C, H, W), in [0, 1].
+        labels: Their true classes.
+    """
+
+    images: Sequence[CertifiedImage]
+    x: Tensor
+    labels: Sequence[int]
+
+    @classmethod
+    def of(cls, images: Sequence[CertifiedImage], dataset: Dataset) -> Group:
+        """Read images from their data set."""
+        indices = [image.index for image in images]
+        x = torch.from_numpy(dataset.batch(indices))
+        return cls(tuple(images), x, [dataset.label(index) for index in indices])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +104,12 @@ class Evaluation(ABC):
         }
 
     @abstractmethod
-    def outcomes(self, images: Sequence[CertifiedImage], dataset: Dataset) -> list[Outcome]:
+    def outcomes(self, group: Group) -> list[Outcome]:
         """Attack images together, and return what was found per image; :meth:`run` calls it."""
+
+    def each(self, groups: Iterator[Group]) -> Generator[list[Outcome]]:
+        """Attack one group after the other, in this process."""
+        yield from map(self.outcomes, groups)
 
     def run(
         self,
@@ -90,6 +117,7 @@ class Evaluation(ABC):
         images: Sequence[CertifiedImage],
         dataset: Dataset,
         tell: Callable[[Outcome], None] | None = None,
+        each: Callable[[Iterator[Group]], Generator[list[Outcome]]] | None = None,
     ) -> None:
         """Attack what remains of a run; an image's line is on the disk before the next one's.
 
@@ -98,14 +126,17 @@ class Evaluation(ABC):
             images: The images of the run, all of them and in its order.
             dataset: Where the images are.
             tell: Called after each line is safe.
+            each: Returns the outcomes of every group, in order; :meth:`each` if not given.
 
         Raises:
             RunError: If a line or an alarm could not be written; everything before it is safe.
         """
         size = self.together
         # Always the same images together, wherever a run was stopped: last bits may depend on it.
-        for first in range(run.done // size * size, len(images), size):
-            for outcome in self.outcomes(images[first : first + size], dataset):
+        firsts = range(run.done // size * size, len(images), size)
+        groups = (Group.of(images[first : first + size], dataset) for first in firsts)
+        with closing((each or self.each)(groups)) as found:
+            for outcome in (outcome for outcomes in found for outcome in outcomes):
                 if outcome.idx not in run.remaining:
                     continue
                 for alarm in outcome.alarms:

@@ -15,7 +15,7 @@ from deqcert.attacks.ball import column, distances, project
 from deqcert.attacks.base import Attack
 from deqcert.attacks.base import margin as other_lead
 from deqcert.attacks.evaluation.alarm import Alarm
-from deqcert.attacks.evaluation.base import Evaluation, check_certified, radii_up_to
+from deqcert.attacks.evaluation.base import Evaluation, Group, check_certified, radii_up_to
 from deqcert.attacks.evaluation.certified import CertifiedImage
 from deqcert.attacks.evaluation.counterexample import Counterexample
 from deqcert.attacks.evaluation.outcome import Outcome
@@ -27,7 +27,6 @@ from deqcert.solvers import StopRule, get_solver
 from deqcert.starts import get_start
 
 if TYPE_CHECKING:
-    from deqcert.data import Dataset
     from deqcert.models.base import ImplicitModel
 
 TOL = 1e-10
@@ -125,10 +124,10 @@ class ProvenEvaluation(Evaluation):
             facts={**(facts or {}), "norm": norm, "seed": seed},
         )
 
-    def outcomes(self, images: Sequence[CertifiedImage], dataset: Dataset) -> list[Outcome]:
+    def outcomes(self, group: Group) -> list[Outcome]:
         """Attack images together, and return what was found per image; :meth:`run` calls it."""
         began = time.perf_counter()
-        x = torch.from_numpy(dataset.batch([image.index for image in images]))
+        images, x = group.images, group.x
         radius = torch.tensor([image.radius for image in images], dtype=torch.float64)
         here = self.enclosure.solve(x, tol=TOL, depth=DEPTH)
         answers = torch.tensor(
@@ -154,7 +153,7 @@ class ProvenEvaluation(Evaluation):
                 alarms[i].append(
                     Alarm(
                         index=image.index,
-                        label=dataset.label(image.index),
+                        label=group.labels[i],
                         answer=int(answers[i]),
                         radius=image.radius,
                         attack=attack,
@@ -167,7 +166,7 @@ class ProvenEvaluation(Evaluation):
         return [
             Outcome(
                 idx=image.index,
-                label=dataset.label(image.index),
+                label=group.labels[i],
                 answer=int(answers[i]),
                 radius=image.radius,
                 base=int(here.classes[i]),

@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-import torch
-
 from deqcert.attacks.base import Attack
 from deqcert.attacks.evaluation.alarm import Alarm
-from deqcert.attacks.evaluation.base import GRID, Evaluation, check_certified, radii_up_to
+from deqcert.attacks.evaluation.base import GRID, Evaluation, Group, check_certified, radii_up_to
 from deqcert.attacks.evaluation.base_classifier import base_classes, base_distances
 from deqcert.attacks.evaluation.certified import CertifiedImage
 from deqcert.attacks.evaluation.counterexample import most_verdicts, nearest_counterexample
@@ -23,7 +21,6 @@ from deqcert.errors import ConfigError
 from deqcert.smoothing import NO_VOTE, Input
 
 if TYPE_CHECKING:
-    from deqcert.data import Dataset
     from deqcert.models.base import ImplicitModel
     from deqcert.smoothing import Predictor, SmoothingEngine
 
@@ -106,11 +103,11 @@ class SmoothedEvaluation(Evaluation):
             "search": self.judge.guesses,
         }
 
-    def outcomes(self, images: Sequence[CertifiedImage], dataset: Dataset) -> list[Outcome]:
+    def outcomes(self, group: Group) -> list[Outcome]:
         """Attack images together, and return what was found per image; :meth:`run` calls it."""
         began = time.perf_counter()
         judge, engine = self.judge, self.judge.engine
-        x = torch.from_numpy(dataset.batch([image.index for image in images]))
+        images, x = group.images, group.x
         answers = [
             judge.answer(Input(x[i], image.index)) if image.prediction is None else image.prediction
             for i, image in enumerate(images)
@@ -138,7 +135,7 @@ class SmoothedEvaluation(Evaluation):
                 alarms[i].append(
                     Alarm(
                         index=image.index,
-                        label=dataset.label(image.index),
+                        label=group.labels[i],
                         answer=answers[i],
                         radius=image.radius,
                         attack=attack,
@@ -155,7 +152,7 @@ class SmoothedEvaluation(Evaluation):
         return [
             Outcome(
                 idx=image.index,
-                label=dataset.label(image.index),
+                label=group.labels[i],
                 answer=answers[i],
                 radius=image.radius,
                 base=int(own[i]),

@@ -37,7 +37,6 @@ from serving import Process
 from deqcert.api import SmoothedClassifier
 from deqcert.certifiers.independent import Independent
 from deqcert.data import load_dataset
-from deqcert.serve.batches import LONGEST
 from deqcert.smoothing import Input
 from deqcert.smoothing.seed import draw_seed
 from deqcert.smoothing.stream import solve_stream
@@ -82,7 +81,6 @@ class Beside:
         engine, predictor = self.engine, self.predictor
         together = min(together, engine.batch)
         total = together if together < engine.batch else 4 * engine.batch
-        assert total <= LONGEST * engine.batch
 
         def blocks() -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
             for first in range(0, total, together):

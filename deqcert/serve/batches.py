@@ -27,10 +27,7 @@ from deqcert.smoothing import Copies, Input, Predictor, SmoothingEngine
 from deqcert.smoothing.engine import VoteBatch
 from deqcert.smoothing.many import Answers
 from deqcert.smoothing.noise import check_counters, noisy_copies
-from deqcert.smoothing.stream import solve_stream
-
-LONGEST = 64
-"""Batches after which a stream of rows ends and another one begins."""
+from deqcert.smoothing.stream import SolvedRows, merge_rows, solve_stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ class Job:
         self, copies: Callable[[NDArray[np.int64]], Tensor], samples: NDArray[np.int64]
     ) -> None:
         self.copies, self.samples = copies, samples
-        self.taken = 0
+        self.taken, self.solved = 0, 0
         self.cancelled = False
         self.ended: queue.SimpleQueue[VoteBatch | Exception] = queue.SimpleQueue()
 
@@ -142,14 +139,15 @@ class Batches:
     Args:
         engine: The model in its declared shape, and the rows that run at once.
         predictor: How rows are solved; its start is independent.
-        note: Called with the rows of each batch that was solved, and the evaluations spent.
+        note: Called, each time that solved rows are handed on, with how many they are, the
+            evaluations that they took, and how many were being solved or about to be.
     """
 
     def __init__(
         self,
         engine: SmoothingEngine,
         predictor: Predictor,
-        note: Callable[[int, float], None] = lambda rows, nfe: None,
+        note: Callable[[int, float, int], None] = lambda rows, nfe, running: None,
     ) -> None:
         self.engine, self.predictor, self._note = engine, predictor, note
         self._waiting: deque[Job] = deque()
@@ -169,6 +167,11 @@ class Batches:
                 raise Refused(503, "the service is stopping.", 1)
             self._waiting.append(job)
             self._change.notify()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether any rows wait."""
+        return bool(self._waiting)
 
     @property
     def rows(self) -> int:
@@ -228,61 +231,83 @@ class Batches:
     @torch.no_grad()
     def _solve(self, stream: _Stream) -> None:
         engine, predictor = self.engine, self.predictor
-        for rows in solve_stream(engine.model, predictor, iter(stream), engine.batch):
-            batch = engine.read(rows, predictor.stop)
-            cells = int(batch.nfe.sum())
-            spent = predictor.spent(cells, len(batch.samples), predictor.readouts(batch.nfe))
-            self._note(len(batch.samples), float(spent))
-            stream.deliver(batch)
+        ready: list[SolvedRows] = []
+        solved = solve_stream(engine.model, predictor, stream, engine.batch, joining=True)
+        for rows in itertools.chain(solved, [None]):
+            if rows is not None:
+                ready.append(rows)
+            # A readout costs as much for a row as for a full batch of them.
+            if ready and (rows is None or stream.due(rows.samples)):
+                batch = engine.read(merge_rows(ready), predictor.stop)
+                ready.clear()
+                cells = int(batch.nfe.sum())
+                spent = predictor.spent(cells, len(batch.samples), predictor.readouts(batch.nfe))
+                self._note(len(batch.samples), float(spent), stream.running)
+                stream.deliver(batch)
 
 
 class _Stream:
-    """Blocks of rows for one call of the solver, and whose they are.
-
-    It ends with the first block that is not full: slots that ran empty would never be filled again.
-    """
+    """Rows for one call of the solver, which join as they come, and whose they are."""
 
     def __init__(self, batches: Batches) -> None:
         self._batches = batches
-        self._owners: list[Job] = []
-        self._firsts: list[int] = []
-        self._samples: list[NDArray[np.int64]] = []
-        self._count = 0
+        self._rows: dict[int, tuple[Job, int]] = {}
+        self._count = self._ready = 0
 
-    def __iter__(self) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    @property
+    def running(self) -> int:
+        """Rows that were taken and are not handed on yet."""
+        return len(self._rows)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> tuple[NDArray[np.int64], Tensor]:
+        """Return rows that wait now; there may be some again after there were none."""
         engine = self._batches.engine
-        for _ in range(LONGEST):
-            parts = self._batches.take(engine.batch)
-            if not parts:
-                return
-            first = self._count
-            for job, samples in parts:
-                self._owners.append(job)
-                self._firsts.append(self._count)
-                self._samples.append(samples)
-                self._count += len(samples)
-            pixels = torch.cat([job.copies(samples) for job, samples in parts])
-            yield (
-                np.arange(first, self._count, dtype=np.int64),
-                engine.model.inject(pixels.to(engine.dtype)),
-            )
-            if self._count - first < engine.batch:
-                return
+        parts = self._batches.take(engine.batch)
+        if not parts:
+            raise StopIteration
+        first = self._count
+        for job, samples in parts:
+            for sample in samples.tolist():
+                self._rows[self._count] = (job, sample)
+                self._count += 1
+        pixels = torch.cat([job.copies(samples) for job, samples in parts])
+        return (
+            np.arange(first, self._count, dtype=np.int64),
+            engine.model.inject(pixels.to(engine.dtype)),
+        )
+
+    def due(self, ended: NDArray[np.int64]) -> bool:
+        """Say whether what has ended is handed on now.
+
+        That is so when it fills a batch, and when a request is done while no row waits: who has
+        more rows ahead of it than places loses nothing by waiting for a full batch.
+        """
+        done = False
+        for row in ended.tolist():
+            job = self._rows[row][0]
+            job.solved += 1
+            done |= job.solved == len(job.samples)
+        self._ready += len(ended)
+        return self._ready >= self._batches.engine.batch or (done and not self._batches.waiting)
 
     def deliver(self, batch: VoteBatch) -> None:
         """Give solved rows to those who asked for them."""
+        self._ready = 0
         batch = _in_order(batch)
-        firsts = np.asarray(self._firsts)
-        places = np.searchsorted(firsts, batch.samples, side="right") - 1
-        edges = np.flatnonzero(np.diff(places, prepend=-1, append=len(firsts))).tolist()
-        for first, last in itertools.pairwise(edges):
-            place, part = int(places[first]), slice(first, last)
-            samples = self._samples[place][batch.samples[part] - firsts[place]]
-            self._owners[place].give(batch, part, samples)
+        owned = [self._rows.pop(row) for row in batch.samples.tolist()]
+        first = 0
+        for _, group in itertools.groupby(owned, key=lambda one: id(one[0])):
+            rows = list(group)
+            samples = np.array([sample for _, sample in rows], dtype=np.int64)
+            rows[0][0].give(batch, slice(first, first + len(rows)), samples)
+            first += len(rows)
 
     def fail(self, error: Exception) -> None:
         """Tell everybody whose rows were under way."""
-        for job in self._owners:
+        for job in {id(job): job for job, _ in self._rows.values()}.values():
             job.fail(error)
 
 

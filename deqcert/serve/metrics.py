@@ -42,7 +42,10 @@ class Metrics:
             "deqcert_cell_evaluations", "Evaluations of the cell, all rows.", registry=registry
         )
         self.fill = Histogram(
-            "deqcert_batch_fill", "Share of a batch in use.", buckets=FULL, registry=registry
+            "deqcert_batch_fill",
+            "Share of a batch in use when solved rows are handed on.",
+            buckets=FULL,
+            registry=registry,
         )
         inside_now = Gauge("deqcert_requests_inside", "Requests worked on.", registry=registry)
         inside_now.set_function(inside)
@@ -50,11 +53,11 @@ class Metrics:
         waiting.set_function(rows)
         self._batch = batch
 
-    def solved(self, rows: int, nfe: float) -> None:
-        """Count a solved batch."""
+    def solved(self, rows: int, nfe: float, running: int) -> None:
+        """Count solved rows, and how full the batch is."""
         self.rows.inc(rows)
         self.evaluations.inc(nfe)
-        self.fill.observe(rows / self._batch)
+        self.fill.observe(min(running / self._batch, 1.0))
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""

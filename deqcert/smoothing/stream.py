@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,9 @@ from deqcert.smoothing.early import DecidedLoop, DecidedStop, EarlyStop, Residua
 from deqcert.smoothing.predictor import Predictor
 from deqcert.solvers import SolveResult, bind
 from deqcert.solvers.loop import SolveLoop
+
+NOBODY = -1
+"""In place of a sample's index: the place is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,14 @@ class _Rows:
             torch.cat([self.logits, back.logits]),
         )
 
+    def padded(self, count: int) -> _Rows:
+        """Return as many rows as asked for; those that are added are nobody's."""
+        which = torch.arange(count, device=self.injection.device)
+        which[len(self.samples) :] = 0
+        samples = np.full(count, NOBODY, dtype=np.int64)
+        samples[: len(self.samples)] = self.samples
+        return _Rows(samples, self.injection[which], self.start[which], self.logits[which])
+
     def _part(self, part: slice) -> _Rows:
         return _Rows(self.samples[part], self.injection[part], self.start[part], self.logits[part])
 
@@ -64,6 +75,8 @@ def solve_stream(
     predictor: Predictor,
     blocks: Iterator[tuple[NDArray[np.int64], Tensor]],
     slots: int,
+    *,
+    joining: bool = False,
 ) -> Iterator[SolvedRows]:
     """Solve rows as they come, keeping ``slots`` of them running.
 
@@ -75,9 +88,12 @@ def solve_stream(
         predictor: How they are solved; its start is independent.
         blocks: Sample indices and their injections, shapes (b,) and (b, ...).
         slots: Rows that run at once, at least 1.
+        joining: Whether rows may join while others are solved: ``blocks`` may then have nothing now
+            and something later, and is asked at every evaluation that leaves a place empty.
 
     Yields:
-        ``slots`` solved rows at a time, at the end fewer.
+        ``slots`` solved rows at a time, at the end fewer; with ``joining`` rows as they end, where
+        stops are not checked at a few depths only.
     """
     if isinstance(predictor.early, CheckedStop):
         yield from _checked(model, predictor, predictor.early, blocks, slots)
@@ -105,8 +121,13 @@ def solve_stream(
     rows = more(slots)
     if rows is None:
         return
+    if joining:
+        rows = rows.padded(slots)
     samples, injection = rows.samples.copy(), rows.injection.clone()
     loop = _loop_for(model, predictor, rows)
+    if joining:
+        yield from _join(model, loop, samples, injection, more)
+        return
     ready: list[SolvedRows] = []
     while len(samples):
         ended, part = loop.advance(bind(model.cell, injection))
@@ -132,7 +153,44 @@ def solve_stream(
                 loop.select(kept)
         yield from _full(ready, slots)
     if ready:
-        yield _merge(ready)
+        yield merge_rows(ready)
+
+
+def _join(
+    model: ShapedModel,
+    loop: SolveLoop,
+    samples: NDArray[np.int64],
+    injection: Tensor,
+    more: Callable[[int], _Rows | None],
+) -> Iterator[SolvedRows]:
+    """Solve rows that join where a place is empty; each is yielded when it ends."""
+    device = injection.device
+    loop.retire(torch.from_numpy(np.flatnonzero(samples == NOBODY)).to(device))
+    while (samples != NOBODY).any():
+        ended, part = loop.advance(bind(model.cell, injection))
+        index = ended.cpu().numpy()
+        which = np.flatnonzero(samples[index] != NOBODY)
+        if len(which):
+            at = torch.from_numpy(which).to(device)
+            places = ended[at]
+            yield SolvedRows(
+                samples[index[which]],
+                injection[places],
+                SolveResult(part.z[at], part.residual[at], part.status[at], part.nfe[at]),
+                loop.logits[places] if isinstance(loop, DecidedLoop) else None,
+            )
+            loop.retire(places)
+            samples[index[which]] = NOBODY
+        empty = np.flatnonzero(samples == NOBODY)
+        new = more(len(empty)) if len(empty) else None
+        if new is not None:
+            filled = empty[: len(new.samples)]
+            places = torch.from_numpy(filled).to(device)
+            samples[filled] = new.samples
+            injection[places] = new.injection
+            loop.restart(places, new.start)
+            if isinstance(loop, DecidedLoop):
+                loop.begin(places, new.logits)
 
 
 def _checked(
@@ -152,7 +210,7 @@ def _checked(
         ready.append(SolvedRows(*ended))
         yield from _full(ready, slots)
     if ready:
-        yield _merge(ready)
+        yield merge_rows(ready)
 
 
 def _loop_for(model: ShapedModel, predictor: Predictor, rows: _Rows) -> SolveLoop:
@@ -168,12 +226,13 @@ def _loop_for(model: ShapedModel, predictor: Predictor, rows: _Rows) -> SolveLoo
 def _full(ready: list[SolvedRows], slots: int) -> Iterator[SolvedRows]:
     """Yield from the solved rows as many whole batches as there are; leave the rest."""
     while sum(len(part.samples) for part in ready) >= slots:
-        merged = _merge(ready)
+        merged = merge_rows(ready)
         ready[:] = [_slice(merged, slots, None)] if len(merged.samples) > slots else []
         yield _slice(merged, 0, slots)
 
 
-def _merge(parts: list[SolvedRows]) -> SolvedRows:
+def merge_rows(parts: list[SolvedRows]) -> SolvedRows:
+    """Return the rows of several parts as one, in their order."""
     results = [part.result for part in parts]
     logits = [part.logits for part in parts if part.logits is not None]
     return SolvedRows(

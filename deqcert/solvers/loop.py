@@ -98,6 +98,13 @@ class SolveLoop:
         self.watch.progress[rows] = self.start
         self.state.restart(rows)
 
+    def retire(self, rows: Tensor) -> None:
+        """End the rows with the given indices, shape (b,), whatever they are at.
+
+        Steps leave them alone, and every look finds them, until :meth:`restart`.
+        """
+        self.watch.progress[rows, STATUS] = float(Status.MAX_NFE)
+
     def adopt(self, places: slice, other: SolveLoop, rows: Tensor) -> None:
         """Go on, in some places, with rows of another loop of the same solver and stop rule.
 

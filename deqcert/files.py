@@ -6,11 +6,11 @@ import errno
 import fcntl
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Self
 
 from deqcert.errors import RunError
@@ -168,7 +168,21 @@ def check_writable(path: Path, hint: str = "") -> None:
         raise explain(error, f"write {path}", hint) from None
 
 
-class Lock:
+class Closing(ABC):
+    """What is closed at the end of a ``with`` block."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what is held."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class Lock(Closing):
     """Keep other processes out for as long as this one holds it; the lock dies with the process.
 
     It is advisory: it stops those who ask for it, too. Use it as a context manager, or close it.
@@ -197,17 +211,6 @@ class Lock:
         with suppress(OSError):  # up to the first that is not empty
             for folder in self._made:
                 folder.rmdir()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _open(self, busy: str) -> int:
         flags = os.O_RDONLY if self._folder else os.O_RDWR | os.O_CREAT

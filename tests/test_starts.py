@@ -31,7 +31,8 @@ from deqcert.smoothing import (
     Stage,
     noisy_copies,
 )
-from deqcert.solvers import Anderson, Picard, StopRule, bind
+from deqcert.smoothing.stream import solve_stream
+from deqcert.solvers import Anderson, Broyden, Picard, StopRule, bind
 from deqcert.solvers.loop import SolveLoop
 from deqcert.starts import (
     STARTS,
@@ -182,6 +183,49 @@ def test_a_row_ends_at_the_first_check_that_lets_it_go_whatever_its_mates_do() -
     assert set(depths) == {0, 1, 3, 5}
     failed = sum(depth > check for depth in depths for check in checks.depths)
     assert votes.nfe == sum(depths) + 80 * 0.25 + 0.5 * failed
+
+
+@pytest.mark.parametrize("solver", [Picard(), Anderson(), Broyden()])
+@pytest.mark.parametrize(
+    ("stop", "early"),
+    [
+        (TOLERANCE, None),
+        (StopRule(0, max_nfe=4), None),
+        (StopRule(0, max_nfe=6), EarlyStop(0.06)),
+        (StopRule(0, max_nfe=6), DecidedStop(5.0, 0.5)),
+        (StopRule(0, max_nfe=5), CheckedStop((0, 1, 3), (2.0, 1.2, 0.9), 0.5)),
+    ],
+)
+def test_rows_that_join_others_are_solved_as_if_alone(solver, stop, early) -> None:
+    """Blocks come when they come, larger than what is empty, or not at all."""
+    solve, predictor = engine(), Predictor(solver, stop, learned(), early=early)
+    clean, draw, given = torch.as_tensor(X, dtype=torch.float32), np.random.default_rng(0), 0
+    noisy = noisy_copies(clean, np.arange(60), sigma=0.3, seed=0, index=0, stage=1)
+    injection = solve.model.inject(noisy).detach()
+
+    class Blocks:
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            nonlocal given
+            first, given = given, min(given + int(draw.choice([0, 0, 1, 3, 7])), 60)
+            if first == given:
+                raise StopIteration
+            return np.arange(first, given), injection[first:given]
+
+    found: dict[int, tuple[torch.Tensor, int]] = {}
+    with torch.no_grad():
+        while len(found) < 60:
+            for rows in solve_stream(solve.model, predictor, Blocks(), 7, joining=True):
+                for row, sample in enumerate(rows.samples.tolist()):
+                    assert sample not in found
+                    found[sample] = rows.result.z[row], int(rows.result.nfe[row])
+        for sample, (z, nfe) in found.items():
+            block = (np.array([sample]), injection[sample : sample + 1])
+            (alone,) = solve_stream(solve.model, predictor, iter([block]), 7)
+            assert torch.equal(alone.result.z[0], z)
+            assert int(alone.result.nfe[0]) == nfe
 
 
 @pytest.mark.parametrize(

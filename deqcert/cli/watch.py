@@ -80,8 +80,8 @@ def command(
         found = tell(watch)
         if isinstance(source, RecordSource):
             now = time.time()
-            state = {"sentence": sentence(found, now), "time": now, "watch": watch.name, **found}
-            write_alarms(source.folder, state)
+            said = {"sentence": sentence(found, now), "time": now, "watch": watch.name}
+            write_alarms(source.folder, {**said, **found})
         picture = draw_evidence(watch.state, watch.share, folder / "evidence.png")
         if as_json:
             print(json.dumps({**found, "new": [str(path) for path in watch.new]}))

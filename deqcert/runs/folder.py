@@ -6,11 +6,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from deqcert.errors import ConfigError, RunError
-from deqcert.files import Lock, explain, write_atomically
+from deqcert.files import Closing, Lock, explain, write_atomically
 from deqcert.runs import manifest as manifests
 from deqcert.runs import secret
 from deqcert.runs.journal import CERTIFICATES, Journal, Layout, Line, Row
@@ -31,7 +30,7 @@ TOLD = 8
 """Differences from another run that a sentence tells."""
 
 
-class Run:
+class Run(Closing):
     """A run folder, held open by this process alone.
 
     Opening a folder that is new or empty begins a run; opening one that holds a run continues
@@ -140,17 +139,6 @@ class Run:
         """Let the folder go."""
         self._journal.close()
         self._lock.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _make(self) -> None:
         try:

@@ -140,20 +140,19 @@ class Records:
                 "INSERT INTO services (began, about) VALUES (?, ?)",
                 (time.time(), json.dumps(self._about, sort_keys=True)),
             )
-            self._place, self._last = self._base.execute(
+            last = self._base.execute(
                 "SELECT number, digest FROM answers ORDER BY number DESC LIMIT 1"
             ).fetchone() or (0, "")
             told = self._base.execute(
-                "SELECT digest FROM labels WHERE after = ? ORDER BY number DESC LIMIT 1",
-                (self._place,),
+                "SELECT after, digest FROM labels WHERE after = ? ORDER BY number DESC LIMIT 1",
+                last[:1],
             ).fetchone()
         except (sqlite3.Error, OSError) as error:
             raise RunError(
                 f"cannot keep records in {self.path}: {error}; give another folder with --out"
             ) from None
         self._service = made.lastrowid
-        if told is not None:
-            self._last = str(told[0])
+        self._place, self._last = int(last[0]), str((told or last)[1])
         self._thread = threading.Thread(target=self._write, name="records", daemon=True)
         self._thread.start()
 

@@ -96,7 +96,9 @@ def solve_stream(
         stops are not checked at a few depths only.
     """
     if isinstance(predictor.early, CheckedStop):
-        yield from _checked(model, predictor, predictor.early, blocks, slots)
+        # Its rooms have the size of the first block: one that is not full is the last.
+        whole = _until_short(blocks, slots) if joining else blocks
+        yield from _checked(model, predictor, predictor.early, whole, slots)
         return
     waiting: _Rows | None = None
     decided = isinstance(predictor.early, DecidedStop)
@@ -191,6 +193,15 @@ def _join(
             loop.restart(places, new.start)
             if isinstance(loop, DecidedLoop):
                 loop.begin(places, new.logits)
+
+
+def _until_short(
+    blocks: Iterator[tuple[NDArray[np.int64], Tensor]], slots: int
+) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    for block in blocks:
+        yield block
+        if len(block[0]) < slots:
+            return
 
 
 def _checked(

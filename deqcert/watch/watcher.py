@@ -7,12 +7,12 @@ import itertools
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deqcert.errors import ConfigError, RunError
-from deqcert.files import Lock, explain
+from deqcert.files import Closing, Lock, explain
 from deqcert.registry import unknown_name
 from deqcert.runs import versions
 from deqcert.smoothing.seed import draw_seed
@@ -27,15 +27,13 @@ from deqcert.watch.state import State, Trace
 from deqcert.watch.tolerance import RARE, least_rows, tolerated_rank, tolerated_rate
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from deqcert.watch.clean import CleanLook
 
 CHUNK = 256
 """Answers between two writings of the state."""
 
 
-class Watch:
+class Watch(Closing):
     """Watches a source against a reference; a context manager that holds its folder.
 
     Args:
@@ -181,17 +179,6 @@ class Watch:
     def close(self) -> None:
         """Let the folder go."""
         self._lock.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _tolerated(self, name: str, kappa: float) -> float:
         reference, rows = self.reference, self.reference.rows(name)

@@ -247,6 +247,24 @@ def test_nothing_is_found_inside_true_radii(
     assert "votes" not in attack_table(found, [0.0, 0.1])
 
 
+def test_a_worker_holds_attacks_against_proofs_as_this_process_does(
+    place: Path, tmp_path: Path
+) -> None:
+    planted = scaled(place / "lipschitz", tmp_path / "planted", 2.0)
+    found = []
+    for out, more in (("here", ""), ("there", "--workers 1")):
+        given = f"attack {planted} {BRIEF} --images 0:3 --quiet --out {tmp_path / out} {more}"
+        assert main(given.split()) == 1
+        lines = (tmp_path / out / "attacks.tsv").read_text().splitlines()
+        at = lines[0].split("\t").index("time")
+        rows = [[*cells[:at], *cells[at + 1 :]] for cells in (line.split("\t") for line in lines)]
+        files = sorted((tmp_path / out / "alarms").iterdir())
+        alarms = {file.name: np.load(file)["x"].tobytes() for file in files}
+        found.append((rows, alarms))
+    assert found[0] == found[1]
+    assert found[0][1]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_planted_proof_is_contradicted_and_the_point_can_be_proven_again(
     method: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

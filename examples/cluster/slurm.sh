@@ -1,5 +1,5 @@
 #!/bin/bash
-# Certify CIFAR-10 in a Slurm array of 64 shards, then merge them:
+# Certify what settings.yaml says in a Slurm array of 64 shards, then merge them:
 #
 #   merge=$(sbatch --parsable --array=1-64 slurm.sh)
 #   sbatch --dependency=afterok:$merge slurm.sh merge
@@ -14,11 +14,11 @@
 set -euo pipefail
 
 RUN=${RUN:-runs/cifar10}            # on a file system that all nodes share
-SHARDS=64
+SETTINGS=${SETTINGS:-settings.yaml}
+SHARDS=${SHARDS:-64}                # as many as the array has tasks
 
 if [[ ${1:-} == merge ]]; then
     exec deqcert merge "$RUN"/shard-* --out "$RUN/whole"
 fi
-exec deqcert certify --model mdeq.pth.tar --data cifar10:DIR --sigma 0.25 --n 100000 \
-    --threads "$SLURM_CPUS_PER_TASK" --shard "$SLURM_ARRAY_TASK_ID/$SHARDS" \
-    --out "$RUN/shard-$SLURM_ARRAY_TASK_ID" --quiet
+exec deqcert certify --config "$SETTINGS" --threads "$SLURM_CPUS_PER_TASK" \
+    --shard "$SLURM_ARRAY_TASK_ID/$SHARDS" --out "$RUN/shard-$SLURM_ARRAY_TASK_ID" --quiet

@@ -70,7 +70,7 @@ FAULTS = [
         "residual.cu",
         "  take(a, share_of(blocks));\n",
         "  take(a, share_of(blocks));\n  __syncthreads();\n"
-        "  if (threadIdx.x < 32) tell(a, share_of(blocks).row);\n",
+        "  if (share_of(blocks).warp == 0) tell(a, share_of(blocks).row);\n",
         TELL,
         "",
     ),
@@ -182,7 +182,7 @@ FAULTS = [
         "step = WARP / 4",
     ),
 ]
-"""What is wrong, the method that shows it, the file in csrc/cuda, then words and what replaces them."""
+"""What is wrong, the method that shows it, the file in csrc/cuda, words and what replaces them."""
 
 
 def linked_with(fault: tuple[str, ...], sanitized: Path, folder: Path) -> None:

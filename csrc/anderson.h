@@ -40,6 +40,33 @@ struct AndersonStep : Step<T> {
   }
 };
 
+// The unknowns of the small system are the weights of the differences G_j - G_s, from the most
+// recent to the oldest: the slot of the i-th.
+DEQCERT_SHARED int anderson_older(int s, int i, int m) { return (s - 1 - i + m) % m; }
+
+// Length of a difference column, which is 0 where it is dropped as rounding noise, and its
+// right-hand side once it is scaled by that.
+struct AndersonColumn {
+  double scale, x;
+};
+
+DEQCERT_SHARED AndersonColumn anderson_column(const double* gram, int m, int s, int i) {
+  const int u = anderson_older(s, i, m);
+  const double g_ss = gram[s * m + s], g_us = gram[u * m + s], g_uu = gram[u * m + u];
+  const double c = g_uu - g_us - g_us + g_ss;
+  if (c <= DROP_COLUMN * (g_uu + g_ss)) return {0.0, 0.0};
+  const double scale = sqrt(c);
+  return {scale, (g_ss - g_us) / scale};
+}
+
+// What two columns have in common, of lengths that are not 0.
+DEQCERT_SHARED double anderson_correlation(const double* gram, int m, int s, int i, int j,
+                                           double scale_i, double scale_j) {
+  const int u = anderson_older(s, i, m), v = anderson_older(s, j, m);
+  const double c = gram[u * m + v] - gram[u * m + s] - gram[v * m + s] + gram[s * m + s];
+  return scale_i != 0.0 && scale_j != 0.0 ? c / (scale_i * scale_j) : 0.0;
+}
+
 // Doubles of scratch that anderson_weights needs for a window of m.
 DEQCERT_SHARED int64_t anderson_scratch(int m) { return static_cast<int64_t>(m) * m + 2 * m; }
 
@@ -55,35 +82,25 @@ DEQCERT_SHARED int anderson_filled(int32_t count, int m) {
 
 // Weights (m) that minimise || sum_j a_j G_j || with sum_j a_j = 1 over n filled slots, newest s.
 //
-// The unknowns are the weights gamma of the differences G_j - G_s, from the most recent to the
-// oldest. Their normal equations are scaled to unit diagonal, so that the ridge is relative, and
-// solved by LDL^T without pivoting, where a small pivot switches its column off: of columns that
-// depend on each other the oldest goes.
+// The normal equations are scaled to unit diagonal, so that the ridge is relative, and solved by
+// LDL^T without pivoting, where a small pivot switches its column off: of columns that depend on
+// each other the oldest goes. cuda/small_system.h does the same by a warp.
 DEQCERT_SHARED void anderson_weights(const double* gram, int m, int s, int n, double ridge,
                                      double* scratch, double* weights) {
   const int k_end = n - 1;
   double* a = scratch;                  // (k_end, k_end), upper triangle used
   double* x = scratch + m * m;          // right-hand side, then gamma
   double* scale = scratch + m * m + m;  // of each column; 0 says that it is switched off
-  const double g_ss = gram[s * m + s];
   for (int j = 0; j < m; ++j) weights[j] = 0.0;
   for (int i = 0; i < k_end; ++i) {
-    const int u = (s - 1 - i + m) % m;
-    const double g_us = gram[u * m + s];
-    const double g_uu = gram[u * m + u];
-    const double c = g_uu - g_us - g_us + g_ss;
-    const bool dropped = c <= DROP_COLUMN * (g_uu + g_ss);
-    scale[i] = dropped ? 0.0 : sqrt(c);
-    x[i] = dropped ? 0.0 : (g_ss - g_us) / scale[i];
+    const AndersonColumn column = anderson_column(gram, m, s, i);
+    scale[i] = column.scale;
+    x[i] = column.x;
     a[i * m + i] = 1.0 + ridge;
   }
   for (int i = 0; i < k_end; ++i) {
-    const int u = (s - 1 - i + m) % m;
     for (int j = i + 1; j < k_end; ++j) {
-      const int v = (s - 1 - j + m) % m;
-      const double c = gram[u * m + v] - gram[u * m + s] - gram[v * m + s] + g_ss;
-      const bool both = scale[i] != 0.0 && scale[j] != 0.0;
-      a[i * m + j] = both ? c / (scale[i] * scale[j]) : 0.0;
+      a[i * m + j] = anderson_correlation(gram, m, s, i, j, scale[i], scale[j]);
     }
   }
   for (int k = 0; k < k_end; ++k) {
@@ -110,7 +127,7 @@ DEQCERT_SHARED void anderson_weights(const double* gram, int m, int s, int n, do
   double total = 0.0;
   for (int k = 0; k < k_end; ++k) {
     const double gamma = scale[k] == 0.0 ? 0.0 : x[k] / scale[k];
-    weights[(s - 1 - k + m) % m] = gamma;
+    weights[anderson_older(s, k, m)] = gamma;
     total += gamma;
   }
   weights[s] = 1.0 - total;

@@ -33,7 +33,7 @@ using namespace deqcert;
 
 // Of what this file offers to Python, so that neither calls an older other; raised when that
 // changes, here and in deqcert/kernels/native.py.
-constexpr int INTERFACE = 3;
+constexpr int INTERFACE = 4;
 
 [[noreturn]] void refuse(const char* name, const std::string& what) {
   throw nb::value_error((std::string(name) + ": " + what).c_str());
@@ -127,6 +127,15 @@ void run(const char* kernel, const Args& args, const InstructionSet& isa, const 
   if (error) throw std::runtime_error(std::string(kernel) + ": " + error);
 }
 
+// So many doubles for each row, or more.
+double* workspace_of(const Array& array, Device device, int64_t rows, int64_t each) {
+  array.rank(2);
+  if (array.extent(0) != rows || array.extent(1) < each) {
+    refuse(array.name(), "expected a row for each row of z, as long as workspace() says");
+  }
+  return array.data<double>(device, {rows, array.extent(1)});
+}
+
 // Calls back with the type that an array holds; for another, the array itself refuses.
 template <typename Run>
 void by_type(const Array& first, const Run& run) {
@@ -186,12 +195,7 @@ class Reader {
   }
 
   double* workspace(int64_t each) {
-    const Array& array = kept("workspace", true);
-    array.rank(2);
-    if (array.extent(0) != extents_[ROWS] || array.extent(1) < each) {
-      refuse("workspace", "expected a row for each row of z, as long as workspace() says");
-    }
-    return array.data<double>(device_, {extents_[ROWS], array.extent(1)});
+    return workspace_of(kept("workspace", true), device_, extents_[ROWS], each);
   }
 
   // The first array that has a window says how long it is.
@@ -275,9 +279,10 @@ void step(const std::string& method, const nb::dict& arrays_, const nb::dict& co
 }
 
 void residual_norms(nb::handle z_, nb::handle fz_, nb::handle residual_, nb::handle norm_,
-                    int threads, uintptr_t stream) {
+                    nb::handle workspace_, int threads, uintptr_t stream) {
   const Array z("z", z_, false), fz("fz", fz_, false);
   const Array residual("residual", residual_, true), norm("norm", norm_, true);
+  const Array workspace("workspace", workspace_, true);
   z.rank(2);
   const InstructionSet& isa = isa_of(z);
   const Launch launch = launch_of(z, threads, stream);
@@ -292,6 +297,7 @@ void residual_norms(nb::handle z_, nb::handle fz_, nb::handle residual_, nb::han
         fz.data<T>(device, {rows, size}),
         residual.data<double>(device, {rows}),
         norm.data<double>(device, {rows}),
+        workspace_of(workspace, device, rows, isa.workspace("residual", 1, size)),
     };
     if (rows && size) run("residual_norms", args, isa, launch);
   });
@@ -350,11 +356,11 @@ void philox_grid(nb::handle out_, nb::handle x_, nb::handle upper_, nb::handle l
   if (n && d) run("philox_grid", args, isa, launch);
 }
 
-int64_t workspace(const std::string& method, int window, int64_t size, bool cuda) {
+int64_t workspace(const std::string& kernel, int window, int64_t size, bool cuda) {
   const InstructionSet* isa = cuda ? cuda_isa() : selected_isa;
   if (!isa) refuse("cuda", "this build has no CUDA kernels");
-  const int64_t doubles = isa->workspace(method, window, size);
-  if (doubles < 0) refuse("method", "has no step");
+  const int64_t doubles = isa->workspace(kernel, window, size);
+  if (doubles < 0) refuse("kernel", "is not known");
   return doubles;
 }
 
@@ -389,7 +395,7 @@ std::vector<int> cuda_architectures() {
 
 // Why the CUDA kernels cannot run on a GPU; empty where they can.
 std::string cuda_fault(int device) {
-#ifdef DEQCERT_CUDA
+#if defined(DEQCERT_CUDA) || defined(DEQCERT_EMULATED)
   const char* fault = cuda::fault(device);
   return fault ? fault : "";
 #else
@@ -411,11 +417,11 @@ NB_MODULE(_native, m) {
   m.def("isas", &isas);
   m.def("select_isa", &select_isa, "name"_a);
   // Doubles of workspace per row.
-  m.def("workspace", &workspace, "method"_a, "window"_a, "size"_a, "cuda"_a);
+  m.def("workspace", &workspace, "kernel"_a, "window"_a, "size"_a, "cuda"_a);
   m.def("step", &step, "method"_a, "arrays"_a, "constants"_a, "rule"_a.none(), nb::kw_only(),
         "threads"_a, "stream"_a);
-  m.def("residual_norms", &residual_norms, "z"_a, "fz"_a, "residual"_a, "norm"_a, nb::kw_only(),
-        "threads"_a, "stream"_a);
+  m.def("residual_norms", &residual_norms, "z"_a, "fz"_a, "residual"_a, "norm"_a, "workspace"_a,
+        nb::kw_only(), "threads"_a, "stream"_a);
   m.def("philox_normal", &philox_normal, "out"_a, nb::kw_only(), "seed"_a, "index"_a, "stage"_a,
         "first"_a, "threads"_a, "stream"_a);
   m.def("philox_grid", &philox_grid, "out"_a, "x"_a, "upper"_a, "lower"_a, "buckets"_a, "values"_a,

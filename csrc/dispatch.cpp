@@ -4,10 +4,11 @@ namespace deqcert {
 namespace {
 
 #define DEQCERT_RUN(name, Args, isa) isa::run, isa::run, isa::run,
-#define DEQCERT_WORKSPACE(method, Args, isa) {#method, isa::method##_workspace},
-#define DEQCERT_TABLE(NAME, isa)                                                                   \
-  const Workspace NAME##_WORKSPACES[] = {DEQCERT_STEPS(DEQCERT_WORKSPACE, isa){nullptr, nullptr}}; \
-  const Runs NAME##_RUNS = {DEQCERT_KERNELS(DEQCERT_RUN, isa) isa::run, isa::run};                 \
+#define DEQCERT_WORKSPACE(name, Args, isa) {#name, isa::name##_workspace},
+#define DEQCERT_TABLE(NAME, isa)                                                   \
+  const Workspace NAME##_WORKSPACES[] = {                                          \
+      DEQCERT_KERNELS(DEQCERT_WORKSPACE, isa){nullptr, nullptr}};                  \
+  const Runs NAME##_RUNS = {DEQCERT_KERNELS(DEQCERT_RUN, isa) isa::run, isa::run}; \
   const InstructionSet NAME = {#isa, NAME##_RUNS, NAME##_WORKSPACES};
 
 DEQCERT_TABLE(PORTABLE, portable)

@@ -16,24 +16,24 @@ typedef std::tuple<DEQCERT_KERNELS(DEQCERT_RUN, ) Run<PhiloxNormal>, Run<PhiloxG
 #undef DEQCERT_RUN
 
 struct Workspace {
-  const char* method;
+  const char* kernel;
   int64_t (*doubles)(int window, int64_t size);  // per row
 };
 
 struct InstructionSet {
   const char* name;
   Runs runs;
-  const Workspace* workspaces;  // ends with a method that is nullptr
+  const Workspace* workspaces;  // ends with a kernel that is nullptr
 
   template <typename Args>
   const char* run(const Args& args, const Launch& launch) const {
     return std::get<Run<Args>>(runs)(args, launch);
   }
 
-  // Doubles per row; -1 for an unknown method.
-  int64_t workspace(const std::string& method, int window, int64_t size) const {
-    for (const Workspace* w = workspaces; w->method; ++w) {
-      if (method == w->method) return w->doubles(window, size);
+  // Doubles per row; -1 for an unknown kernel.
+  int64_t workspace(const std::string& kernel, int window, int64_t size) const {
+    for (const Workspace* w = workspaces; w->kernel; ++w) {
+      if (kernel == w->kernel) return w->doubles(window, size);
     }
     return -1;
   }

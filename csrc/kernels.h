@@ -29,6 +29,7 @@ struct ResidualNorms {
   int64_t rows, size;
   const T *z, *fz;  // (rows, size)
   double *residual, *norm;
+  double* workspace;  // (rows, what residual_workspace says)
 };
 
 // (n, d) standard normals, element by element a function of the counter alone (see philox.h).
@@ -50,16 +51,16 @@ struct PhiloxGrid {
   uint32_t index, stage, first;
 };
 
-// A method's workspace function says how many doubles of workspace a row needs.
-#define DEQCERT_DECLARE_WORKSPACE(method, Args, isa) \
-  int64_t method##_workspace(int window, int64_t size);
+// A kernel's workspace function says how many doubles of workspace a row needs.
+#define DEQCERT_DECLARE_WORKSPACE(name, Args, isa) \
+  int64_t name##_workspace(int window, int64_t size);
 #define DEQCERT_DECLARE_RUN(name, Args, isa)                    \
   const char* run(const Args<float>& a, const Launch& launch);  \
   const char* run(const Args<double>& a, const Launch& launch); \
   const char* run(const Args<bfloat16>& a, const Launch& launch);
 #define DEQCERT_DECLARE_ISA(isa)                                \
   namespace isa {                                               \
-  DEQCERT_STEPS(DEQCERT_DECLARE_WORKSPACE, isa)                 \
+  DEQCERT_KERNELS(DEQCERT_DECLARE_WORKSPACE, isa)               \
   DEQCERT_KERNELS(DEQCERT_DECLARE_RUN, isa)                     \
   const char* run(const PhiloxNormal& a, const Launch& launch); \
   const char* run(const PhiloxGrid& a, const Launch& launch);   \

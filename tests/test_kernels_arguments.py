@@ -183,13 +183,13 @@ class TestTheExtensionItself:
             assert (bits(now) != bits(then)).any(dim=2).sum().item() == 2
 
     def test_read_only_arrays_can_be_read_but_not_written(self):
-        z, residual, norm = np.ones((2, 3)), np.empty(2), np.empty(2)
+        z, residual, norm, workspace = np.ones((2, 3)), np.empty(2), np.empty(2), np.empty((2, 2))
         z.setflags(write=False)
-        native.residual_norms(z, z, residual, norm, threads=1, stream=0)
+        native.residual_norms(z, z, residual, norm, workspace, threads=1, stream=0)
         assert norm.tolist() == [3.0, 3.0]
         residual.setflags(write=False)
         with pytest.raises(ValueError, match=r"^residual: .*read-only"):
-            native.residual_norms(z, z, residual, norm, threads=1, stream=0)
+            native.residual_norms(z, z, residual, norm, workspace, threads=1, stream=0)
 
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -203,6 +203,9 @@ class TestTheExtensionItself:
             ("norm", np.ones(3)),
             ("norm", np.ones((2, 1))),
             ("norm", 42),
+            ("workspace", np.ones(2)),
+            ("workspace", np.ones((1, 2))),
+            ("workspace", np.ones((2, 2), dtype=np.float32)),
             ("threads", 0),
         ],
     )
@@ -212,6 +215,7 @@ class TestTheExtensionItself:
             "fz": np.ones((2, 3)),
             "residual": np.ones(2),
             "norm": np.ones(2),
+            "workspace": np.ones((2, 2)),
             "threads": 1,
             "stream": 0,
         }

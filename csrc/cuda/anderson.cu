@@ -1,15 +1,19 @@
 // The Anderson step in three launches: new inner products, decision, mix. Nothing is read back.
-#include "../anderson.h"
+#include "small_system.h"
 #include "watched.h"
 
 namespace deqcert {
 namespace cuda {
 namespace {
 
-// Workspace of a row: its weights, the slot that it restarts from, what is done with it (a Target,
-// whether the states before and here are saved), then the partial sums of each chunk: window inner
-// products and two norms.
-enum Extra { RESTART, TARGET, SAVE_BEFORE, SAVE_HERE, EXTRAS };
+// Elements of a row that one block of threads works on; fixed, so that sums depend on nothing else.
+constexpr int64_t CHUNK = 4096;
+
+inline __host__ __device__ int64_t chunks_of(int64_t size) { return (size + CHUNK - 1) / CHUNK; }
+
+// Workspace of a row: its weights, its verdict, the slot that it restarts from, then the partial
+// sums of each chunk: window inner products and two norms.
+constexpr int EXTRAS = VERDICT + 1;
 
 __host__ __device__ inline int64_t row_doubles(int window, int64_t size) {
   return window + EXTRAS + chunks_of(size) * (window + 2);
@@ -65,13 +69,13 @@ __global__ void take(AndersonStep<T> a) {
       }
     }
     sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0) {
-      sums[j][threadIdx.x / 32] = sum;
-      if (j == s) sums[a.window][threadIdx.x / 32] = sum;
+    if (lane_of() == 0) {
+      sums[j][threadIdx.x / WARP] = sum;
+      if (j == s) sums[a.window][threadIdx.x / WARP] = sum;
     }
   }
   fz_square = warp_sum(fz_square);
-  if (threadIdx.x % 32 == 0) sums[a.window + 1][threadIdx.x / 32] = fz_square;
+  if (lane_of() == 0) sums[a.window + 1][threadIdx.x / WARP] = fz_square;
   __syncthreads();
   const int column = threadIdx.x;
   if (column < filled || (column >= a.window && column < a.window + 2)) {
@@ -81,40 +85,36 @@ __global__ void take(AndersonStep<T> a) {
   }
 }
 
-// One warp per row; shared: sums (window + 2), then the scratch of the solve.
+// One warp per row; shared: sums (window + 2), then the small system.
 template <typename T>
 __global__ void decide(AndersonStep<T> a) {
-  double* shared = dynamic_shared();
+  Shared<double>* shared = dynamic_shared();
   const int64_t b = blockIdx.x;
   const int64_t chunks = chunks_of(a.size);
   double* weights = weights_of(a, b);
-  double* extra = weights + a.window;
+  double* verdict = weights + a.window;
   if (has_ended(a.watch, b)) {
-    if (threadIdx.x == 0) {
-      extra[RESTART] = extra[TARGET] = extra[SAVE_BEFORE] = extra[SAVE_HERE] = 0.0;
-    }
+    if (lane_of() == 0) keep(nothing_to_do(), verdict);
     return;
   }
   const int filled = anderson_filled(a.count[b], a.window);
-  for (int j = threadIdx.x; j < a.window + 2; j += 32) {
+  for (int j = lane_of(); j < a.window + 2; j += WARP) {
     double total = 0.0;
     if (j < filled || j >= a.window) {
       for (int64_t chunk = 0; chunk < chunks; ++chunk) total += partials(a, b, chunk)[j];
     }
     shared[j] = total;
   }
-  __syncwarp();
-  if (threadIdx.x == 0) {
-    const Verdict now = settle(a.watch, b, shared[a.window], shared[a.window + 1]);
-    extra[RESTART] = 0.0;
-    extra[TARGET] = now.target;
-    extra[SAVE_BEFORE] = now.save_before;
-    extra[SAVE_HERE] = now.save_here;
-    if (now.target == NOWHERE) return;
-    double* gram = a.gram + b * a.window * a.window;
-    extra[RESTART] = anderson_decide(gram, a.window, a.count + b, shared, a.constants,
-                                     shared + a.window + 2, weights);
+  __syncwarp();  // the sums are there before other lanes read them
+  if (lane_of() == 0) {
+    keep(settle(a.watch, b, shared[a.window], shared[a.window + 1]), verdict);
   }
+  __syncwarp();  // and the verdict
+  if (kept(verdict).target == NOWHERE) return;
+  double* gram = a.gram + b * a.window * a.window;
+  const int restart =
+      warp_decide(gram, a.window, a.count + b, shared, a.constants, shared + a.window + 2, weights);
+  if (lane_of() == 0) verdict[VERDICT] = restart;
 }
 
 // One block per chunk of a row.
@@ -124,20 +124,19 @@ __global__ void mix(AndersonStep<T> a) {
   const int64_t b = blockIdx.x / chunks, chunk = blockIdx.x % chunks;
   const int64_t end = chunk * CHUNK + CHUNK < a.size ? chunk * CHUNK + CHUNK : a.size;
   const double* weights = weights_of(a, b);
-  const double* extra = weights + a.window;
-  const int best = static_cast<int>(extra[RESTART]);
-  const Target target = static_cast<Target>(static_cast<int>(extra[TARGET]));
-  const bool save_before = extra[SAVE_BEFORE] != 0.0, save_here = extra[SAVE_HERE] != 0.0;
+  const double* verdict = weights + a.window;
+  const Verdict now = kept(verdict);
+  const int best = now.target == NOWHERE ? 0 : static_cast<int>(verdict[VERDICT]);
   T* out = a.out + b * a.size;
-  T* kept = a.watch.progress ? a.watch.best + b * a.size : out;
-  T* to = target == BEST ? kept : out;
+  T* saved = a.watch.progress ? a.watch.best + b * a.size : out;
+  T* to = now.target == BEST ? saved : out;
   T* f = a.window_f + b * a.window * a.size;
   T* g = a.window_g + b * a.window * a.size;
   const double rest = 1.0 - a.constants.damping;
   for (int64_t i = chunk * CHUNK + threadIdx.x; i < end; i += THREADS) {
-    if (save_before) kept[i] = out[i];
-    if (save_here) kept[i] = a.z[b * a.size + i];
-    if (target == NOWHERE) continue;
+    if (now.save_before) saved[i] = out[i];
+    if (now.save_here) saved[i] = a.z[b * a.size + i];
+    if (now.target == NOWHERE) continue;
     double sum = 0.0;
     for (int j = 0; j < a.window; ++j) {
       const double weight = weights[j];
@@ -157,9 +156,9 @@ __global__ void mix(AndersonStep<T> a) {
 template <typename T>
 const char* compute(const AndersonStep<T>& a, const Launch& launch) {
   const int64_t blocks = a.rows * chunks_of(a.size);
-  const size_t shared = (a.window + 2 + anderson_scratch(a.window)) * sizeof(double);
+  const size_t shared = (a.window + 2 + small_scratch(a.window)) * sizeof(double);
   const char* fault = run_blocks(launch, blocks, THREADS, 0, take<T>, a);
-  if (!fault) fault = run_blocks(launch, a.rows, 32, shared, decide<T>, a);
+  if (!fault) fault = run_blocks(launch, a.rows, WARP, shared, decide<T>, a);
   if (!fault) fault = run_blocks(launch, blocks, THREADS, 0, mix<T>, a);
   return fault;
 }

@@ -1,36 +1,62 @@
-// Residual and state norms: one block of threads per row.
-#include "launch.h"
+// Residual and state norms: one block of threads per row, or several and a second launch.
+#include "norms.h"
 
 namespace deqcert {
 namespace cuda {
 namespace {
 
 template <typename T>
-__global__ void norms(ResidualNorms<T> a) {
-  __shared__ Shared<double> sums[2][32];
-  const int64_t b = blockIdx.x;
-  const T* z = a.z + b * a.size;
-  const T* fz = a.fz + b * a.size;
-  double norm[2] = {0.0, 0.0};
-  for (int64_t i = threadIdx.x; i < a.size; i += THREADS) {
-    const T value = fz[i];
-    const double g = static_cast<double>(static_cast<T>(value - z[i]));
-    norm[0] += g * g;
-    norm[1] += static_cast<double>(value) * static_cast<double>(value);
-  }
-  block_sums(norm, sums);
-  if (threadIdx.x == 0) {
-    a.residual[b] = norm[0];
-    a.norm[b] = norm[1];
+__device__ double* sums_of(const ResidualNorms<T>& a, int64_t b) {
+  return a.workspace + b * 2 * pieces_of(a.size);
+}
+
+template <typename T>
+__device__ void take(const ResidualNorms<T>& a, const Share& s) {
+  const int64_t first = s.row * a.size;
+  piece_norms(a.z + first, a.fz + first, a.size, s, sums_of(a, s.row));
+}
+
+// By one warp.
+template <typename T>
+__device__ void tell(const ResidualNorms<T>& a, int64_t b) {
+  const double residual = total(sums_of(a, b), pieces_of(a.size), 2);
+  const double norm = total(sums_of(a, b) + 1, pieces_of(a.size), 2);
+  if (lane_of() == 0) {
+    a.residual[b] = residual;
+    a.norm[b] = norm;
   }
 }
 
 template <typename T>
+__global__ void __launch_bounds__(WIDE) norms(ResidualNorms<T> a) {
+  const Share s = share_of(1);
+  take(a, s);
+  __syncthreads();  // all sums are there before one warp adds them up
+  if (s.warp == 0) tell(a, s.row);
+}
+
+template <typename T>
+__global__ void spread_take(ResidualNorms<T> a, int64_t blocks) {
+  take(a, share_of(blocks));
+}
+
+template <typename T>
+__global__ void spread_tell(ResidualNorms<T> a) {
+  tell(a, blockIdx.x);
+}
+
+template <typename T>
 const char* compute(const ResidualNorms<T>& a, const Launch& launch) {
-  return run_blocks(launch, a.rows, THREADS, 0, norms<T>, a);
+  const int64_t blocks = blocks_per_row(launch, a.rows, a.size);
+  if (blocks == 1) return run_blocks(launch, a.rows, threads_of(a.size), 0, norms<T>, a);
+  const char* fault = run_blocks(launch, a.rows * blocks, THREADS, 0, spread_take<T>, a, blocks);
+  if (!fault) fault = run_blocks(launch, a.rows, WARP, 0, spread_tell<T>, a);
+  return fault;
 }
 
 }  // namespace
+
+int64_t residual_workspace(int, int64_t size) { return 2 * pieces_of(size); }
 
 DEQCERT_DEFINE(ResidualNorms)
 

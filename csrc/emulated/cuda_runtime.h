@@ -2,7 +2,9 @@
 // thread of a block as a fiber, and says what a GPU would pass over in silence. A barrier or a warp
 // operation that not all threads reach, shared memory that is read before it is written, and two
 // threads that use a place of it without a barrier between them end the launch with a sentence.
-// Threads run in another order at every launch, so that what depends on it comes out otherwise.
+// Blocks, and the warps of a block, run one after the other as far as they come, and they and the
+// lanes of a warp in another order at every launch, so that what depends on it comes out otherwise.
+// The device is what the environment says (emulator.cpp).
 #pragma once
 
 #include <cstdint>
@@ -21,7 +23,13 @@ struct dim3 {
 };
 
 typedef void* cudaStream_t;
-enum cudaError_t { cudaSuccess, cudaErrorInvalidConfiguration, cudaErrorLaunchFailure };
+enum cudaError_t {
+  cudaSuccess,
+  cudaErrorInvalidConfiguration,
+  cudaErrorLaunchFailure,
+  cudaErrorNoKernelImageForDevice
+};
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxThreadsPerMultiProcessor };
 struct cudaFuncAttributes {
   int binaryVersion;
 };
@@ -30,10 +38,7 @@ cudaError_t cudaGetLastError();
 const char* cudaGetErrorString(cudaError_t error);
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-template <typename Kernel>
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel) {
-  return cudaSuccess;
-}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 
 // Of the thread that runs.
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
@@ -47,6 +52,7 @@ struct Call {
 };
 
 cudaError_t launch(const Call& call, dim3 grid, dim3 block, size_t shared);
+cudaError_t has_code();
 
 // Where the thread that runs is: how many barriers of its block and of its warp it has passed.
 struct Place {
@@ -56,8 +62,9 @@ struct Place {
 const Place& here();
 [[noreturn]] void fail(const char* what);
 
+// A shuffle takes the value of a lane, which is -1 for who only waits.
 enum Wait { RUNS, BARRIER, WARP };
-uint64_t wait(Wait what, unsigned mask, int line, uint64_t value, int delta);
+uint64_t wait(Wait what, unsigned mask, int line, uint64_t value, int from);
 
 inline bool unordered(const Place& before, const Place& now) {
   if (before.block != now.block || before.thread == now.thread) return false;
@@ -77,6 +84,7 @@ class Shared {
     value_ = value;
     return *this;
   }
+  Shared& operator=(const Shared& other) { return *this = static_cast<T>(other); }
   operator T() const {
     if (written_.block != here().block) fail("shared memory is read before it is written");
     if (unordered(written_, here())) {
@@ -89,13 +97,13 @@ class Shared {
   }
 
  private:
-  T value_;
-  Place written_;
-  mutable Place read_, last_;
+  T value_ = {};
+  Place written_ = {};
+  mutable Place read_ = {}, last_ = {};
 };
 
-// The dynamic shared memory of this launch, NaN where nothing was written.
-double* dynamic_shared();
+// The dynamic shared memory of this launch.
+Shared<double>* dynamic_shared();
 
 template <typename... Params, size_t... I>
 void unpack(const Call& call, std::index_sequence<I...>) {
@@ -104,6 +112,11 @@ void unpack(const Call& call, std::index_sequence<I...>) {
 }
 
 }  // namespace emulated
+
+template <typename Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel) {
+  return emulated::has_code();
+}
 
 template <typename... Params>
 cudaError_t cudaLaunchKernel(void (*kernel)(Params...), dim3 grid, dim3 block, void** args,
@@ -117,18 +130,20 @@ cudaError_t cudaLaunchKernel(void (*kernel)(Params...), dim3 grid, dim3 block, v
 }
 
 inline void __syncthreads(int line = __builtin_LINE()) {
-  emulated::wait(emulated::BARRIER, 0, line, 0, 0);
+  emulated::wait(emulated::BARRIER, 0, line, 0, -1);
 }
 
 inline void __syncwarp(unsigned mask = 0xFFFFFFFFu, int line = __builtin_LINE()) {
-  emulated::wait(emulated::WARP, mask, line, 0, 0);
+  emulated::wait(emulated::WARP, mask, line, 0, -1);
 }
 
-inline double __shfl_down_sync(unsigned mask, double value, int delta,
-                               int line = __builtin_LINE()) {
-  uint64_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  bits = emulated::wait(emulated::WARP, mask, line, bits, delta);
-  memcpy(&value, &bits, sizeof bits);
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T value, int lanes, int line = __builtin_LINE()) {
+  static_assert(sizeof(T) <= sizeof(uint64_t), "a shuffle takes 32 or 64 bits");
+  uint64_t bits = 0;
+  memcpy(&bits, &value, sizeof value);
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  bits = emulated::wait(emulated::WARP, mask, line, bits, lane ^ lanes);
+  memcpy(&value, &bits, sizeof value);
   return value;
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -23,13 +24,22 @@ namespace {
 constexpr size_t STACK = 256 * 1024;
 constexpr int WARP_SIZE = 32;
 
+// What the device is said to be, and what its kernels are built for at least.
+constexpr int OLDEST = 75;
+int said(const char* name, int otherwise) {
+  const char* value = getenv(name);
+  return value ? atoi(value) : otherwise;
+}
+int capability() { return said("DEQCERT_EMULATED_CAPABILITY", 90); }
+int multiprocessors() { return said("DEQCERT_EMULATED_MULTIPROCESSORS", 16); }
+
 struct Fiber {
   std::unique_ptr<char[]> stack{new char[STACK]};
   jmp_buf at;
   bool begun = false, done = true;
   Wait waits = RUNS;
   unsigned mask = 0;
-  int line = 0, delta = 0;
+  int line = 0, from = -1;
   uint64_t value = 0;
   Place place = {};
 };
@@ -57,12 +67,13 @@ std::mutex one_at_a_time;
 std::vector<std::unique_ptr<Fiber>> fibers;
 Fiber* current = nullptr;
 const Call* running = nullptr;
-std::unique_ptr<double[]> dynamic;
+std::unique_ptr<Shared<double>[]> dynamic;
 jmp_buf scheduler;
 const void* home_bottom = nullptr;
 size_t home_size = 0;
 uint64_t blocks_so_far = 0, launches = 0;
 bool failed = false;
+cudaError_t refused = cudaSuccess;
 char sentence[200];
 
 void back_to_scheduler() {
@@ -126,20 +137,48 @@ bool release_warp(Fiber* const* lanes, int count) {
     const unsigned mask = first.mask;
     for (int k = 0; k < count; ++k) {
       if (!(mask >> k & 1)) continue;
-      const int from = k + lanes[k]->delta;
-      lanes[k]->value = values[from < count ? from : k];
+      const int from = lanes[k]->from;
       lanes[k]->waits = RUNS;
       // A shuffle exchanges values and orders no memory.
-      if (lanes[k]->delta == 0) ++lanes[k]->place.warp_barriers;
+      if (from < 0) {
+        ++lanes[k]->place.warp_barriers;
+        continue;
+      }
+      if (!(mask >> from & 1)) {
+        say("line %d: a shuffle takes from lane %d, which it does not name", first.line, from);
+        return false;
+      }
+      lanes[k]->value = values[from];
     }
     return true;
   }
   return false;
 }
 
-void run_block(const std::vector<int>& order) {
-  const int threads = static_cast<int>(order.size());
-  std::vector<Fiber*> all(order.size());
+// First to last, last to first, and any other way.
+std::vector<int> order_of(int count) {
+  std::vector<int> order(count);
+  for (int t = 0; t < count; ++t) order[t] = t;
+  const uint64_t way = launches % 3;
+  if (way == 1) std::reverse(order.begin(), order.end());
+  if (way == 2) std::shuffle(order.begin(), order.end(), std::mt19937_64(launches));
+  return order;
+}
+
+// Lets a warp go as far as it comes without the others: as a GPU may.
+void run_warp(Fiber* const* lanes, const std::vector<int>& order) {
+  const int count = static_cast<int>(order.size());
+  do {
+    for (const int k : order) {
+      if (!lanes[k]->done && lanes[k]->waits == RUNS) resume(*lanes[k]);
+      if (failed) return;
+    }
+  } while (release_warp(lanes, count));
+}
+
+void run_block(int threads) {
+  const int warps = (threads + WARP_SIZE - 1) / WARP_SIZE;
+  std::vector<Fiber*> all(threads);
   ++blocks_so_far;
   for (int t = 0; t < threads; ++t) {
     all[t] = fibers[t].get();
@@ -148,27 +187,17 @@ void run_block(const std::vector<int>& order) {
     all[t]->place = {blocks_so_far, t, 0, 0};
   }
   for (;;) {
-    int left = 0, at_barrier = 0;
-    for (int t : order) {
-      Fiber& fiber = *all[t];
-      if (!fiber.done && fiber.waits == RUNS) resume(fiber);
-      if (failed) return;
-      left += !fiber.done;
-      at_barrier += !fiber.done && fiber.waits == BARRIER;
-    }
-    if (left == 0) return;
-    bool released = false;
-    for (int w = 0; w < threads; w += WARP_SIZE) {
-      released = release_warp(&all[w], std::min(WARP_SIZE, threads - w)) || released;
+    for (const int w : order_of(warps)) {
+      const int first = w * WARP_SIZE;
+      run_warp(&all[first], order_of(std::min(WARP_SIZE, threads - first)));
       if (failed) return;
     }
-    if (released) continue;
-    const int line = (*std::find_if(all.begin(), all.end(), [](Fiber* f) {
-                       return !f->done && f->waits == BARRIER;
-                     }))->line;
-    const bool together = std::all_of(all.begin(), all.end(), [&](Fiber* f) {
-      return !f->done && f->waits == BARRIER && f->line == line;
-    });
+    const auto waits = [](const Fiber* f) { return !f->done; };
+    const int at_barrier = static_cast<int>(std::count_if(all.begin(), all.end(), waits));
+    if (at_barrier == 0) return;
+    const int line = (*std::find_if(all.begin(), all.end(), waits))->line;
+    const bool together = std::all_of(all.begin(), all.end(),
+                                      [&](const Fiber* f) { return waits(f) && f->line == line; });
     if (!together)
       return say("line %d: %d threads wait at a barrier that not all reach", line, at_barrier);
     for (Fiber* fiber : all) {
@@ -176,16 +205,6 @@ void run_block(const std::vector<int>& order) {
       ++fiber->place.barriers;
     }
   }
-}
-
-// First to last, last to first, and any other way.
-std::vector<int> next_order(int threads) {
-  std::vector<int> order(threads);
-  for (int t = 0; t < threads; ++t) order[t] = t;
-  const uint64_t way = launches++ % 3;
-  if (way == 1) std::reverse(order.begin(), order.end());
-  if (way == 2) std::shuffle(order.begin(), order.end(), std::mt19937_64(launches));
-  return order;
 }
 
 }  // namespace
@@ -200,46 +219,60 @@ void fail(const char* what) {
   __builtin_unreachable();
 }
 
-uint64_t wait(Wait what, unsigned mask, int line, uint64_t value, int delta) {
+uint64_t wait(Wait what, unsigned mask, int line, uint64_t value, int from) {
   current->waits = what;
   current->mask = mask;
   current->line = line;
   current->value = value;
-  current->delta = delta;
+  current->from = from;
   back_to_scheduler();
   return current->value;
 }
 
-double* dynamic_shared() { return dynamic.get(); }
+Shared<double>* dynamic_shared() { return dynamic.get(); }
+
+cudaError_t has_code() {
+  return capability() < OLDEST ? cudaErrorNoKernelImageForDevice : cudaSuccess;
+}
 
 cudaError_t launch(const Call& call, dim3 grid, dim3 block, size_t shared) {
   const std::lock_guard<std::mutex> lock(one_at_a_time);
   failed = false;
+  refused = has_code();
+  if (refused != cudaSuccess) return refused;
   running = &call;
   gridDim = grid;
   blockDim = block;
   const int threads = static_cast<int>(block.x);
   while (static_cast<int>(fibers.size()) < threads) fibers.emplace_back(new Fiber);
-  const std::vector<int> order = next_order(threads);
-  for (unsigned b = 0; b < grid.x && !failed; ++b) {
-    blockIdx = dim3(b);
-    const size_t doubles = shared / sizeof(double);
-    dynamic.reset(new double[doubles]);
-    memset(dynamic.get(), 0xFF, doubles * sizeof(double));
-    run_block(order);
+  dynamic.reset(new Shared<double>[shared / sizeof(double)]);
+  for (const int b : order_of(static_cast<int>(grid.x))) {
+    blockIdx = dim3(static_cast<unsigned>(b));
+    run_block(threads);
+    if (failed) break;
   }
+  ++launches;
   if (failed) fibers.clear();  // they stand in the middle of a kernel
   return failed ? cudaErrorLaunchFailure : cudaSuccess;
 }
 
 }  // namespace emulated
 
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  const bool counts = attribute == cudaDevAttrMultiProcessorCount;
+  *value = counts ? emulated::multiprocessors() : emulated::capability() == 75 ? 1024 : 2048;
+  return cudaSuccess;
+}
+
 cudaError_t cudaGetLastError() {
-  const cudaError_t error = emulated::failed ? cudaErrorLaunchFailure : cudaSuccess;
+  const cudaError_t error = emulated::failed ? cudaErrorLaunchFailure : emulated::refused;
   emulated::failed = false;
+  emulated::refused = cudaSuccess;
   return error;
 }
 
 const char* cudaGetErrorString(cudaError_t error) {
+  if (error == cudaErrorNoKernelImageForDevice)
+    return "no kernel image is available for the device";
   return error == cudaErrorLaunchFailure ? emulated::sentence : "the grid has too many blocks";
 }

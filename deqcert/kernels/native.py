@@ -24,7 +24,7 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
-INTERFACE = 3
+INTERFACE = 4
 """Of what the extension offers, so that this package calls no binary of other sources; raised with
 every change of it, here and in csrc/bindings.cpp."""
 
@@ -185,6 +185,14 @@ def run(name: str, *arguments: object, device: torch.device, **options: object) 
         getattr(extension, name)(*arguments, **options, threads=threads, stream=stream)
     except ValueError as error:
         raise KernelError(str(error)) from None
+
+
+def scratch(name: str, z: torch.Tensor, window: int = 1) -> torch.Tensor:
+    """Allocate what a kernel needs for these states: (B, k) float64, k = 0 for the references."""
+    each = 0
+    if uses_native(z.device) and extension is not None:
+        each = extension.workspace(name, window, z.shape[1], z.device.type == "cuda")
+    return torch.empty((len(z), each), dtype=torch.float64, device=z.device)
 
 
 class Kernel(Protocol[P, R_co]):

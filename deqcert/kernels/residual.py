@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deqcert.kernels.arrays import capsule, check_array, check_states
-from deqcert.kernels.native import kernel, run, uses_native
+from deqcert.kernels.native import kernel, run, scratch, uses_native
 
 
 def row_sum(x: Tensor) -> Tensor:
@@ -32,7 +32,8 @@ def _checked(
     residual = torch.empty(len(z), dtype=torch.float64, device=z.device)
     norm = torch.empty_like(residual)
     if len(z):
-        run("residual_norms", *map(capsule, (z, fz, residual, norm)), device=z.device)
+        arrays = (z, fz, residual, norm, scratch("residual", z))
+        run("residual_norms", *map(capsule, arrays), device=z.device)
     return residual, norm
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deqcert.errors import KernelError
 from deqcert.kernels.arrays import capsule, check_array, check_states
-from deqcert.kernels.native import Kernel, extension, kernel, run, uses_native
+from deqcert.kernels.native import Kernel, kernel, run, scratch, uses_native
 from deqcert.kernels.watch import check_watch
 
 P = ParamSpec("P")
@@ -112,18 +112,18 @@ class Method:
 
     def run(self, given: Mapping[str, Any], window: int) -> None:
         """Call the extension with what has been checked."""
-        z, watch, scratch = given["z"], given["watch"], given["workspace"]
-        if scratch is None:
-            scratch = workspace(self.name, z, window)
-        elif scratch.shape[1:] == (0,):
+        z, watch, brought = given["z"], given["watch"], given["workspace"]
+        if brought is None:
+            brought = scratch(self.name, z, window)
+        elif brought.shape[1:] == (0,):
             raise KernelError(
                 "workspace: was made for the torch reference, make one for the extension"
             )
         else:  # the extension checks its length
-            shape = (z.shape[0], *scratch.shape[1:])
-            check_array("workspace", scratch, shape, torch.float64, z.device, written=True)
+            shape = (z.shape[0], *brought.shape[1:])
+            check_array("workspace", brought, shape, torch.float64, z.device, written=True)
         arrays = {name: capsule(given[name]) for name in self._arrays}
-        arrays["z"], arrays["workspace"] = capsule(z), capsule(scratch)
+        arrays["z"], arrays["workspace"] = capsule(z), capsule(brought)
         rule = None
         if watch is not None:
             arrays["progress"], arrays["best"] = capsule(watch.progress), capsule(watch.best)
@@ -203,7 +203,4 @@ def workspace(method: str, z: Tensor, window: int = 1) -> Tensor:
     if method not in STEPS:
         raise KernelError(f"method: expected one of {', '.join(sorted(STEPS))}, got {method!r}")
     check_states("z", z)
-    each = 0
-    if uses_native(z.device) and extension is not None:
-        each = extension.workspace(method, window, z.shape[1], z.device.type == "cuda")
-    return torch.empty((len(z), each), dtype=torch.float64, device=z.device)
+    return scratch(method, z, window)

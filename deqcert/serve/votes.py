@@ -20,6 +20,7 @@ class Cast:
 
     def __init__(self, tell: Callable[[], None] = lambda: None) -> None:
         self._parts: dict[int, list[_Part]] = {}
+        self._counts: dict[int, NDArray[np.int64]] = {}
         self._tell = tell
         self.classes = 0
 
@@ -27,6 +28,9 @@ class Cast:
         """Take note of a solved batch; see :class:`deqcert.smoothing.Callback`."""
         self.classes = batch.logits.shape[1]
         self._parts.setdefault(int(stage), []).append(_Part(batch.samples, batch.predictions))
+        # As they come: who shares batches with many gets its votes in as many small parts.
+        counts = self._counts.setdefault(int(stage), np.zeros(self.classes, dtype=np.int64))
+        counts += count_votes(batch.predictions, self.classes)
         self._tell()
 
     def votes(self) -> dict[int, NDArray[np.int16]]:
@@ -40,10 +44,8 @@ class Cast:
 
     def counts(self, stage: int) -> list[int]:
         """Return the votes per class of a stage, so far."""
-        counts = np.zeros(self.classes, dtype=np.int64)
-        for part in self._parts.get(int(stage), []):
-            counts += count_votes(part.predictions, self.classes)
-        return [int(count) for count in counts]
+        found = self._counts.get(int(stage))
+        return [0] * self.classes if found is None else found.tolist()
 
 
 class _Part:

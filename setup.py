@@ -46,7 +46,7 @@ EMULATED = os.environ.get("DEQCERT_CUDA") == "emulated"
 # Name, doubles in a register, flags; csrc/dispatch.cpp chooses among them at run time.
 PORTABLE = [("portable", 2, [])]
 X86 = [
-    ("avx2", 4, ["-mavx2"]),
+    ("avx2", 4, ["-mavx2", "-mfma"]),
     ("avx512", 8, ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]),
 ]
 NVCC_FLAGS = [

@@ -27,7 +27,7 @@ from deqcert.models.forms.base import folded
 from deqcert.models.forms.bfloat16 import InBfloat16
 from deqcert.models.forms.compiled import Compiled
 
-FORMS = ("eager", "folded", "compiled", "bfloat16")
+FORMS = ("eager", "folded", "compiled", "direct", "bfloat16")
 
 
 @click.command()

@@ -33,7 +33,7 @@ using namespace deqcert;
 
 // Of what this file offers to Python, so that neither calls an older other; raised when that
 // changes, here and in deqcert/kernels/native.py.
-constexpr int INTERFACE = 4;
+constexpr int INTERFACE = 5;
 
 [[noreturn]] void refuse(const char* name, const std::string& what) {
   throw nb::value_error((std::string(name) + ": " + what).c_str());
@@ -43,10 +43,11 @@ struct Device {
   int type, id;
 };
 
-// An array argument, kept alive with what a kernel needs to know about it.
+// An array argument, kept alive with what a kernel needs to know about it. Its rows may lie apart
+// where that is said.
 class Array {
  public:
-  Array(const char* name, nb::handle object, bool written) : name_(name) {
+  Array(const char* name, nb::handle object, bool written, bool apart = false) : name_(name) {
     if (written) {
       if (nb::ndarray<> array; nb::try_cast(object, array, false)) {
         array_ = nb::ndarray<nb::ro>(array);
@@ -60,6 +61,7 @@ class Array {
     }
     for (size_t i = array_.ndim(), expected = 1; i-- > 0;) {
       const bool packed = array_.stride(i) == static_cast<int64_t>(expected);
+      if (i == 0 && apart && array_.stride(0) >= static_cast<int64_t>(expected)) break;
       if (array_.shape(i) > 1 && array_.size() && !packed) refuse(name, "expected a packed array");
       expected *= array_.shape(i);
     }
@@ -93,6 +95,7 @@ class Array {
   bool is() const {
     return array_.dtype() == nb::dtype<T>();
   }
+  int64_t stride() const { return array_.stride(0); }  // of rows
   int64_t extent(size_t i) const { return static_cast<int64_t>(array_.shape(i)); }
   Device device() const { return {array_.device_type(), array_.device_id()}; }
   const char* name() const { return name_; }
@@ -303,6 +306,69 @@ void residual_norms(nb::handle z_, nb::handle fz_, nb::handle residual_, nb::han
   });
 }
 
+// Maps' rows may lie apart, as they do in a state; norms are scale and shift of each in turn.
+void residual_block(nb::handle x_, nb::handle injection_, nb::handle first_, nb::handle second_,
+                    const std::vector<nb::handle>& norms_, nb::handle workspace_, nb::handle out_,
+                    int64_t groups, const std::vector<double>& eps, int64_t together, int threads,
+                    uintptr_t stream) {
+  const Array x("x", x_, false, true), first("first", first_, false);
+  const Array second("second", second_, false);
+  const Array workspace("workspace", workspace_, true), out("out", out_, true);
+  x.rank(4), first.rank(1), workspace.rank(2);
+  if (norms_.size() != 6 || eps.size() != 3) refuse("norms", "expected three normalisations");
+  std::deque<Array> held;
+  for (const nb::handle& norm : norms_) held.emplace_back("norms", norm, false).rank(1);
+  const Device device = x.device();
+  if (device.type != nb::device::cpu::value) refuse("x", "only processors compute blocks");
+  const int64_t rows = x.extent(0), channels = x.extent(1), inner = held.front().extent(0);
+  const int64_t height = x.extent(2), width = x.extent(3);
+  const std::vector<int64_t> shape = {rows, channels, height, width};
+  if (channels < 8 || channels % 8) refuse("x", "expected a multiple of 8 channels");
+  if (inner < 8 || inner % 8) refuse("norms", "expected a multiple of 8 channels");
+  if (groups < 1 || channels % groups || inner % groups) {
+    refuse("groups", "expected a divisor of both numbers of channels");
+  }
+  if (together < 1) refuse("together", "expected at least 1");
+  const float* norms[6];
+  for (size_t i = 0; i < 6; ++i) norms[i] = held[i].data<float>(device, {i < 2 ? inner : channels});
+  const float* injection = nullptr;
+  if (!injection_.is_none()) {
+    injection = held.emplace_back("injection", injection_, false).data<float>(device, shape);
+  }
+  const int64_t tasks = workspace.extent(0);
+  if (tasks < 1) refuse("workspace", "expected at least one row");
+  const ResidualBlock args = {
+      rows,
+      channels,
+      inner,
+      height,
+      width,
+      x.stride(),
+      x.data<float>(device, shape),
+      injection,
+      first.data<float>(device, {9 * channels * inner}),
+      second.data<float>(device, {9 * channels * inner}),
+      {norms[0], norms[2], norms[4]},
+      {norms[1], norms[3], norms[5]},
+      groups,
+      {eps[0], eps[1], eps[2]},
+      out.data<float>(device, shape),
+      together,
+      tasks,
+      workspace.data<float>(device,
+                            {tasks, block_workspace(channels, inner, height, width, together)})};
+  const Launch launch = launch_of(x, threads, stream);
+  if (!rows || !height || !width) return;
+  const nb::gil_scoped_release release;
+  selected_isa->block(args, launch);
+}
+
+// Floats of workspace for each task of residual_block().
+int64_t block_workspace_(int64_t channels, int64_t inner, int64_t height, int64_t width,
+                         int64_t together) {
+  return block_workspace(channels, inner, height, width, together);
+}
+
 void philox_normal(nb::handle out_, uint64_t seed, uint32_t index, uint32_t stage, uint32_t first,
                    int threads, uintptr_t stream) {
   const Array out("out", out_, true);
@@ -422,6 +488,11 @@ NB_MODULE(_native, m) {
         "threads"_a, "stream"_a);
   m.def("residual_norms", &residual_norms, "z"_a, "fz"_a, "residual"_a, "norm"_a, "workspace"_a,
         nb::kw_only(), "threads"_a, "stream"_a);
+  m.def("block_workspace", &block_workspace_, "channels"_a, "inner"_a, "height"_a, "width"_a,
+        "together"_a);
+  m.def("residual_block", &residual_block, "x"_a, "injection"_a.none(), "first"_a, "second"_a,
+        "norms"_a, "workspace"_a, "out"_a, nb::kw_only(), "groups"_a, "eps"_a, "together"_a,
+        "threads"_a, "stream"_a);
   m.def("philox_normal", &philox_normal, "out"_a, nb::kw_only(), "seed"_a, "index"_a, "stage"_a,
         "first"_a, "threads"_a, "stream"_a);
   m.def("philox_grid", &philox_grid, "out"_a, "x"_a, "upper"_a, "lower"_a, "buckets"_a, "values"_a,

@@ -5,19 +5,20 @@ namespace {
 
 #define DEQCERT_RUN(name, Args, isa) isa::run, isa::run, isa::run,
 #define DEQCERT_WORKSPACE(name, Args, isa) {#name, isa::name##_workspace},
-#define DEQCERT_TABLE(NAME, isa)                                                   \
+#define DEQCERT_TABLE(NAME, isa, cpu)                                              \
   const Workspace NAME##_WORKSPACES[] = {                                          \
       DEQCERT_KERNELS(DEQCERT_WORKSPACE, isa){nullptr, nullptr}};                  \
   const Runs NAME##_RUNS = {DEQCERT_KERNELS(DEQCERT_RUN, isa) isa::run, isa::run}; \
-  const InstructionSet NAME = {#isa, NAME##_RUNS, NAME##_WORKSPACES};
+  const InstructionSet NAME = {#isa, NAME##_RUNS, NAME##_WORKSPACES, cpu::run};
 
-DEQCERT_TABLE(PORTABLE, portable)
+// The last says whose kernels compute what only processors do.
+DEQCERT_TABLE(PORTABLE, portable, portable)
 #ifdef DEQCERT_X86
-DEQCERT_TABLE(AVX2, avx2)
-DEQCERT_TABLE(AVX512, avx512)
+DEQCERT_TABLE(AVX2, avx2, avx2)
+DEQCERT_TABLE(AVX512, avx512, avx512)
 #endif
 #if defined(DEQCERT_CUDA) || defined(DEQCERT_EMULATED)
-DEQCERT_TABLE(CUDA, cuda)
+DEQCERT_TABLE(CUDA, cuda, portable)
 #endif
 
 }  // namespace
@@ -30,7 +31,7 @@ int cpu_isas(const InstructionSet** isas) {
       __builtin_cpu_supports("avx512vl")) {
     isas[n++] = &AVX512;
   }
-  if (__builtin_cpu_supports("avx2")) isas[n++] = &AVX2;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) isas[n++] = &AVX2;
 #endif
   isas[n++] = &PORTABLE;
 #ifdef DEQCERT_EMULATED

@@ -24,6 +24,7 @@ struct InstructionSet {
   const char* name;
   Runs runs;
   const Workspace* workspaces;  // ends with a kernel that is nullptr
+  Run<ResidualBlock> block;
 
   template <typename Args>
   const char* run(const Args& args, const Launch& launch) const {

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "anderson.h"
+#include "block.h"
 #include "broyden.h"
 #include "grid.h"
 #include "picard.h"
@@ -66,10 +67,17 @@ struct PhiloxGrid {
   const char* run(const PhiloxGrid& a, const Launch& launch);   \
   }
 
-DEQCERT_DECLARE_ISA(portable)
+// What only processors compute.
+#define DEQCERT_DECLARE_CPU(isa)                                 \
+  DEQCERT_DECLARE_ISA(isa)                                       \
+  namespace isa {                                                \
+  const char* run(const ResidualBlock& a, const Launch& launch); \
+  }
+
+DEQCERT_DECLARE_CPU(portable)
 #ifdef DEQCERT_X86
-DEQCERT_DECLARE_ISA(avx2)
-DEQCERT_DECLARE_ISA(avx512)
+DEQCERT_DECLARE_CPU(avx2)
+DEQCERT_DECLARE_CPU(avx512)
 #endif
 #if defined(DEQCERT_CUDA) || defined(DEQCERT_EMULATED)
 DEQCERT_DECLARE_ISA(cuda)
@@ -82,6 +90,7 @@ const char* fault(int device);
 #undef DEQCERT_DECLARE_WORKSPACE
 #undef DEQCERT_DECLARE_RUN
 #undef DEQCERT_DECLARE_ISA
+#undef DEQCERT_DECLARE_CPU
 
 // Defines run() for every type of states by the template compute() of the same file.
 #define DEQCERT_DEFINE(Args)                                                                  \

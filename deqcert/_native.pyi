@@ -28,6 +28,22 @@ def residual_norms(
     threads: int,
     stream: int,
 ) -> None: ...
+def block_workspace(channels: int, inner: int, height: int, width: int, together: int) -> int: ...
+def residual_block(
+    x: object,
+    injection: object | None,
+    first: object,
+    second: object,
+    norms: list[object],
+    workspace: object,
+    out: object,
+    *,
+    groups: int,
+    eps: list[float],
+    together: int,
+    threads: int,
+    stream: int,
+) -> None: ...
 def philox_normal(
     out: object, *, seed: int, index: int, stage: int, first: int, threads: int, stream: int
 ) -> None: ...

@@ -51,6 +51,9 @@ CONFIG = MDEQConfig(
     post_affine=False,
 )
 
+# The kernel of form direct takes channels by eight.
+EIGHTS = dataclasses.replace(CONFIG, channels=(8, 16))
+
 # Each kernel takes the compiler a second or more, and one resolution needs half as many.
 LITTLE = dataclasses.replace(
     CONFIG, channels=(4,), head_channels=(3,), num_blocks=(), big_kernels=()
@@ -104,7 +107,7 @@ def formed():
         if form == "compiled" and not (shutil.which("g++") or shutil.which("clang++")):
             pytest.skip("needs a C++ compiler, and there is none")
         if form not in made:
-            model = trained(LITTLE if form == "compiled" else CONFIG)
+            model = trained({"compiled": LITTLE, "direct": EIGHTS}.get(form, CONFIG))
             made[form] = in_form(model, form, rows=ROWS), model
         return made[form]
 
@@ -267,7 +270,8 @@ def test_a_real_model_folded_finds_the_equilibrium_of_float64(golden_folder) -> 
 
 
 def test_which_forms_a_model_has() -> None:
-    assert form_names(trained()) == tuple(FORMS)
+    assert form_names(trained(EIGHTS)) == tuple(FORMS)
+    assert form_names(trained()) == tuple(name for name in FORMS if name != "direct")
     assert form_names(Dense()) == ("eager", "compiled")
     assert form_names(HalfLine(0.7)) == ("eager",)
     # What it proves is about its own arithmetic.

@@ -20,8 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from deqcert.bench.forms import HOPELESS, make_forms
 from deqcert.errors import ConfigError
-from deqcert.models import ImplicitModel
-from deqcert.models.forms.compiled import Compiled
+from deqcert.models import FORMS, ImplicitModel
 from deqcert.runs import machine
 
 PARTS = ("cell", "readout")
@@ -225,7 +224,7 @@ def bench_cell(
                 call, given = getattr(formed, part), inputs[part]
                 runs[form, part] = partial(call, *given)
                 products = Products()
-                if not isinstance(formed, Compiled):
+                if not FORMS.get(form).hides:
                     with products:
                         call(*given)
                 dtypes[form, part] = products.dtype

@@ -15,6 +15,7 @@ Nothing here is differentiable: inputs are used without their history.
 from deqcert.errors import KernelError
 from deqcert.kernels.anderson import MAX_WINDOW, anderson_step
 from deqcert.kernels.arrays import empty_states
+from deqcert.kernels.block import BlockWeights, residual_block
 from deqcert.kernels.broyden import MAX_DIRECTIONS, broyden_step
 from deqcert.kernels.grid import GridTable, philox_grid
 from deqcert.kernels.native import KernelStatus, status
@@ -46,6 +47,7 @@ __all__ = [
     "STATUS",
     "STEPS",
     "WAITED",
+    "BlockWeights",
     "GridTable",
     "KernelError",
     "KernelStatus",
@@ -58,6 +60,7 @@ __all__ = [
     "philox_grid",
     "philox_normal",
     "picard_step",
+    "residual_block",
     "residual_norms",
     "status",
     "workspace",

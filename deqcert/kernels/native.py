@@ -24,7 +24,7 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
-INTERFACE = 4
+INTERFACE = 5
 """Of what the extension offers, so that this package calls no binary of other sources; raised with
 every change of it, here and in csrc/bindings.cpp."""
 

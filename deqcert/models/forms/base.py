@@ -17,10 +17,12 @@ class Form(ABC):
         summary: What it is, in a line without a stop.
         rounds: Whether it rounds more than float32 does, which makes it another classifier. Such a
             form is never chosen for its speed.
+        hides: Whether products are computed where torch does not see them.
     """
 
     summary: ClassVar[str]
     rounds: ClassVar[bool] = False
+    hides: ClassVar[bool] = False
 
     @abstractmethod
     def applies(self, model: ImplicitModel) -> bool:

@@ -18,6 +18,7 @@ class Compiling(Form):
     """A compiled copy; for every torch module that proves nothing of its own arithmetic."""
 
     summary = "folded, then compiled by torch for one number of rows"
+    hides = True
 
     def applies(self, model: ImplicitModel) -> bool:
         """Return whether torch can compile the model without ending what it proves."""

@@ -17,6 +17,7 @@ FORMS: Registry[Form] = Registry(
         "eager": "deqcert.models.forms.eager:EAGER",
         "folded": "deqcert.models.forms.folded:FOLDED",
         "compiled": "deqcert.models.forms.compiled:COMPILED",
+        "direct": "deqcert.models.forms.direct:DIRECT",
         "bfloat16": "deqcert.models.forms.bfloat16:BFLOAT16",
         "int8": "deqcert.models.forms.int8:INT8",
     },

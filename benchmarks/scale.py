@@ -1,6 +1,6 @@
 """One run computed in other ways: are the bytes equal, and what does Ray cost?
 
-    python benchmarks/scale.py --images 24 --n 300 --out build/scale
+    python benchmarks/scale.py --images 200 --n 10000 --pairs 0 --out build/scale
     python benchmarks/scale.py --pairs-only --pairs 3 --images 8 --long 48 --n 6000 --out build/pay
 
 The first starts a Ray cluster of three nodes on this machine (127.0.0.1, ports of its own, one core

@@ -68,6 +68,9 @@ class Job:
 
     def give(self, solved: VoteBatch, part: slice, samples: NDArray[np.int64]) -> None:
         """Take rows that were solved, a part of a batch; the rest of it is not kept."""
+        if len(samples) == len(solved.samples):
+            self.ended.put(dataclasses.replace(solved, samples=samples))
+            return
         self.ended.put(
             VoteBatch(
                 samples=samples,

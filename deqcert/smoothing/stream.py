@@ -173,18 +173,18 @@ def _join(
         index = ended.cpu().numpy()
         which = np.flatnonzero(samples[index] != NOBODY)
         if len(which):
-            at = torch.from_numpy(which).to(device)
-            places = ended[at]
-            yield SolvedRows(
-                samples[index[which]],
-                injection[places],
-                SolveResult(part.z[at], part.residual[at], part.status[at], part.nfe[at]),
-                loop.logits[places] if isinstance(loop, DecidedLoop) else None,
-            )
-            loop.retire(places)
-            samples[index[which]] = NOBODY
+            if len(which) < len(index):  # places that were empty before have not ended now
+                at = torch.from_numpy(which).to(device)
+                index, ended = index[which], ended[at]
+                part = SolveResult(part.z[at], part.residual[at], part.status[at], part.nfe[at])
+            logits = loop.logits[ended] if isinstance(loop, DecidedLoop) else None
+            yield SolvedRows(samples[index], injection[ended], part, logits)
+            samples[index] = NOBODY
         empty = np.flatnonzero(samples == NOBODY)
         new = more(len(empty)) if len(empty) else None
+        left = empty[0 if new is None else len(new.samples) :]
+        if len(left):
+            loop.retire(torch.from_numpy(left).to(device))
         if new is not None:
             filled = empty[: len(new.samples)]
             places = torch.from_numpy(filled).to(device)

@@ -83,6 +83,16 @@ class Proof(ABC):
             radii: One per row, in pixel units, shape (B,); no gradient goes through them.
         """
 
+    def relaxed(self, worst: WorstCase) -> Tensor:
+        """Return the margins in the same balls by lines, shape (B, K), where there is such a bound.
+
+        Neither is always the better one. Where there is none it is the bound that is known.
+
+        Args:
+            worst: What :meth:`worst_case` returned.
+        """
+        return worst.margins
+
 
 class LipschitzProof(Proof):
     """Margins that fall with the radius at the rate of a Lipschitz constant per pair of classes.
@@ -166,11 +176,7 @@ class IntervalProof(Proof):
         return WorstCase(found.margins, ((normalize(centre), half / normalize.std), *found.layers))
 
     def relaxed(self, worst: WorstCase) -> Tensor:
-        """Return the margins in the same balls by lines, shape (B, K); neither bound is the better.
-
-        Args:
-            worst: What :meth:`worst_case` returned.
-        """
+        """Return the margins by lines through one cell and the input block."""
         return relaxed_margins(self._form, self._y, worst.layers)
 
 

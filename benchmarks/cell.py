@@ -122,7 +122,8 @@ def one_image(model: ImplicitModel, image: np.ndarray, batch: int, form: str) ->
     peak = peak_memory(lambda: click.echo(smooth.certify(image)))
     click.echo(
         f"{form}: {time.perf_counter() - began:.1f} s "
-        f"({time.process_time() - worked:.1f} s of processor), peak {peak / 2**20:.0f} MiB beyond the model"
+        f"({time.process_time() - worked:.1f} s of processor), "
+        f"peak {peak / 2**20:.0f} MiB beyond the model"
     )
 
 

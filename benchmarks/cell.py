@@ -1,7 +1,7 @@
 """Cell and readout beside their multiplications, for the record, and one image of MDEQ-LARGE.
 
     python benchmarks/cell.py --model mdeq_small_noise25.pth.tar
-    python benchmarks/cell.py --model large --batch 20 --certify
+    python benchmarks/cell.py --model large --batch 20 --certify --form folded --form direct
     python benchmarks/cell.py --model mdeq_small_noise25.pth.tar --tried
 
 A name of an architecture instead of a checkpoint has random weights, which cost what trained ones
@@ -17,6 +17,7 @@ import time
 from collections import defaultdict
 
 import click
+import numpy as np
 import torch
 
 from deqcert import SmoothedClassifier
@@ -37,9 +38,24 @@ FORMS = ("eager", "folded", "compiled", "direct", "bfloat16")
 @click.option("--repeats", default=5, show_default=True)
 @click.option("--threads", default=1, show_default=True)
 @click.option("--certify", is_flag=True, help="Certify one image at n = 1000 instead.")
+@click.option(
+    "--form",
+    "forms",
+    multiple=True,
+    default=("folded",),
+    show_default=True,
+    help="For --certify; may be given several times.",
+)
 @click.option("--tried", is_flag=True, help="Measure what was tried instead.")
 def main(
-    model: str, batch: int, rounds: int, repeats: int, threads: int, certify: bool, tried: bool
+    model: str,
+    batch: int,
+    rounds: int,
+    repeats: int,
+    threads: int,
+    certify: bool,
+    forms: tuple[str, ...],
+    tried: bool,
 ) -> None:
     """Print the tables."""
     torch.set_num_threads(threads)
@@ -47,7 +63,9 @@ def main(
     torch.manual_seed(0)
     loaded = MDEQ(ARCHITECTURES.get(model)) if model in ARCHITECTURES else load_model(model)
     if certify:
-        one_image(loaded, batch)
+        image = torch.rand(*loaded.input_shape).numpy()
+        for form in forms:
+            one_image(loaded, image, batch, form)
         return
     images = torch.rand(batch, *loaded.input_shape)
     if not tried:
@@ -96,14 +114,15 @@ def table(
         )
 
 
-def one_image(model: ImplicitModel, batch: int) -> None:
-    """Certify one random image and print seconds and peak memory."""
-    smooth = SmoothedClassifier(model, sigma=0.25, batch=batch, n=1000, depth=6, tol=0.0)
-    image = torch.rand(*model.input_shape).numpy()
+def one_image(model: ImplicitModel, image: np.ndarray, batch: int, form: str) -> None:
+    """Certify one image in a form and print seconds and peak memory."""
+    options = {"sigma": 0.25, "batch": batch, "n": 1000, "depth": 6, "tol": 0.0}
+    smooth = SmoothedClassifier(model, form=form, **options)
     began, worked = time.perf_counter(), time.process_time()
     peak = peak_memory(lambda: click.echo(smooth.certify(image)))
     click.echo(
-        f"{time.perf_counter() - began:.1f} s ({time.process_time() - worked:.1f} s of processor), "
+        f"{form}: {time.perf_counter() - began:.1f} s "
+        f"({time.process_time() - worked:.1f} s of processor), "
         f"peak {peak / 2**20:.0f} MiB beyond the model"
     )
 

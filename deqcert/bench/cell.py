@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 import statistics
 import time
@@ -19,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from deqcert.bench.forms import HOPELESS, make_forms
+from deqcert.bench.tables import aligned, as_json
 from deqcert.errors import ConfigError
 from deqcert.models import FORMS, ImplicitModel
 from deqcert.runs import machine
@@ -98,8 +97,7 @@ class CellBench:
                     f"{t.products_multiple:.2f}",
                 )
             )
-        width = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(c.rjust(w) for c, w in zip(row, width, strict=True)) for row in rows]
+        lines = aligned(rows)
         lines += list(dict.fromkeys(f"{t.form}: {t.failure}" for t in self.timings if t.failure))
         rates = ", ".join(
             f"{name} {kinds['matmul']:.0f} GFLOP/s by matmul and {kinds['convolution']:.0f} by "
@@ -116,11 +114,7 @@ class CellBench:
 
     def json(self) -> str:
         """The same for machines; NaN becomes null."""
-        timings = [
-            {key: None if value != value else value for key, value in dataclasses.asdict(t).items()}
-            for t in self.timings
-        ]
-        return json.dumps({**self.facts, "gflops": self.rates, "timings": timings}, indent=2)
+        return as_json({**self.facts, "gflops": self.rates}, "timings", self.timings)
 
 
 class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's is untyped

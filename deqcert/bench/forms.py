@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deqcert.bench.tables import aligned, as_json
 from deqcert.devices import open_device
 from deqcert.errors import ConfigError
 from deqcert.models import FORMS, ImplicitModel, form_names, in_form
@@ -89,8 +88,7 @@ class FormBench:
                     f"{t.seconds:.1f}",
                 )
             )
-        width = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(c.rjust(w) for c, w in zip(row, width, strict=True)) for row in rows]
+        lines = aligned(rows)
         lines += [f"{t.form}: {t.failure}" for t in self.timings if t.failure]
         lines.append(", ".join(f"{name} {value}" for name, value in self.facts.items()))
         lines.append(
@@ -101,11 +99,7 @@ class FormBench:
 
     def json(self) -> str:
         """The same for machines; NaN becomes null."""
-        timings = [
-            {key: None if value != value else value for key, value in dataclasses.asdict(t).items()}
-            for t in self.timings
-        ]
-        return json.dumps({**self.facts, "choice": self.choice, "forms": timings}, indent=2)
+        return as_json({**self.facts, "choice": self.choice}, "forms", self.timings)
 
 
 def bench_forms(

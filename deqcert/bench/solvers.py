@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from deqcert import kernels
+from deqcert.bench.tables import aligned
 from deqcert.devices import open_device
 from deqcert.errors import ConfigError
 from deqcert.memory import keep_freed_memory, peak_memory
@@ -97,12 +98,8 @@ class SolverBench:
                     f"{t.peak_torchdeq:.1f}",
                 )
             )
-        width = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        table = "\n".join(
-            "  ".join(cell.rjust(w) for cell, w in zip(row, width, strict=True)) for row in rows
-        )
         facts = ", ".join(f"{name} {value}" for name, value in self.facts.items())
-        return f"{table}\n{facts}"
+        return "\n".join([*aligned(rows), facts])
 
     def json(self) -> str:
         """The same for machines."""

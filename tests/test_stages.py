@@ -23,6 +23,9 @@ TWO = f"{FEW} --images 0:2 --sigma 0.7"
 SIZES = "--n0 20 --n 200"
 ATTACKS = {Stage.ATTACK, Stage.SEARCH, Stage.VERDICT}
 
+INTERVALS = {"crown-ibp": "interval"}
+"""Objectives for models that prove by intervals alone."""
+
 USES: dict[str, tuple[list[str], set[int]]] = {
     # A use of noise: the commands that make it, and the stages that it draws from.
     "certificates": (
@@ -70,7 +73,7 @@ USES: dict[str, tuple[list[str], set[int]]] = {
     "trainings": (
         [
             "train --data npz:images.npz --test-data npz:others.npz --epochs 1 --batch 8 "
-            f"--architecture contractive --objective {name} --out {name}"
+            f"--architecture {INTERVALS.get(name, 'contractive')} --objective {name} --out {name}"
             + (" --teacher digits" if OBJECTIVES.get(name).needs_teacher else "")
             for name in OBJECTIVES
         ],

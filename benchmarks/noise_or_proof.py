@@ -138,8 +138,7 @@ def draw(path: Path, found: Sequence[Way]) -> None:
     cost.set(
         xscale="log", xlabel="milliseconds an image (one thread)", ylabel="mean l2 radius (ACR)"
     )
-    cost.set_xlim(10, 1000)
-    cost.margins(y=0.2)
+    cost.margins(x=0.2, y=0.2)
     curves.set(xlabel="l2 radius", ylabel="certified accuracy (%)", xlim=(0, None), ylim=(0, 100))
     curves.legend(fontsize=8, frameon=False)
     for axes in (cost, curves):

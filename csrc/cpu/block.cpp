@@ -35,7 +35,7 @@ inline T get(const float* p) {
 }
 
 template <typename T>
-inline void set(float* p, T v) {
+inline void set(float* p, const T& v) {
   memcpy(p, &v, sizeof v);
 }
 

@@ -207,10 +207,7 @@ class MultiscaleCell(nn.Module):
         self, maps: Sequence[Tensor], injection: Tensor, masks: Sequence[Sequence[Tensor | None]]
     ) -> list[Tensor]:
         """Evaluate the cell once; the injection enters the highest resolution only."""
-        blocks = [
-            branch(entry, injection if level == 0 else None, masks[level])
-            for level, (branch, entry) in enumerate(zip(self.branches, maps, strict=True))
-        ]
+        blocks = self.branched(maps, injection, masks)
         if len(blocks) == 1:
             return blocks
         fused = []
@@ -218,6 +215,15 @@ class MultiscaleCell(nn.Module):
             assert isinstance(row, nn.ModuleList)
             fused.append(post(_sum([fuse(block) for fuse, block in zip(row, blocks, strict=True)])))
         return fused
+
+    def branched(
+        self, maps: Sequence[Tensor], injection: Tensor, masks: Sequence[Sequence[Tensor | None]]
+    ) -> list[Tensor]:
+        """Evaluate the residual blocks of each resolution, which are not fused yet."""
+        return [
+            branch(entry, injection if level == 0 else None, masks[level])
+            for level, (branch, entry) in enumerate(zip(self.branches, maps, strict=True))
+        ]
 
 
 def _fusion(source: int, target: int, config: MDEQConfig) -> nn.Module:

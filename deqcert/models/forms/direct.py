@@ -93,10 +93,7 @@ class DirectCell(nn.Module):
         self, maps: Sequence[Tensor], injection: Tensor, masks: Sequence[Sequence[Tensor | None]]
     ) -> list[Tensor]:
         """Evaluate the cell once."""
-        blocks = [
-            branch(entry, injection if level == 0 else None, masks[level])
-            for level, (branch, entry) in enumerate(zip(self.branches, maps, strict=True))
-        ]
+        blocks: list[Tensor] = self.cell.branched(maps, injection, masks)
         if len(blocks) == 1:
             return blocks
         fused = []

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from deqcert.bench.as_json import as_json
 from deqcert.bench.forms import HOPELESS, make_forms
-from deqcert.bench.tables import aligned, as_json
 from deqcert.errors import ConfigError
 from deqcert.models import FORMS, ImplicitModel
+from deqcert.report.aligned import columns
 from deqcert.runs import machine
 
 PARTS = ("cell", "readout")
@@ -97,7 +98,7 @@ class CellBench:
                     f"{t.products_multiple:.2f}",
                 )
             )
-        lines = aligned(rows)
+        lines = columns(rows)
         lines += list(dict.fromkeys(f"{t.form}: {t.failure}" for t in self.timings if t.failure))
         rates = ", ".join(
             f"{name} {kinds['matmul']:.0f} GFLOP/s by matmul and {kinds['convolution']:.0f} by "

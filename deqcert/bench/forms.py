@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deqcert.bench.tables import aligned, as_json
+from deqcert.bench.as_json import as_json
 from deqcert.devices import open_device
 from deqcert.errors import ConfigError
 from deqcert.models import FORMS, ImplicitModel, form_names, in_form
+from deqcert.report.aligned import columns
 
 PARTS = ("inject", "cell", "readout")
 NOISE = 0.03
@@ -88,7 +89,7 @@ class FormBench:
                     f"{t.seconds:.1f}",
                 )
             )
-        lines = aligned(rows)
+        lines = columns(rows)
         lines += [f"{t.form}: {t.failure}" for t in self.timings if t.failure]
         lines.append(", ".join(f"{name} {value}" for name, value in self.facts.items()))
         lines.append(

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from deqcert import kernels
-from deqcert.bench.tables import aligned
 from deqcert.devices import open_device
 from deqcert.errors import ConfigError
 from deqcert.memory import keep_freed_memory, peak_memory
+from deqcert.report.aligned import columns
 from deqcert.solvers import SOLVERS, StopRule, bind, get_solver
 
 SIZES = (1024, 14336, 65536)
@@ -99,7 +99,7 @@ class SolverBench:
                 )
             )
         facts = ", ".join(f"{name} {value}" for name, value in self.facts.items())
-        return "\n".join([*aligned(rows), facts])
+        return "\n".join([*columns(rows), facts])
 
     def json(self) -> str:
         """The same for machines."""

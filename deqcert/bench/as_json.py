@@ -1,17 +1,11 @@
-"""What a bench prints: columns for people, JSON for machines."""
+"""What a bench prints for machines."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a line for each row, the columns aligned on the right."""
-    width = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(c.rjust(w) for c, w in zip(row, width, strict=True)) for row in rows]
 
 
 def as_json(facts: dict[str, Any], name: str, timings: Iterable[Any]) -> str:
